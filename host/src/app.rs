@@ -1,0 +1,157 @@
+//! Puts the rooms together, in order, and takes them apart in the opposite order.
+//!
+//! Start: check everything that can be checked → journal → plugins → dispatcher → socket.
+//! Stop: no new events → running plugins end, up to the drain time → journal closed → said whether it was graceful.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::capabilities::Outside;
+use crate::clock::Clock;
+use crate::config::{Config, Problems};
+use crate::dispatcher::{Dispatcher, Tools};
+use crate::journal::Journal;
+use crate::registry::{self, Registry};
+use crate::sandbox::Sandbox;
+use crate::{console, crm, ingress, telemetry};
+
+/// A host that is up.
+pub struct App {
+    address: SocketAddr,
+    stop_intake: watch::Sender<bool>,
+    stop_dispatcher: watch::Sender<bool>,
+    server: JoinHandle<std::io::Result<()>>,
+    dispatcher: JoinHandle<bool>,
+    journal: Journal,
+    /// Held, because its handles see no change once it is gone.
+    registry: Registry,
+}
+
+impl App {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// [`Problems`] with all that keeps the host from starting.
+    pub async fn start(config: Config) -> Result<Self, Problems> {
+        let listener = checked(&config)?;
+        let one = |error: &dyn std::fmt::Display| Problems(vec![error.to_string()]);
+        let clock = Clock::Wall;
+        let journal = Journal::open(&config.journal, clock.clone()).map_err(|error| one(&error))?;
+        let sandbox = Arc::new(Sandbox::new(&config.sandbox).map_err(|error| one(&format!("the sandbox can't be set up: {error:#}")))?);
+        if config.registry.dev {
+            telemetry::dev_grants();
+        }
+        let (registry, not_loaded) = Registry::load(&config.registry, &sandbox).map_err(|error| one(&error))?;
+        for problem in &not_loaded {
+            let code = match problem {
+                registry::Error::Load { cause, .. } => Some(cause.code()),
+                _ => None,
+            };
+            telemetry::plugin_not_loaded(problem, code);
+        }
+        let mut clients = std::collections::BTreeMap::new();
+        for (account, options) in config.crm {
+            clients.insert(account, crm::Client::new(options).map_err(|error| one(&error))?);
+        }
+        let tools = Tools {
+            journal: journal.handle(),
+            registry: registry.handle(),
+            sandbox,
+            crm: clients,
+            outside: Outside::new().map_err(|error| one(&error))?,
+            clock: clock.clone(),
+        };
+        let (stop_dispatcher, stopped) = watch::channel(false);
+        let dispatcher = tokio::spawn(Dispatcher::new(config.dispatcher, tools).run(stopped));
+
+        let address = listener.local_addr().map_err(|error| one(&error))?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| one(&error))?;
+        let accounts = config.ingress.accounts.len();
+        let mut router = Router::new()
+            .route("/healthz", get(|| async { "ok" }))
+            .merge(ingress::routes(config.ingress, journal.handle(), clock));
+        if config.console {
+            router = router.merge(console::routes(journal.handle(), registry.handle()));
+        }
+        let (stop_intake, mut stopped) = watch::channel(false);
+        let serve = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>());
+        let server = tokio::spawn(
+            serve
+                .with_graceful_shutdown(async move {
+                    // An error means that the sender is gone, which is a stop as well.
+                    drop(stopped.wait_for(|stop| *stop).await);
+                })
+                .into_future(),
+        );
+        telemetry::listening(address, registry.handle().snapshot().plugins.len(), accounts);
+        Ok(Self { address, stop_intake, stop_dispatcher, server, dispatcher, journal, registry })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops everything in order; tells whether all that ran has ended.
+    pub async fn stop(self) -> bool {
+        telemetry::stopping();
+        self.stop_intake.send_replace(true);
+        // Open connections may finish what they send; keep-alive ones without a request are closed.
+        let served = tokio::time::timeout(std::time::Duration::from_secs(5), self.server).await.is_ok();
+        self.stop_dispatcher.send_replace(true);
+        let drained = self.dispatcher.await.unwrap_or(false);
+        drop(self.registry);
+        let journal = self.journal;
+        // Waits for the last handle; a delivery that was cut off may still hold one until its runtime ends.
+        if drained && served {
+            drop(tokio::task::spawn_blocking(move || journal.close()).await);
+        }
+        telemetry::stopped(drained && served);
+        drained && served
+    }
+}
+
+/// Everything that can be checked before anything starts; all problems together.
+fn checked(config: &Config) -> Result<std::net::TcpListener, Problems> {
+    let mut problems = Vec::new();
+    if let Err(error) = writable(&config.journal.data_dir) {
+        problems.push(format!(
+            "the data folder `{}` can't be written: {error}; set `server.data_dir`",
+            config.journal.data_dir.display()
+        ));
+    }
+    if !config.registry.dir.is_dir() {
+        problems.push(format!(
+            "the plugin folder `{}` is not there: make it, or set `plugins.dir`",
+            config.registry.dir.display()
+        ));
+    }
+    if config.ingress.accounts.is_empty() {
+        problems.push("there is no CRM: add a section `[crm.main]` with `token`, `url`, `login` and `api_key`".to_owned());
+    }
+    let listener = std::net::TcpListener::bind(&config.listen).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    match listener {
+        Ok(listener) if problems.is_empty() => Ok(listener),
+        Ok(_) => Err(Problems(problems)),
+        Err(error) => {
+            problems.push(format!("`{}` can't be listened on: {error}; set `server.listen`", config.listen));
+            Err(Problems(problems))
+        }
+    }
+}
+
+fn writable(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let probe = folder.join(".write-test");
+    std::fs::write(&probe, b"")?;
+    std::fs::remove_file(probe)
+}

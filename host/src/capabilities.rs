@@ -1,0 +1,159 @@
+//! What a plugin can reach: the CRM, its state, the outside, its settings, its log. Nothing else exists for it.
+//!
+//! - Each call does the same: count → check the grant → act → record on the attempt.
+//! - What an attempt may collect in the host's memory is bounded, whatever the plugin does.
+//! - State is read as it is stored, and written to the attempt's [`Effects`] only.
+//!
+//! Not here: instances and their limits of memory and time (`sandbox`), and what becomes of the effects (`journal`).
+
+mod crm;
+mod http;
+mod log;
+mod state;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::contract;
+use crate::journal::StateView;
+use crate::outcome::{Effects, FaultKind, HostCall};
+use crate::plugin::{Grants, Limits};
+pub use http::Outside;
+
+/// Bytes of a call's request or answer that are kept for the operator.
+const MOST_KEPT: usize = 4 << 10;
+/// Bytes of requests and answers that one attempt keeps together.
+const MOST_KEPT_TOGETHER: usize = 256 << 10;
+
+/// What one attempt may reach.
+pub struct Reach {
+    /// What is allowed.
+    pub grants: Arc<Grants>,
+    /// The CRM that the event came from; `None` where none is configured.
+    pub crm: Option<crate::crm::Client>,
+    /// The plugin's state for that CRM.
+    pub state: StateView,
+    /// The way to the outside.
+    pub outside: Outside,
+    /// The settings, as JSON.
+    pub settings: Arc<str>,
+}
+
+/// A limit that ended an attempt, as it travels through the engine.
+#[derive(Debug)]
+pub(crate) struct LimitHit {
+    pub(crate) kind: FaultKind,
+    pub(crate) detail: String,
+}
+
+impl fmt::Display for LimitHit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for LimitHit {}
+
+/// What an instance carries: its reach, and what it has done so far.
+pub(crate) struct Attempt {
+    reach: Reach,
+    began: Instant,
+    calls_left: u32,
+    calls: u32,
+    log_left: u64,
+    kept: usize,
+    effects: Effects,
+    /// The plugin's own writes, which its reads must see.
+    overlay: BTreeMap<String, state::Pending>,
+    wasi: WasiCtx,
+    table: ResourceTable,
+}
+
+impl Attempt {
+    pub(crate) fn new(reach: Reach, limits: &Limits) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(1_024);
+        Self {
+            reach,
+            began: Instant::now(),
+            calls_left: limits.calls,
+            calls: limits.calls,
+            log_left: limits.log,
+            kept: 0,
+            effects: Effects::default(),
+            overlay: BTreeMap::new(),
+            // No folder, no variable, no argument, no socket; standard output and error go nowhere.
+            wasi: WasiCtx::builder().build(),
+            table,
+        }
+    }
+
+    /// What the attempt leaves behind.
+    pub(crate) fn into_effects(mut self) -> Effects {
+        self.effects.state.writes = state::writes(self.overlay);
+        self.effects
+    }
+
+    fn count(&mut self) -> Result<(), LimitHit> {
+        self.calls_left = self.calls_left.checked_sub(1).ok_or_else(|| LimitHit {
+            kind: FaultKind::CallLimit,
+            detail: format!(
+                "the plugin made more than {} host calls: it may be in a loop, or needs `calls` raised under `[limits]`",
+                self.calls
+            ),
+        })?;
+        Ok(())
+    }
+
+    fn since_start(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn record(&mut self, at: u64, call: String, request: &str, answer: Result<&str, &str>) {
+        let (text, good) = match answer {
+            Ok(text) => (text, true),
+            Err(text) => (text, false),
+        };
+        let call = HostCall {
+            at,
+            took: self.since_start().saturating_sub(at),
+            call,
+            request: self.cut(request),
+            answer: self.cut(text),
+            good,
+        };
+        self.effects.calls.push(call);
+    }
+
+    fn cut(&mut self, text: &str) -> String {
+        let room = MOST_KEPT.min(MOST_KEPT_TOGETHER.saturating_sub(self.kept));
+        let kept = shortened(text, room);
+        self.kept += kept.len();
+        if kept.len() < text.len() { format!("{kept}… ({} bytes)", text.len()) } else { kept.to_owned() }
+    }
+}
+
+/// The longest start of `text` that fits into `most` bytes.
+pub(crate) fn shortened(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or(text)
+}
+
+impl WasiView for Attempt {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl contract::types::Host for Attempt {}
+
+impl contract::settings::Host for Attempt {
+    async fn get(&mut self) -> wasmtime::Result<String> {
+        self.count()?;
+        Ok(self.reach.settings.to_string())
+    }
+}

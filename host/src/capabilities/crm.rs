@@ -1,0 +1,82 @@
+//! Calls to the CRM's REST API: grant → call → record.
+
+use serde_json::{Map, Value};
+
+use super::Attempt;
+use crate::contract::crm::{Error, Host, RecordKind, Refusal, Request};
+use crate::crm::update::{self, Caller};
+use crate::{crm, telemetry};
+
+impl Attempt {
+    async fn crm_call(&mut self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<Value, crm::Error> {
+        let at = self.since_start();
+        let Some(client) = self.reach.crm.clone() else {
+            return Err(crm::Error::Invalid("the event's account has no `[crm.NAME]` section with a `url`".into()));
+        };
+        let result = client.call(method, action, arguments).await;
+        let took = std::time::Duration::from_micros(self.since_start().saturating_sub(at));
+        telemetry::crm_called(method, action, took, result.as_ref().err());
+        let sent = Value::Object(arguments.clone()).to_string();
+        let call = format!("crm {method}.{action}");
+        match &result {
+            Ok(body) => self.record(at, call, &sent, Ok(&body.to_string())),
+            Err(error) => self.record(at, call, &sent, Err(&error.to_string())),
+        }
+        result
+    }
+}
+
+impl Host for Attempt {
+    async fn call(&mut self, request: Request) -> wasmtime::Result<Result<String, Error>> {
+        self.count()?;
+        let Request { method, action, arguments } = request;
+        if let Err(refusal) = self.reach.grants.crm(&format!("{method}.{action}")) {
+            return Ok(Err(Error::NotGranted(refusal.to_string())));
+        }
+        let arguments = match object(&arguments) {
+            Ok(arguments) => arguments,
+            Err(error) => return Ok(Err(error)),
+        };
+        Ok(self.crm_call(&method, &action, &arguments).await.map(|body| body.to_string()).map_err(error_for_plugin))
+    }
+
+    async fn update(&mut self, kind: RecordKind, id: u64, changes: String) -> wasmtime::Result<Result<Vec<String>, Error>> {
+        self.count()?;
+        let kind = match kind {
+            RecordKind::Client => update::Kind::Client,
+            RecordKind::Person => update::Kind::Person,
+            RecordKind::Deal => update::Kind::Deal,
+            RecordKind::Task => update::Kind::Task,
+        };
+        if let Err(refusal) = self.reach.grants.crm(&format!("{}.update", kind.as_str())) {
+            return Ok(Err(Error::NotGranted(refusal.to_string())));
+        }
+        let changes = match object(&changes) {
+            Ok(changes) => changes,
+            Err(error) => return Ok(Err(error)),
+        };
+        Ok(update::update(&mut Recorded(self), kind, id, &changes).await.map_err(error_for_plugin))
+    }
+}
+
+/// The attempt as the one who makes an update's calls.
+struct Recorded<'a>(&'a mut Attempt);
+
+impl Caller for Recorded<'_> {
+    async fn call(&mut self, method: &str, action: &str, arguments: Map<String, Value>) -> Result<Value, crm::Error> {
+        self.0.crm_call(method, action, &arguments).await
+    }
+}
+
+fn object(text: &str) -> Result<Map<String, Value>, Error> {
+    serde_json::from_str(text).map_err(|error| Error::Invalid(format!("the arguments are not a JSON object: {error}")))
+}
+
+fn error_for_plugin(error: crm::Error) -> Error {
+    match error {
+        crm::Error::Refused { code, text } => Error::Refused(Refusal { code, text }),
+        crm::Error::Transport(text) => Error::Transport(text),
+        crm::Error::BadAnswer(text) => Error::BadAnswer(text),
+        crm::Error::Invalid(text) => Error::Invalid(text),
+    }
+}

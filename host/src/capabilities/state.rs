@@ -1,0 +1,137 @@
+//! The plugin's own memory: read as it is stored, written with the outcome.
+
+use std::collections::BTreeMap;
+
+use super::Attempt;
+use crate::contract::state::{Error, Host};
+use crate::outcome::StateWrite;
+
+/// Bytes of a key.
+const MOST_KEY: usize = 256;
+/// Bytes of a value.
+const MOST_VALUE: usize = 64 << 10;
+/// Keys of one answer.
+const MOST_KEYS: usize = 1_000;
+
+/// What the attempt did to one key, and how the key reads now.
+pub(super) struct Pending {
+    write: StateWrite,
+    value: Option<String>,
+}
+
+/// The last word on each key.
+pub(super) fn writes(overlay: BTreeMap<String, Pending>) -> Vec<(String, StateWrite)> {
+    overlay.into_iter().map(|(key, pending)| (key, pending.write)).collect()
+}
+
+type Answer<T> = wasmtime::Result<Result<T, Error>>;
+
+impl Attempt {
+    /// Counts the call and checks key and grant.
+    fn state_call(&mut self, key: &str) -> Answer<()> {
+        self.count()?;
+        if let Err(refusal) = self.reach.grants.state() {
+            return Ok(Err(Error::NotGranted(refusal.to_string())));
+        }
+        if key.is_empty() || key.len() > MOST_KEY || key.chars().any(char::is_control) {
+            return Ok(Err(Error::Invalid(format!("a key has 1 to {MOST_KEY} bytes and no control characters"))));
+        }
+        Ok(Ok(()))
+    }
+
+    fn stored(&self, key: &str) -> Result<Option<(String, u64)>, Error> {
+        self.reach.state.get(key).map_err(|error| {
+            crate::telemetry::host_fault("state", &error);
+            Error::Invalid("the state can't be read now".into())
+        })
+    }
+}
+
+impl Host for Attempt {
+    async fn get(&mut self, key: String) -> Answer<Option<String>> {
+        if let Err(error) = self.state_call(&key)? {
+            return Ok(Err(error));
+        }
+        if let Some(pending) = self.overlay.get(&key)
+            && !matches!(pending.write, StateWrite::Add(_))
+        {
+            return Ok(Ok(pending.value.clone()));
+        }
+        let stored = match self.stored(&key) {
+            Ok(stored) => stored,
+            Err(error) => return Ok(Err(error)),
+        };
+        if !self.effects.state.seen.iter().any(|(seen, _)| *seen == key) {
+            self.effects.state.seen.push((key.clone(), stored.as_ref().map(|(_, version)| *version)));
+        }
+        // A number that the plugin has added to is read as it will be.
+        Ok(Ok(match self.overlay.get(&key) {
+            Some(pending) => pending.value.clone(),
+            None => stored.map(|(value, _)| value),
+        }))
+    }
+
+    async fn set(&mut self, key: String, value: String) -> Answer<()> {
+        if let Err(error) = self.state_call(&key)? {
+            return Ok(Err(error));
+        }
+        if value.len() > MOST_VALUE {
+            return Ok(Err(Error::Invalid(format!("a value has at most {MOST_VALUE} bytes, this one has {}", value.len()))));
+        }
+        self.overlay.insert(key, Pending { write: StateWrite::Set(value.clone()), value: Some(value) });
+        Ok(Ok(()))
+    }
+
+    async fn delete(&mut self, key: String) -> Answer<()> {
+        if let Err(error) = self.state_call(&key)? {
+            return Ok(Err(error));
+        }
+        self.overlay.insert(key, Pending { write: StateWrite::Delete, value: None });
+        Ok(Ok(()))
+    }
+
+    async fn increment(&mut self, key: String, amount: i64) -> Answer<i64> {
+        if let Err(error) = self.state_call(&key)? {
+            return Ok(Err(error));
+        }
+        let current = match self.overlay.get(&key) {
+            Some(pending) => pending.value.clone(),
+            None => match self.stored(&key) {
+                Ok(stored) => stored.map(|(value, _)| value),
+                Err(error) => return Ok(Err(error)),
+            },
+        };
+        let sum = match current.as_deref().map_or(Ok(0), str::parse::<i64>).map(|current| current.checked_add(amount)) {
+            Ok(Some(sum)) => sum,
+            _ => return Ok(Err(Error::Invalid(format!("the value of `{key}` is not a whole number that can grow by {amount}")))),
+        };
+        let write = match self.overlay.get(&key).map(|pending| &pending.write) {
+            // On top of the plugin's own value the sum is that value; otherwise only the growth is stored.
+            Some(StateWrite::Set(_) | StateWrite::Delete) => StateWrite::Set(sum.to_string()),
+            Some(StateWrite::Add(before)) => StateWrite::Add(before.saturating_add(amount)),
+            None => StateWrite::Add(amount),
+        };
+        self.overlay.insert(key, Pending { write, value: Some(sum.to_string()) });
+        Ok(Ok(sum))
+    }
+
+    async fn keys(&mut self, prefix: String, after: Option<String>) -> Answer<Vec<String>> {
+        if let Err(error) = self.state_call("keys")? {
+            return Ok(Err(error));
+        }
+        let after = after.unwrap_or_default();
+        // Enough stored keys that, with every one of the plugin's deletes gone, a full answer is left.
+        let stored = match self.reach.state.keys(&prefix, &after, MOST_KEYS + self.overlay.len()) {
+            Ok(stored) => stored,
+            Err(error) => {
+                crate::telemetry::host_fault("state", &error);
+                return Ok(Err(Error::Invalid("the state can't be read now".into())));
+            }
+        };
+        let mut keys: std::collections::BTreeSet<String> = stored.into_iter().collect();
+        for (key, pending) in self.overlay.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > after) {
+            if pending.value.is_some() { keys.insert(key.clone()) } else { keys.remove(key) };
+        }
+        Ok(Ok(keys.into_iter().take(MOST_KEYS).collect()))
+    }
+}

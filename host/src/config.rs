@@ -1,0 +1,149 @@
+//! Gathers every room's options: embedded defaults, then the file, then the environment.
+//!
+//! - `default.toml` is the documentation and the source of the defaults.
+//! - An unknown key is a problem. All problems are reported together.
+//! - Secrets are read here and never shown again.
+//!
+//! Not here: whether a port is free or a folder can be written (`app` tries it).
+
+mod read;
+mod show;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::{crm, dispatcher, ingress, journal, registry, sandbox, telemetry};
+
+/// The defaults, as they are documented.
+pub const DEFAULT: &str = include_str!("../default.toml");
+
+/// Everything that the host needs to be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where events come in.
+    pub listen: String,
+    /// Whether the read-only API is there.
+    pub console: bool,
+    /// The intake's options.
+    pub ingress: ingress::Options,
+    /// The store's options.
+    pub journal: journal::Options,
+    /// The loop's options.
+    pub dispatcher: dispatcher::Options,
+    /// The engine's options.
+    pub sandbox: sandbox::Options,
+    /// The plugins' options.
+    pub registry: registry::Options,
+    /// One client per CRM that has an address.
+    pub crm: BTreeMap<String, crm::Options>,
+    /// The log's options.
+    pub telemetry: telemetry::Options,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<String>);
+
+impl std::fmt::Display for Problems {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(formatter, "the configuration has {} problem(s):", self.0.len())?;
+        for problem in &self.0 {
+            writeln!(formatter, "  - {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// The file; without one the defaults and the environment stand alone. Relative paths in it start at its folder.
+    pub file: Option<PathBuf>,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
+    /// Whether every plugin is granted what it asks.
+    pub dev: bool,
+}
+
+impl Source {
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// [`Problems`] with all that is wrong.
+    pub fn read(&self) -> Result<Config, Problems> {
+        let base = self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).to_owned();
+        read::config(&read::merged(self)?, &base, self)
+    }
+
+    /// The configuration as it is in force, secrets hidden.
+    ///
+    /// # Errors
+    /// [`Problems`] when it can't be read at all.
+    pub fn show(&self) -> Result<String, Problems> {
+        Ok(show::without_secrets(read::merged(self)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(file: &str, environment: &[(&str, &str)]) -> Result<Config, Problems> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("host.toml");
+        std::fs::write(&path, file).unwrap();
+        let environment = environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Source { file: Some(path), environment, dev: false }.read()
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let config = check("", &[]).unwrap();
+        assert_eq!(config.listen, "127.0.0.1:8787");
+        assert_eq!(config.dispatcher.retry, dispatcher::retry::Policy::default());
+        assert_eq!(config.ingress.max_body, 1 << 20);
+        assert_eq!(config.registry.concurrency, 4);
+        assert!(config.registry.dir.ends_with("plugins"));
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let problems = check(
+            "[server]\nlisten = 5\nport = 80\n[crm.main]\nurl = \"nonsense\"\ntoken = { env = \"SALESMAN_NO_SUCH_VARIABLE\" }\n\
+             [plugins.Notify]\n[plugins.audit]\norder = \"random\"\n[retry]\nattempts = 0\n[extra]\n[telemetry]\nformat = \"xml\"",
+            &[("SALESMAN_HOST__SERVER__MAX_BODY_KIB", "many")],
+        )
+        .unwrap_err();
+        let text = problems.to_string();
+        for part in [
+            "server.port", "server.listen", "server.max_body_kib", "crm.main.url", "SALESMAN_NO_SUCH_VARIABLE", "Notify",
+            "plugins.audit.order", "retry.attempts", "extra", "telemetry.format",
+        ] {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_environment_overrides_the_file() {
+        let config = check(
+            "[server]\nlisten = \"127.0.0.1:1\"",
+            &[("SALESMAN_HOST__SERVER__LISTEN", "127.0.0.1:2"), ("SALESMAN_HOST__RETRY__ATTEMPTS", "3")],
+        )
+        .unwrap();
+        assert_eq!((config.listen.as_str(), config.dispatcher.retry.attempts), ("127.0.0.1:2", 3));
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("host.toml");
+        let key = "planted-secret-0123";
+        std::fs::write(&path, format!("[crm.main]\nurl=\"https://a.example\"\nlogin=\"x\"\napi_key=\"{key}\"\ntoken=[\"{key}\"]\n[plugins.notify.settings]\ntoken=\"{key}\"")).unwrap();
+        let source = Source { file: Some(path), ..Source::default() };
+        let shown = source.show().unwrap();
+        assert!(!shown.contains(key), "{shown}");
+        assert!(!format!("{:?}", source.read().unwrap().crm).contains(key));
+    }
+}

@@ -1,0 +1,351 @@
+//! Layers, and the reading of each key with its own message.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::{Config, DEFAULT, Problems, Source};
+use crate::plugin::{LimitsPatch, Permissions, PluginName};
+use crate::registry::PluginOptions;
+use crate::secret::Secret;
+use crate::{crm, dispatcher, ingress, journal, registry, sandbox, telemetry};
+
+const PREFIX: &str = "SALESMAN_HOST__";
+
+/// Defaults, file and environment in one table.
+pub(super) fn merged(source: &Source) -> Result<Table, Problems> {
+    let one = |problem: String| Problems(vec![problem]);
+    let mut table: Table = toml::from_str(DEFAULT).map_err(|error| one(format!("the defaults: {error}")))?;
+    if let Some(path) = &source.file {
+        let text = std::fs::read_to_string(path).map_err(|error| one(format!("`{}`: {error}", path.display())))?;
+        // The library's message quotes the line, which may hold a secret: the place is enough.
+        let file: Table = toml::from_str(&text).map_err(|error| {
+            let at = error.span().map_or(0, |span| text.get(..span.start).unwrap_or_default().lines().count().max(1));
+            one(format!("`{}`, line {at}: {}", path.display(), error.message()))
+        })?;
+        overlay(&mut table, file);
+    }
+    for (name, text) in &source.environment {
+        let Some(path) = name.strip_prefix(PREFIX) else { continue };
+        let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
+        set(&mut table, &keys, value_of(text));
+    }
+    Ok(table)
+}
+
+fn overlay(under: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(Value::Table(under)), Value::Table(over)) => overlay(under, over),
+            (_, value) => {
+                under.insert(key, value);
+            }
+        }
+    }
+}
+
+/// A variable's text as TOML where it is TOML (`5`, `true`, `["a"]`), as text otherwise.
+fn value_of(text: &str) -> Value {
+    toml::from_str::<Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn set(table: &mut Table, keys: &[String], value: Value) {
+    let Some((key, rest)) = keys.split_first() else { return };
+    if rest.is_empty() {
+        table.insert(key.clone(), value);
+        return;
+    }
+    let inner = table.entry(key.clone()).or_insert_with(|| Value::Table(Table::new()));
+    if !inner.is_table() {
+        *inner = Value::Table(Table::new());
+    }
+    if let Value::Table(inner) = inner {
+        set(inner, rest, value);
+    }
+}
+
+/// One section while it is read: what it holds, what was asked for, what is wrong.
+struct Section<'a> {
+    name: String,
+    table: Table,
+    known: BTreeSet<&'static str>,
+    problems: &'a mut Vec<String>,
+}
+
+impl<'a> Section<'a> {
+    fn new(name: impl Into<String>, table: Option<Value>, problems: &'a mut Vec<String>) -> Self {
+        let name = name.into();
+        let table = match table {
+            Some(Value::Table(table)) => table,
+            None => Table::new(),
+            Some(_) => {
+                problems.push(format!("`{name}` must be a table: write `[{name}]`"));
+                Table::new()
+            }
+        };
+        Self { name, table, known: BTreeSet::new(), problems }
+    }
+
+    fn problem(&mut self, key: &str, words: impl std::fmt::Display) {
+        self.problems.push(format!("`{}.{key}` {words}", self.name));
+    }
+
+    fn optional<T: for<'de> Deserialize<'de>>(&mut self, key: &'static str) -> Option<T> {
+        self.known.insert(key);
+        let value = self.table.get(key)?.clone();
+        match value.try_into() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let words = error.to_string();
+                self.problem(key, format!("can't be read: {}", words.trim()));
+                None
+            }
+        }
+    }
+
+    /// A key that has a default in the embedded file.
+    fn required<T: for<'de> Deserialize<'de> + Default>(&mut self, key: &'static str) -> T {
+        if !self.table.contains_key(key) {
+            self.problem(key, "is missing");
+        }
+        self.optional(key).unwrap_or_default()
+    }
+
+    fn number(&mut self, key: &'static str, least: u64, most: u64) -> u64 {
+        let value: Option<u64> = self.optional(key);
+        match value {
+            Some(value) if !(least..=most).contains(&value) => {
+                self.problem(key, format!("must be between {least} and {most}, not {value}"));
+                least
+            }
+            Some(value) => value,
+            None => least,
+        }
+    }
+
+    fn milliseconds(&mut self, key: &'static str, least: u64) -> Duration {
+        Duration::from_millis(self.number(key, least, 7 * 24 * 3_600_000))
+    }
+
+    fn secret(&mut self, key: &'static str, base: &Path) -> Option<Secret> {
+        self.known.insert(key);
+        let value = self.table.get(key)?.clone();
+        self.secret_of(key, &value, base)
+    }
+
+    fn secret_of(&mut self, key: &str, value: &Value, base: &Path) -> Option<Secret> {
+        let text = match value {
+            Value::String(text) => Ok(text.clone()),
+            Value::Table(table) if table.len() == 1 => match (table.get("env"), table.get("file")) {
+                (Some(Value::String(name)), None) => {
+                    std::env::var(name).map_err(|_| format!("needs the environment variable `{name}`, which is not set"))
+                }
+                (None, Some(Value::String(path))) => std::fs::read_to_string(base.join(path))
+                    .map(|text| text.trim_end().to_owned())
+                    .map_err(|error| format!("needs the file `{path}`: {error}")),
+                _ => Err("must be a text, `{ env = \"NAME\" }` or `{ file = \"path\" }`".to_owned()),
+            },
+            _ => Err("must be a text, `{ env = \"NAME\" }` or `{ file = \"path\" }`".to_owned()),
+        };
+        match text {
+            Ok(text) if text.is_empty() => {
+                self.problem(key, "is empty");
+                None
+            }
+            Ok(text) => Some(Secret::new(text)),
+            Err(words) => {
+                self.problem(key, words);
+                None
+            }
+        }
+    }
+
+    /// Reports what nobody asked for.
+    fn end(self) {
+        for key in self.table.keys().filter(|key| !self.known.contains(key.as_str())) {
+            let known: Vec<&str> = self.known.iter().copied().collect();
+            self.problems.push(format!("`{}.{key}` is not a key of the configuration: known here are {}", self.name, known.join(", ")));
+        }
+    }
+}
+
+pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Config, Problems> {
+    let mut problems = Vec::new();
+    let mut sections = table.clone();
+
+    let mut server = Section::new("server", sections.remove("server"), &mut problems);
+    let listen: String = server.required("listen");
+    let data_dir: PathBuf = server.required("data_dir");
+    let max_body = server.number("max_body_kib", 1, 1 << 20) << 10;
+    let body_timeout = server.milliseconds("body_timeout_ms", 1);
+    let max_senders = server.number("max_senders", 1, 1 << 20);
+    let drain = server.milliseconds("drain_ms", 0);
+    server.end();
+
+    let (crm, accounts) = accounts(sections.remove("crm"), base, &mut problems);
+    let (registry, instances) = plugins(sections.remove("plugins"), base, source.dev, &mut problems);
+
+    let mut retry = Section::new("retry", sections.remove("retry"), &mut problems);
+    let policy = dispatcher::retry::Policy {
+        first: retry.milliseconds("first_ms", 1),
+        longest: retry.milliseconds("longest_ms", 1),
+        attempts: u32::try_from(retry.number("attempts", 1, 1_000)).unwrap_or(1),
+    };
+    retry.end();
+
+    let mut console = Section::new("console", sections.remove("console"), &mut problems);
+    let console_enabled: bool = console.required("enabled");
+    console.end();
+
+    let mut log = Section::new("telemetry", sections.remove("telemetry"), &mut problems);
+    let level: String = log.required("level");
+    let format: String = log.required("format");
+    if !matches!(format.as_str(), "human" | "json") {
+        log.problem("format", "must be `human` or `json`");
+    }
+    log.end();
+
+    for name in sections.keys() {
+        problems.push(format!("`[{name}]` is not a section of the configuration: known are server, plugins, crm, retry, console, telemetry"));
+    }
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    Ok(Config {
+        listen,
+        console: console_enabled,
+        ingress: ingress::Options {
+            accounts,
+            max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
+            body_timeout,
+            max_senders: usize::try_from(max_senders).unwrap_or(usize::MAX),
+        },
+        journal: journal::Options { data_dir: base.join(data_dir) },
+        dispatcher: dispatcher::Options { retry: policy, instances: usize::try_from(instances).unwrap_or(1), drain },
+        sandbox: sandbox::Options { instances },
+        registry,
+        crm,
+        telemetry: telemetry::Options { level, json: format == "json" },
+    })
+}
+
+type Accounts = (BTreeMap<String, crm::Options>, BTreeMap<String, Vec<String>>);
+
+fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Accounts {
+    let (mut clients, mut tokens) = (BTreeMap::new(), BTreeMap::new());
+    let root = Section::new("crm", value, problems).table;
+    for (name, value) in root {
+        let mut section = Section::new(format!("crm.{name}"), Some(value), problems);
+        let token = section.table.get("token").cloned();
+        section.known.insert("token");
+        let own: Vec<String> = match &token {
+            Some(Value::Array(list)) => list.iter().filter_map(|token| section.secret_of("token", token, base)).collect(),
+            Some(token) => section.secret_of("token", token, base).into_iter().collect::<Vec<_>>(),
+            None => Vec::new(),
+        }
+        .into_iter()
+        .map(|secret| secret.expose().to_owned())
+        .collect();
+        if token.is_none() {
+            section.problem("token", "is missing: it is the secret in the address that the CRM calls");
+        }
+        if own.iter().any(|token| token.len() < 16 || token.contains(['/', '?', '#', '%', ' '])) {
+            section.problem("token", "must have at least 16 characters, and none of `/ ? # %` or spaces");
+        }
+        tokens.insert(name.clone(), own);
+
+        let url: Option<String> = section.optional("url");
+        let login: Option<String> = section.optional("login");
+        let api_key = section.secret("api_key", base);
+        let concurrency = if section.table.contains_key("concurrency") { section.number("concurrency", 1, 64) } else { 2 };
+        let timeout =
+            if section.table.contains_key("timeout_ms") { section.milliseconds("timeout_ms", 1) } else { Duration::from_secs(20) };
+        let has_key = section.table.contains_key("api_key");
+        if let Some(url) = url {
+            match url::Url::parse(&url) {
+                Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty() => {
+                    match (login, api_key) {
+                        (Some(login), Some(api_key)) => {
+                            let concurrency = usize::try_from(concurrency).unwrap_or(2);
+                            clients.insert(name, crm::Options { url, login, api_key, concurrency, timeout });
+                        }
+                        (login, _) => {
+                            if login.is_none() {
+                                section.problem("login", "is missing: calls need the API user's login");
+                            }
+                            if !has_key {
+                                section.problem("api_key", "is missing: calls need the account's key");
+                            }
+                        }
+                    }
+                }
+                _ => section.problem("url", "must be the CRM's address, such as `https://crm.example.com`"),
+            }
+        }
+        section.end();
+    }
+    (clients, tokens)
+}
+
+fn plugins(value: Option<Value>, base: &Path, dev: bool, problems: &mut Vec<String>) -> (registry::Options, u32) {
+    let mut section = Section::new("plugins", value, problems);
+    let dir: PathBuf = section.required("dir");
+    let instances = u32::try_from(section.number("instances", 1, 1_000)).unwrap_or(1);
+    let concurrency = usize::try_from(section.number("concurrency", 1, 1_000)).unwrap_or(1);
+    let own: Vec<(String, Value)> =
+        section.table.iter().filter(|(key, _)| !section.known.contains(key.as_str())).map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut plugins = BTreeMap::new();
+    for (name, value) in own {
+        match PluginName::try_from(name.clone()) {
+            Ok(parsed) if value.is_table() => {
+                plugins.insert(parsed, plugin(&name, value, problems));
+            }
+            Ok(_) => problems.push(format!("`plugins.{name}` is neither a key of `[plugins]` nor a plugin's table")),
+            Err(error) => problems.push(format!("`[plugins.{name}]`: {error}")),
+        }
+    }
+    (registry::Options { dir: base.join(dir), dev, concurrency, plugins }, instances)
+}
+
+fn plugin(name: &str, value: Value, problems: &mut Vec<String>) -> PluginOptions {
+    let mut section = Section::new(format!("plugins.{name}"), Some(value), problems);
+    let order: Option<String> = section.optional("order");
+    if order.as_deref().is_some_and(|order| !matches!(order, "entity" | "none")) {
+        section.problem("order", "must be `entity` or `none`");
+    }
+    let limits: LimitsPatch = section.optional("limits").unwrap_or_default();
+    if limits.memory_mib.is_some_and(|mib| mib == 0 || mib > 512) {
+        section.problem("limits.memory_mib", "must be between 1 and 512");
+    }
+    if limits.time_ms.zip(limits.cpu_ms).is_some_and(|(time, cpu)| time < cpu) {
+        section.problem("limits.time_ms", "is shorter than `cpu_ms`: the processor time could never be used up");
+    }
+    let grants: Option<GrantsTable> = section.optional("grants");
+    let grants = grants.unwrap_or_default();
+    let options = PluginOptions {
+        disabled: !section.optional("enabled").unwrap_or(true),
+        settings: section.optional("settings").unwrap_or_default(),
+        limits,
+        unordered: order.as_deref() == Some("none"),
+        concurrency: section.optional("concurrency"),
+        http_private: grants.http_private,
+        grants: Permissions { crm: grants.crm, http: grants.http, state: grants.state },
+    };
+    section.end();
+    options
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct GrantsTable {
+    crm: Vec<crate::plugin::Pattern>,
+    http: Vec<String>,
+    http_private: Vec<String>,
+    state: bool,
+}

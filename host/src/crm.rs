@@ -1,0 +1,212 @@
+//! The client of one CRM's REST API v2.
+//!
+//! - Credentials travel in the POST body, never in an address, and never into an error or a log.
+//! - An answer is judged by its body: the CRM says 200 to everything (`answer`).
+//! - Calls at once are bounded, because each holds a PHP worker of the CRM.
+//! - A read is repeated after a transport fault; a write is not, because it may have happened.
+//! - Changing a record goes through `update`, which loses nothing.
+//!
+//! Not here: who may call what, and the record of calls (`capabilities`).
+
+pub mod answer;
+mod form;
+pub mod update;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+
+use crate::secret::Secret;
+
+/// Bytes of an answer that are read at most.
+const MOST_ANSWER: usize = 16 << 20;
+/// Waits before a read is repeated.
+const READ_AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
+
+/// How to reach one CRM.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its address, without `/developer/v2`.
+    pub url: url::Url,
+    /// The login of the API's own user.
+    pub login: String,
+    /// The account's key.
+    pub api_key: Secret,
+    /// Calls at once.
+    pub concurrency: usize,
+    /// How long one call may take.
+    pub timeout: Duration,
+}
+
+/// Why a call brought no good answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The CRM refused.
+    #[error("the CRM refused{}: {text}", code.as_ref().map(|code| format!(" with code {code}")).unwrap_or_default())]
+    Refused {
+        /// Its code, as text.
+        code: Option<String>,
+        /// Its words.
+        text: String,
+    },
+    /// It could not be reached, did not answer in time, or its web server said that it is down.
+    #[error("{0}")]
+    Transport(String),
+    /// An answer that the API does not give.
+    #[error("{0}")]
+    BadAnswer(String),
+    /// The call makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// A client of one CRM. Cheap to clone; all clones share the bound on calls.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    base: String,
+    options: Options,
+    http: reqwest::Client,
+    places: Semaphore,
+}
+
+impl Client {
+    /// A client; nothing is sent.
+    ///
+    /// # Errors
+    /// When the TLS library can't be set up.
+    pub fn new(options: Options) -> Result<Self, Error> {
+        let http = crate::tls::client_builder()
+            // The CRM's worker is needed for its own users: no connection is kept for long.
+            .pool_idle_timeout(Duration::from_secs(5))
+            .timeout(options.timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| Error::Invalid(format!("failed to set up the HTTP client: {error}")))?;
+        let base = format!("{}/developer/v2", options.url.as_str().trim_end_matches('/'));
+        let places = Semaphore::new(options.concurrency.max(1));
+        Ok(Self { inner: Arc::new(Inner { base, options, http, places }) })
+    }
+
+    /// Calls `method.action`; returns the whole body of a good answer.
+    ///
+    /// # Errors
+    /// [`Error`], all variants.
+    pub async fn call(&self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<Value, Error> {
+        let name = |text: &str| !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if !name(method) || !name(action) || method.contains('.') {
+            return Err(Error::Invalid("method and action are names such as `deal` and `change.step`".into()));
+        }
+        if ["login", "apikey", "action"].iter().any(|key| arguments.contains_key(*key)) {
+            return Err(Error::Invalid("`login`, `apikey` and `action` are the host's own: leave them out".into()));
+        }
+        let mut waits = READ_AGAIN_AFTER.iter().filter(|_| is_read(action));
+        loop {
+            let answer = {
+                // The semaphore is never closed.
+                let _place = self.inner.places.acquire().await.map_err(|_| Error::Transport("the client is closed".into()))?;
+                self.send(method, action, arguments).await
+            };
+            match answer {
+                Err(Error::Transport(_)) if let Some(wait) = waits.next() => tokio::time::sleep(*wait).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn send(&self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<Value, Error> {
+        let Inner { base, options, http, .. } = &*self.inner;
+        let mut body = Map::new();
+        body.insert("login".into(), options.login.clone().into());
+        body.insert("apikey".into(), options.api_key.expose().into());
+        body.insert("action".into(), action.into());
+        body.extend(arguments.clone());
+        // PHP turns dots in the names of form fields into `_`; in JSON they survive. JSON is only recognised with
+        // exactly this content type.
+        let dotted = arguments.keys().any(|key| key.contains('.'));
+        let (content_type, body) = if dotted {
+            ("application/json", Value::Object(body).to_string())
+        } else {
+            ("application/x-www-form-urlencoded", form::encode(&body))
+        };
+        let request = http.post(format!("{base}/{method}")).header("content-type", content_type).body(body);
+        let transport = |error: reqwest::Error| Error::Transport(safe_words(&error));
+        let mut response = request.send().await.map_err(transport)?;
+        let status = response.status();
+        if matches!(status.as_u16(), 502..=504) {
+            return Err(Error::Transport(format!("the CRM's web server answered {}", status.as_u16())));
+        }
+        if !status.is_success() {
+            return Err(Error::BadAnswer(format!(
+                "the CRM's web server answered {} to `{method}.{action}`: check `url` and the method's name",
+                status.as_u16()
+            )));
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(transport)? {
+            if bytes.len() + chunk.len() > MOST_ANSWER {
+                return Err(Error::BadAnswer(format!("the answer is larger than {MOST_ANSWER} bytes")));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        answer::classify(&bytes)
+    }
+}
+
+/// The library's errors quote addresses, which a proxy's might hold credentials: only the kind and the cause are told.
+pub(crate) fn safe_words(error: &reqwest::Error) -> String {
+    let kind = if error.is_timeout() {
+        "no answer in time"
+    } else if error.is_connect() {
+        "no connection"
+    } else if error.is_body() || error.is_decode() {
+        "the answer broke off"
+    } else {
+        "the request failed"
+    };
+    let mut root: &dyn std::error::Error = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    let cause = root.to_string();
+    if std::ptr::eq(root, error as &dyn std::error::Error) || cause.contains("://") {
+        return kind.to_owned();
+    }
+    format!("{kind}: {cause}")
+}
+
+/// Whether an action only reads, by the API's own list of actions; in doubt it does not.
+pub fn is_read(action: &str) -> bool {
+    const READS: [&str; 20] = [
+        "category", "clientpath", "clients", "dealsClose", "dealsNew", "direction", "fields", "funnel", "info", "invoices",
+        "list", "payments", "relations", "stat", "statusclose", "statuses", "steplist", "territory", "tips", "type",
+    ];
+    match action.split_once('.') {
+        Some((what, "list")) => what != "add",
+        Some((_, last)) => matches!(last, "bank" | "info" | "listfull" | "signers" | "templates"),
+        None => READS.contains(&action) || matches!(action, "templates" | "user"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_is_never_taken_for_a_read() {
+        for write in [
+            "add", "add.list", "update", "delete", "change.step", "change.user", "invoice.do", "invoice.add", "doit",
+            "status.change", "status", "user.add", "category.add", "mail", "addCategory", "history", "move", "addlist",
+        ] {
+            assert!(!is_read(write), "{write}");
+        }
+        for read in ["list", "info", "fields", "user.list", "company.listfull", "invoice.info", "steplist", "tips"] {
+            assert!(is_read(read), "{read}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What an answer of the CRM means. Its status is always 200 and its content type always JSON, so the body decides.
+//!
+//! The rule fits every captured answer (338 calls, version 2025.4): a failure is a body that is not JSON, or an `error`
+//! with a text in it. Everything else is an answer, whatever marker it carries: `Успешно`, `Ok`, none at all.
+//! Code 302 without a text is "nothing changed", not a failure.
+
+use serde_json::Value;
+
+use super::Error;
+
+/// Judges a body; returns it whole where it is a good answer.
+///
+/// # Errors
+/// [`Error::Refused`] with the CRM's code and words; [`Error::BadAnswer`] for a body that the API does not give. The
+/// body itself is not quoted: a PHP error page holds paths and SQL.
+pub fn classify(bytes: &[u8]) -> Result<Value, Error> {
+    let text = String::from_utf8_lossy(bytes);
+    let text = text.trim_start_matches('\u{feff}').trim();
+    if text.is_empty() {
+        return Err(bad("the answer is empty"));
+    }
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let body = match values.next() {
+        Some(Ok(body)) if body.is_object() || body.is_array() => body,
+        _ if text.starts_with('<') => return Err(bad(&format!("the answer is a page, not JSON{}", php_error(text)))),
+        Some(Ok(_)) => return Err(bad("the answer is neither a JSON object nor a list")),
+        Some(Err(error)) => {
+            return Err(bad(&format!(
+                "the answer is not valid JSON (line {}, column {}): a record may hold a backslash sequence typed by a user",
+                error.line(),
+                error.column()
+            )));
+        }
+        None => return Err(bad("the answer is empty")),
+    };
+    let rest = text.get(values.byte_offset()..).unwrap_or_default().trim();
+    if !rest.is_empty() {
+        return Err(bad(&format!("the answer is JSON with something behind it{}", php_error(rest))));
+    }
+    match refusal(&body) {
+        Some(refusal) => Err(refusal),
+        None => Ok(body),
+    }
+}
+
+fn refusal(body: &Value) -> Option<Error> {
+    let (code, text) = match body.get("error")? {
+        Value::String(text) => (None, text.as_str()),
+        Value::Object(error) => {
+            let code = error.get("code").and_then(|code| match code {
+                Value::String(text) => Some(text.clone()),
+                Value::Number(number) => Some(number.to_string()),
+                _ => None,
+            });
+            (code, error.get("text").and_then(Value::as_str).unwrap_or_default())
+        }
+        _ => return None,
+    };
+    (!text.is_empty()).then(|| Error::Refused { code, text: text.to_owned() })
+}
+
+fn bad(words: &str) -> Error {
+    Error::BadAnswer(words.to_owned())
+}
+
+/// The kind of a PHP error page, without its paths and SQL.
+fn php_error(page: &str) -> &'static str {
+    let kinds = [
+        ("mysqli_sql_exception", ": PHP failed with a database error"),
+        ("DivisionByZeroError", ": PHP failed with a division by zero"),
+        ("TypeError", ": PHP failed with a type error"),
+        ("Fatal error", ": PHP failed"),
+    ];
+    kinds.iter().find(|(mark, _)| page.contains(mark)).map_or("", |(_, words)| words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_were_not_captured_are_judged_by_the_same_rule() {
+        let refused = |code: Option<&str>, text: &str| {
+            Err(Error::Refused { code: code.map(str::to_owned), text: text.to_owned() })
+        };
+        assert_eq!(classify(br#"{"result":"Error","error":"has deals"}"#), refused(None, "has deals"));
+        assert_eq!(classify(br#"{"error":{"code":400,"text":"key"}}"#), refused(Some("400"), "key"));
+        assert!(classify(br#"{"data":1,"error":{"code":302}}"#).is_ok());
+        assert!(classify(br#"{"data":1,"error":{"code":500,"text":""}}"#).is_ok());
+        for broken in [&b""[..], b"  ", b"null", b"12", b"{\"a\":", b"<html></html>", b"{}<br />Fatal error", b"{} {}"] {
+            assert!(matches!(classify(broken), Err(Error::BadAnswer(_))), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_php_error_page_does_not_leak_paths_or_sql() {
+        let page = "<br />\n<b>Fatal error</b>: Uncaught mysqli_sql_exception: near 'and identity' in /var/www/crm/x.php:466";
+        assert_eq!(
+            classify(page.as_bytes()),
+            Err(Error::BadAnswer("the answer is a page, not JSON: PHP failed with a database error".into()))
+        );
+    }
+}

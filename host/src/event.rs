@@ -1,0 +1,137 @@
+//! What arrived: one event of the CRM in its normal form.
+//!
+//! - The same event has the same form, whichever of the three ways it came.
+//! - It never changes after intake.
+//! - It is a hint: anyone who reaches the CRM can forge one (measured on version 2025.4). Plugins read the record back.
+//!
+//! Not here: how it is decoded (`ingress`), stored (`journal`) or handed to a plugin (`contract`).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+/// An event's id: a version 7 UUID, so that ids sort by arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EventId(Uuid);
+
+impl EventId {
+    /// A new id, later than all ids that this process gave before.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// Reads the 36-character form.
+    pub fn parse(text: &str) -> Option<Self> {
+        Uuid::try_parse(text).ok().map(Self)
+    }
+
+    /// The 16 bytes that are stored.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// An id from its 16 bytes.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
+impl Default for EventId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// How an event came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    /// `POST` with a form body: the CRM's `developer/events.php`.
+    Form,
+    /// `GET` with a query string: an administrator's own variant of it.
+    Query,
+    /// `POST` with JSON: the CRM's webhooks.
+    Json,
+}
+
+impl Via {
+    /// The word that is stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Form => "form",
+            Self::Query => "query",
+            Self::Json => "json",
+        }
+    }
+
+    /// Reads the stored word.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Form, Self::Query, Self::Json].into_iter().find(|via| via.as_str() == text)
+    }
+}
+
+/// The record that an event is about. Events of one entity are handled in arrival order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Entity {
+    /// The event's family: `client`, `deal`, `task`, …
+    pub kind: String,
+    /// The record's number, as text.
+    pub id: String,
+}
+
+impl fmt::Display for Entity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}", self.kind, self.id)
+    }
+}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Given at intake.
+    pub id: EventId,
+    /// Which CRM sent it: the name of a `[crm.NAME]` section.
+    pub account: String,
+    /// The CRM's name of it, unknown ones included.
+    pub name: String,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub received_at: i64,
+    /// How it came in.
+    pub via: Via,
+    /// `iduser1`, the only field that names the actor reliably (measured).
+    pub actor: Option<u64>,
+    /// The record it is about, where name and fields tell.
+    pub entity: Option<Entity>,
+    /// All other arguments: a JSON object as text, every scalar a string. Text, because it is stored and handed on
+    /// far more often than it is looked into.
+    pub fields: String,
+}
+
+/// The entity that an event of this name with these fields is about.
+///
+/// The family is the part of the name before the first dot. An id that is missing, empty or `0` (the CRM's "none") gives
+/// no entity; so do mass events, which hold many records.
+pub fn entity_of(name: &str, fields: &Map<String, Value>) -> Option<Entity> {
+    let family = name.split('.').next()?;
+    let (kind, keys): (&str, &[&str]) = match family {
+        "client" => ("client", &["clid"]),
+        "person" => ("person", &["pid"]),
+        "deal" => ("deal", &["did"]),
+        // The express form sends `tid` instead of `id`.
+        "task" => ("task", &["id", "tid"]),
+        // `contract.delete` sends `deid`; `document.add` is the unregistered twin of `contract.add`.
+        "contract" | "document" => ("contract", &["id", "deid"]),
+        other => (other, &["id"]),
+    };
+    let id = keys.iter().find_map(|key| fields.get(*key)?.as_str().filter(|id| !id.is_empty() && *id != "0"))?;
+    Some(Entity { kind: kind.to_owned(), id: id.to_owned() })
+}

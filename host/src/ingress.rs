@@ -1,0 +1,194 @@
+//! Where an event comes in: check the token, decode, append to the journal, answer 202.
+//!
+//! - The answer comes after the event is on disk, and before anything is done about it: the CRM's user waits for it.
+//! - `ses` is dropped while decoding; tokens and addresses are never logged.
+//! - Body size, decoding work, waiting senders and the time for a body are bounded.
+//!
+//! Not here: plugins. This room does not know that they exist; the journal wakes the dispatcher.
+
+pub mod decode;
+pub mod problem;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::event::{Event, EventId, Via, entity_of};
+use crate::journal;
+use crate::telemetry;
+use problem::Problem;
+
+/// What the room needs to be told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Account name to its tokens; several are valid at a time, so that one can be changed without a gap.
+    pub accounts: BTreeMap<String, Vec<String>>,
+    /// Bytes of one body.
+    pub max_body: usize,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+    /// Senders served at once; more are told to come again.
+    pub max_senders: usize,
+}
+
+struct Ingress {
+    journal: journal::Handle,
+    clock: Clock,
+    accounts: Vec<(String, [u8; 32])>,
+    max_body: usize,
+    body_timeout: Duration,
+    senders: Semaphore,
+}
+
+/// The routes `/events` and `/events/{token}`.
+pub fn routes(options: Options, journal: journal::Handle, clock: Clock) -> Router {
+    let tokens = options.accounts.into_iter().flat_map(|(account, tokens)| {
+        tokens.into_iter().map(move |token| (account.clone(), Sha256::digest(token.as_bytes()).into()))
+    });
+    let ingress = Arc::new(Ingress {
+        journal,
+        clock,
+        accounts: tokens.collect(),
+        max_body: options.max_body,
+        body_timeout: options.body_timeout,
+        senders: Semaphore::new(options.max_senders),
+    });
+    Router::new().route("/events", any(by_header)).route("/events/{token}", any(by_path)).with_state(ingress)
+}
+
+async fn by_path(State(ingress): State<Arc<Ingress>>, Path(token): Path<String>, request: Request) -> Response {
+    ingress.answer(&token, request).await
+}
+
+async fn by_header(State(ingress): State<Arc<Ingress>>, request: Request) -> Response {
+    let token = bearer(request.headers()).unwrap_or_default().to_owned();
+    ingress.answer(&token, request).await
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+impl Ingress {
+    async fn answer(&self, token: &str, request: Request) -> Response {
+        match self.accept(token, request).await {
+            Ok((id, name)) => {
+                let body = json!({ "id": id.to_string(), "event": name, "status": "accepted" });
+                (StatusCode::ACCEPTED, axum::Json(body)).into_response()
+            }
+            Err(problem) => {
+                telemetry::event_refused(problem.code(), &problem.to_string());
+                problem.into_response()
+            }
+        }
+    }
+
+    async fn accept(&self, token: &str, request: Request) -> Result<(EventId, String), Problem> {
+        let account = self.account(token).ok_or(Problem::UnknownToken)?.to_owned();
+        let _sender = self.senders.try_acquire().map_err(|_| Problem::Busy)?;
+        let (via, fields) = self.read(request).await?;
+        let event = normal_event(account, via, fields, self.clock.now())?;
+        let (id, name) = (event.id, event.name.clone());
+        self.journal.append(event).await.map_err(|error| {
+            telemetry::event_not_stored(&error);
+            Problem::NotStored
+        })?;
+        Ok((id, name))
+    }
+
+    /// Looks at every token and compares digests, so that neither a token's length nor its place shows in the time.
+    fn account(&self, token: &str) -> Option<&str> {
+        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        let mut found = u32::MAX;
+        for (index, (_, known)) in (0_u32..).zip(&self.accounts) {
+            let same: Choice = known.ct_eq(&digest);
+            found.conditional_assign(&index, same);
+        }
+        self.accounts.get(usize::try_from(found).ok()?).map(|(account, _)| account.as_str())
+    }
+
+    async fn read(&self, request: Request) -> Result<(Via, Map<String, Value>), Problem> {
+        let (parts, body) = request.into_parts();
+        match parts.method {
+            Method::GET => {
+                if !self.body(body).await?.is_empty() {
+                    return Err(Problem::BodyOnGet);
+                }
+                Ok((Via::Query, decode::form(parts.uri.query().unwrap_or_default().as_bytes())?))
+            }
+            Method::POST => {
+                let via = content_type(&parts.headers).ok_or(Problem::ContentType)?;
+                let body = self.body(body).await?;
+                let fields = if via == Via::Json { decode::json(&body)? } else { decode::form(&body)? };
+                Ok((via, fields))
+            }
+            _ => Err(Problem::Method),
+        }
+    }
+
+    async fn body(&self, body: Body) -> Result<axum::body::Bytes, Problem> {
+        let whole = Limited::new(body, self.max_body).collect();
+        match tokio::time::timeout(self.body_timeout, whole).await {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::TooLarge(self.max_body)),
+            _ => Err(Problem::Incomplete),
+        }
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> Option<Via> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let mut parts = value.split(';').map(str::trim);
+    let via = match parts.next()?.to_ascii_lowercase().as_str() {
+        "application/x-www-form-urlencoded" => Via::Form,
+        "application/json" => Via::Json,
+        _ => return None,
+    };
+    let utf8 = parts.filter_map(|part| part.split_once('=')).all(|(name, value)| {
+        !name.eq_ignore_ascii_case("charset") || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+    });
+    utf8.then_some(via)
+}
+
+/// Takes the fields that have a place of their own out of the others.
+fn normal_event(account: String, via: Via, mut fields: Map<String, Value>, now: i64) -> Result<Event, Problem> {
+    let name = match fields.shift_remove("event") {
+        None => return Err(Problem::NoEvent),
+        Some(Value::String(name)) if name.is_empty() => return Err(Problem::NoEvent),
+        Some(Value::String(name)) => name,
+        Some(_) => return Err(Problem::BadEvent),
+    };
+    let allowed = |character: char| character.is_alphanumeric() || matches!(character, '.' | '_' | '-');
+    if name.len() > 128 || !name.chars().all(allowed) {
+        return Err(Problem::BadEvent);
+    }
+    // An actor that is not a number stays among the other fields: nothing of what was sent is lost.
+    let actor = fields.get("iduser1").and_then(Value::as_str).and_then(|text| text.parse().ok());
+    if actor.is_some() {
+        fields.shift_remove("iduser1");
+    }
+    Ok(Event {
+        id: EventId::new(),
+        account,
+        entity: entity_of(&name, &fields),
+        name,
+        received_at: now,
+        via,
+        actor,
+        fields: Value::Object(fields).to_string(),
+    })
+}

@@ -1,0 +1,97 @@
+//! What the sender is told when an event is not accepted: a status, a stable code, a sentence that says what to do.
+//!
+//! Nothing of the event, the token or the host's inside gets into it: the CRM keeps the answer in its webhook log.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::decode;
+
+/// Why an event is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// No account has this token.
+    #[error("the token is unknown: use the `token` of a `[crm.NAME]` section, in the address or as a bearer token")]
+    UnknownToken,
+    /// Neither `GET` nor `POST`.
+    #[error("send events with GET or POST")]
+    Method,
+    /// A `GET` with a body.
+    #[error("a GET carries its event in the query string, and no body: send a body with POST")]
+    BodyOnGet,
+    /// Neither form nor JSON.
+    #[error("send `application/x-www-form-urlencoded` or `application/json`, in UTF-8")]
+    ContentType,
+    /// The body is over the limit.
+    #[error("the body is over the limit of {0} bytes: raise `server.max_body_kib`")]
+    TooLarge(usize),
+    /// The body did not come in time, or broke off.
+    #[error("the body did not arrive whole and in time: send it again")]
+    Incomplete,
+    /// The body or query can't be read.
+    #[error("{0}")]
+    Undecodable(#[from] decode::Error),
+    /// There is no `event`.
+    #[error("there is no field `event` with the event's name, such as `client.add`")]
+    NoEvent,
+    /// `event` is not a name.
+    #[error("the field `event` is not a name: use 1 to 128 letters, digits, dots, `_` and `-`")]
+    BadEvent,
+    /// Too many senders at once.
+    #[error("too many events at once: send again in a moment")]
+    Busy,
+    /// The journal can't take it.
+    #[error("the event can't be stored now: send it again later; the host's log says why")]
+    NotStored,
+}
+
+impl Problem {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownToken => "ingress.unknown_token",
+            Self::Method => "ingress.method",
+            Self::BodyOnGet => "ingress.body_on_get",
+            Self::ContentType => "ingress.content_type",
+            Self::TooLarge(_) => "ingress.too_large",
+            Self::Incomplete => "ingress.incomplete",
+            Self::Undecodable(error) => match error {
+                decode::Error::Percent => "ingress.percent_encoding",
+                decode::Error::Utf8 => "ingress.utf8",
+                decode::Error::Brackets => "ingress.brackets",
+                decode::Error::Duplicate(_) => "ingress.duplicate_field",
+                decode::Error::Depth => "ingress.too_deep",
+                decode::Error::Count => "ingress.too_many_fields",
+                decode::Error::Json(_) => "ingress.json",
+                decode::Error::NotObject => "ingress.not_an_object",
+            },
+            Self::NoEvent => "ingress.no_event",
+            Self::BadEvent => "ingress.bad_event",
+            Self::Busy => "ingress.busy",
+            Self::NotStored => "ingress.not_stored",
+        }
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::UnknownToken => StatusCode::UNAUTHORIZED,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Incomplete => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyOnGet | Self::Undecodable(_) | Self::NoEvent | Self::BadEvent => StatusCode::BAD_REQUEST,
+            Self::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Self::NotStored => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = json!({ "status": "refused", "code": self.code(), "message": self.to_string() });
+        (self.status(), Json(body)).into_response()
+    }
+}

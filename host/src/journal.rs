@@ -1,0 +1,290 @@
+//! The only owner of the store: what arrived, what is to be done with it, what was done, and what plugins remember.
+//!
+//! ```text
+//! event     seq ─ id, account, name, received_at, via, actor, entity, fields
+//! cursor    "routed" ─ the last event whose deliveries exist
+//! delivery  seq ─ event, plugin, lane, state, at, attempts, failures, reason
+//!             0 ready ──claim──▶ 2 running ──settle──▶ 3 done │ 4 skipped │ 5 dead
+//!             1 behind ─(the delivery before it in its lane is over)─▶ 0 ready
+//! attempt   (delivery, number) ─ times, outcome, reason, code, usage, log
+//! host_call (delivery, attempt, ordinal) ─ what was called, what came back
+//! state     (plugin, account, key) ─ value, version
+//! ```
+//!
+//! - **An event is acknowledged after it is on disk.** Every change goes through one writer thread, which commits what
+//!   waits in one transaction (`synchronous=FULL`) and answers afterwards.
+//! - **A lane** is one plugin's events of one entity of one account. Of a lane at most one delivery is ready or
+//!   running, the oldest; the others are behind it. So order holds across retries and restarts without any lock.
+//! - **Claiming is an index look-up**, whatever waits. Nothing about waiting deliveries is kept in memory.
+//! - **A delivery that was running when the process died** is ready again at the next start, its attempt shown as
+//!   interrupted and not counted as a failure.
+//! - **State takes effect with the outcome**, in the same transaction, or not at all.
+//! - The format has a version (`user_version`); a newer one than this program knows is refused, an older one migrated.
+//!
+//! Not here: which plugin wants what and when to try again (`dispatcher`), WebAssembly, HTTP. No SQLite type leaves
+//! this room, so that another store can take its place.
+
+mod layout;
+mod read;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::clock::Clock;
+use crate::event::{Event, EventId};
+use crate::outcome::{Effects, Next, Outcome};
+use crate::plugin::{Pattern, PluginName};
+pub use read::{AttemptView, Backlog, DeliveryState, DeliveryView, EventPath, EventSummary, StateView};
+
+/// Changes that are committed together at most.
+const MOST_TOGETHER: usize = 512;
+/// Changes that may wait for the writer; more senders wait for a place.
+const MOST_WAITING: usize = 2_048;
+
+/// Where the store is.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder; made when it is not there.
+    pub data_dir: PathBuf,
+}
+
+/// Why the journal could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The folder or file can't be used.
+    #[error("failed to open the journal in `{path}`: {cause}")]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// Another host has it open.
+    #[error("the data folder `{0}` is in use by another host: stop that one, or set another `server.data_dir`")]
+    InUse(PathBuf),
+    /// The file is of a newer program.
+    #[error("the journal in `{path}` has format {found}, this program knows up to {known}: use the newer program")]
+    Newer {
+        /// The folder.
+        path: PathBuf,
+        /// The file's format.
+        found: i64,
+        /// This program's.
+        known: i64,
+    },
+    /// The store refused: disk full, locked, damaged.
+    #[error("the journal can't be written or read: {0}")]
+    Store(String),
+    /// The writer is gone.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+/// A delivery's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryId(pub i64);
+
+/// Which plugin wants which events.
+#[derive(Debug, Clone, Default)]
+pub struct Subscriptions(pub Vec<Subscription>);
+
+/// One plugin's wishes.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// Whose.
+    pub plugin: PluginName,
+    /// Which events.
+    pub events: Vec<Pattern>,
+    /// Whether events of one entity are kept in order.
+    pub ordered: bool,
+}
+
+/// A delivery that is now running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// Which.
+    pub delivery: DeliveryId,
+    /// For whom.
+    pub plugin: PluginName,
+    /// The number of this attempt, from 1.
+    pub attempt: u32,
+    /// Attempts before that count towards giving up.
+    pub failures: u32,
+    /// What it is about.
+    pub event: Event,
+}
+
+/// What [`Handle::take`] brought.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Deliveries to run.
+    pub claimed: Vec<Claimed>,
+    /// Whether events still wait to be routed.
+    pub unrouted: bool,
+    /// When the next delivery that was not claimed falls due, for the plugins that were asked for.
+    pub next_due: Option<i64>,
+}
+
+/// The end of an attempt.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// Which delivery.
+    pub delivery: DeliveryId,
+    /// Which attempt.
+    pub attempt: u32,
+    /// The version of the plugin that ran, for people.
+    pub version: String,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub started_at: i64,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub ended_at: i64,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// What it leaves behind.
+    pub effects: Effects,
+    /// What is next.
+    pub next: Next,
+}
+
+/// What settling came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// As asked.
+    Applied,
+    /// The plugin's state changed under the attempt: nothing of it took effect, and it is ready to run again.
+    Conflict,
+}
+
+enum Change {
+    Append(Box<Event>, oneshot::Sender<Result<(), Error>>),
+    Take { subscriptions: Arc<Subscriptions>, budgets: Vec<(PluginName, usize)>, reply: oneshot::Sender<Result<Taken, Error>> },
+    Settle(Box<Settlement>, oneshot::Sender<Result<Settled, Error>>),
+}
+
+/// The journal's writer.
+pub struct Journal {
+    handle: Handle,
+    thread: JoinHandle<()>,
+    /// Holds the lock on the data folder for as long as the journal is open.
+    lock: File,
+}
+
+impl Journal {
+    /// Opens or makes the store, brings it up to this program's format, and makes interrupted deliveries ready again.
+    ///
+    /// # Errors
+    /// [`Error::Open`], [`Error::InUse`], [`Error::Newer`], [`Error::Store`].
+    pub fn open(options: &Options, clock: Clock) -> Result<Self, Error> {
+        let (lock, connection) = layout::open(&options.data_dir, &clock)?;
+        let readers = Arc::new(read::Readers::new(layout::file(&options.data_dir)));
+        let (sender, receiver) = mpsc::channel(MOST_WAITING);
+        let work = Arc::new(Notify::new());
+        let writer = write::Writer::new(connection, clock, Arc::clone(&work));
+        let thread = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || writer.run(receiver, MOST_TOGETHER))
+            .map_err(|error| Error::Open { path: options.data_dir.clone(), cause: error.to_string() })?;
+        Ok(Self { handle: Handle { sender, readers, work }, thread, lock })
+    }
+
+    /// A door to it.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Waits until everything that was handed in is on disk and all other handles are gone, then closes the store.
+    pub fn close(self) {
+        drop(self.handle);
+        // A writer that panicked has lost nothing that was acknowledged; there is nobody left to tell.
+        drop(self.thread.join());
+        drop(self.lock);
+    }
+}
+
+/// A door to the journal. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    sender: mpsc::Sender<Change>,
+    readers: Arc<read::Readers>,
+    work: Arc<Notify>,
+}
+
+impl Handle {
+    /// Stores an event; returns when it is on disk.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when it is not stored: nothing of it is left. [`Error::Closed`].
+    pub async fn append(&self, event: Event) -> Result<(), Error> {
+        self.ask(|reply| Change::Append(Box::new(event), reply)).await
+    }
+
+    /// Makes deliveries of events that have none yet, then claims up to each budget of those that are due.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Closed`]: nothing is claimed.
+    pub async fn take(&self, subscriptions: Arc<Subscriptions>, budgets: Vec<(PluginName, usize)>) -> Result<Taken, Error> {
+        self.ask(|reply| Change::Take { subscriptions, budgets, reply }).await
+    }
+
+    /// Stores the end of an attempt.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Closed`]: the delivery still counts as running.
+    pub async fn settle(&self, settlement: Settlement) -> Result<Settled, Error> {
+        self.ask(|reply| Change::Settle(Box::new(settlement), reply)).await
+    }
+
+    /// Returns when there may be something new to take.
+    pub async fn work(&self) {
+        self.work.notified().await;
+    }
+
+    /// A plugin's state, as it is stored now.
+    pub fn state(&self, plugin: &PluginName, account: &str) -> StateView {
+        StateView::new(Arc::clone(&self.readers), plugin.clone(), account.to_owned())
+    }
+
+    /// An event with everything that became of it.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn path_of(&self, event: EventId) -> Result<Option<EventPath>, Error> {
+        self.readers.path_of(event)
+    }
+
+    /// The newest events, newest first; those before `before` where it is given.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn events(&self, before: Option<EventId>, limit: usize) -> Result<Vec<EventSummary>, Error> {
+        self.readers.events(before, limit)
+    }
+
+    /// How much waits.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn backlog(&self) -> Result<Backlog, Error> {
+        self.readers.backlog()
+    }
+
+    async fn ask<T>(&self, change: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Change) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.sender.send(change(reply)).await.map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)?
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.to_string())
+    }
+}

@@ -1,0 +1,160 @@
+//! The file: tables, indexes, format version, migrations.
+//!
+//! - A migration is a step in [`STEPS`], applied in one transaction with its version; steps are never edited.
+//! - Plugins are numbered, because a delivery is stored for each.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::Error;
+use crate::clock::Clock;
+
+/// One step per format version, from 1.
+const STEPS: &[&str] = &["
+    CREATE TABLE event (
+        seq INTEGER PRIMARY KEY,
+        id BLOB NOT NULL UNIQUE,
+        account TEXT NOT NULL,
+        name TEXT NOT NULL,
+        received_at INTEGER NOT NULL,
+        via TEXT NOT NULL,
+        actor INTEGER,
+        entity_kind TEXT,
+        entity_id TEXT,
+        fields TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE cursor (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    INSERT INTO cursor VALUES ('routed', 0);
+    CREATE TABLE plugin (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+    CREATE TABLE delivery (
+        seq INTEGER PRIMARY KEY,
+        event INTEGER NOT NULL,
+        plugin INTEGER NOT NULL,
+        lane TEXT,
+        state INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        failures INTEGER NOT NULL DEFAULT 0,
+        reason TEXT
+    ) STRICT;
+    CREATE INDEX delivery_event ON delivery (event);
+    CREATE INDEX delivery_ready ON delivery (plugin, at, seq) WHERE state = 0;
+    CREATE INDEX delivery_lane ON delivery (plugin, lane, seq) WHERE state IN (0, 1, 2);
+    CREATE INDEX delivery_running ON delivery (seq) WHERE state = 2;
+    CREATE INDEX delivery_dead ON delivery (plugin, seq) WHERE state = 5;
+    CREATE TABLE attempt (
+        delivery INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        version TEXT NOT NULL,
+        started_at INTEGER NOT NULL,
+        ended_at INTEGER NOT NULL,
+        outcome TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        code TEXT,
+        cpu INTEGER NOT NULL,
+        wall INTEGER NOT NULL,
+        memory INTEGER NOT NULL,
+        lines TEXT NOT NULL,
+        lines_dropped INTEGER NOT NULL,
+        PRIMARY KEY (delivery, number)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE host_call (
+        delivery INTEGER NOT NULL,
+        attempt INTEGER NOT NULL,
+        ordinal INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        took INTEGER NOT NULL,
+        call TEXT NOT NULL,
+        request TEXT NOT NULL,
+        answer TEXT NOT NULL,
+        good INTEGER NOT NULL,
+        PRIMARY KEY (delivery, attempt, ordinal)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE state (
+        plugin INTEGER NOT NULL,
+        account TEXT NOT NULL,
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        PRIMARY KEY (plugin, account, key)
+    ) STRICT, WITHOUT ROWID;
+"];
+
+/// The journal's file in a data folder.
+pub(super) fn file(data_dir: &Path) -> PathBuf {
+    data_dir.join("journal.sqlite")
+}
+
+/// Opens the store for writing and makes it ready for this program.
+pub(super) fn open(data_dir: &Path, clock: &Clock) -> Result<(File, Connection), Error> {
+    let failed = |cause: &dyn std::fmt::Display| Error::Open { path: data_dir.to_owned(), cause: cause.to_string() };
+    std::fs::create_dir_all(data_dir).map_err(|error| failed(&error))?;
+    let lock = File::create(data_dir.join("host.lock")).map_err(|error| failed(&error))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(Error::InUse(data_dir.to_owned())),
+        Err(TryLockError::Error(error)) => return Err(failed(&error)),
+    }
+    let mut connection = Connection::open(file(data_dir)).map_err(|error| failed(&error))?;
+    configure(&connection).map_err(|error| failed(&error))?;
+    migrate(&mut connection, data_dir)?;
+    recover(&mut connection, clock)?;
+    Ok((lock, connection))
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(std::time::Duration::from_secs(2))?;
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn migrate(connection: &mut Connection, data_dir: &Path) -> Result<(), Error> {
+    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > known {
+        return Err(Error::Newer { path: data_dir.to_owned(), found, known });
+    }
+    for (version, step) in (1_i64..).zip(STEPS).filter(|(version, _)| *version > found) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", version)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// Deliveries that were running when the last process ended are ready again; the attempt is kept as interrupted.
+fn recover(connection: &mut Connection, clock: &Clock) -> Result<(), Error> {
+    let transaction = connection.transaction()?;
+    let now = clock.now();
+    transaction.execute(
+        "INSERT INTO attempt SELECT seq, attempts, '', at, max(at, ?1), 'interrupted', 'the host ended while it ran', NULL,
+                0, 0, 0, '[]', 0
+           FROM delivery INDEXED BY delivery_running WHERE state = 2",
+        params![now],
+    )?;
+    transaction.execute(
+        "UPDATE delivery INDEXED BY delivery_running SET state = 0, at = ?1 WHERE state = 2",
+        params![now],
+    )?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// The number of a plugin; made when it is new.
+pub(super) fn plugin_number(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
+    let known = connection
+        .prepare_cached("SELECT number FROM plugin WHERE name = ?1")?
+        .query_row([name], |row| row.get(0))
+        .optional()?;
+    match known {
+        Some(number) => Ok(number),
+        None => connection
+            .prepare_cached("INSERT INTO plugin (name) VALUES (?1) RETURNING number")?
+            .query_row([name], |row| row.get(0)),
+    }
+}

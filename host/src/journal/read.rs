@@ -1,0 +1,360 @@
+//! Views of the store, on connections of their own: a reader never waits for the writer, nor the writer for it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use serde::Serialize;
+
+use super::{DeliveryId, Error};
+use crate::event::{Entity, Event, EventId, Via};
+use crate::outcome::{HostCall, LogLine, Usage};
+use crate::plugin::PluginName;
+
+/// Connections that are kept open for the next reader.
+const MOST_KEPT: usize = 8;
+
+pub(super) const EVENT_COLUMNS: &str = "id, account, name, received_at, via, actor, entity_kind, entity_id, fields";
+
+pub(super) fn event_from_row(row: &Row<'_>) -> rusqlite::Result<Event> {
+    let entity = row.get::<_, Option<String>>(6)?.zip(row.get(7)?).map(|(kind, id)| Entity { kind, id });
+    Ok(Event {
+        id: EventId::from_bytes(row.get(0)?),
+        account: row.get(1)?,
+        name: row.get(2)?,
+        received_at: row.get(3)?,
+        via: Via::parse(&row.get::<_, String>(4)?).unwrap_or(Via::Json),
+        actor: row.get::<_, Option<i64>>(5)?.and_then(|actor| u64::try_from(actor).ok()),
+        entity,
+        fields: row.get(8)?,
+    })
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeliveryState {
+    /// Waits for its time or a free place.
+    Ready,
+    /// Waits for an earlier event of its entity.
+    Behind,
+    /// Runs.
+    Running,
+    /// Over: handled.
+    Done,
+    /// Over: nothing to do.
+    Skipped,
+    /// Over until an operator looks.
+    Dead,
+}
+
+impl DeliveryState {
+    fn from_number(number: i64) -> Self {
+        match number {
+            0 => Self::Ready,
+            1 => Self::Behind,
+            2 => Self::Running,
+            3 => Self::Done,
+            4 => Self::Skipped,
+            _ => Self::Dead,
+        }
+    }
+
+    /// Whether nothing more happens by itself.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Skipped | Self::Dead)
+    }
+}
+
+/// An event in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventSummary {
+    /// Its id.
+    pub id: EventId,
+    /// Which CRM.
+    pub account: String,
+    /// Its name.
+    pub name: String,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub received_at: i64,
+    /// How it came in.
+    pub via: Via,
+    /// Who caused it.
+    pub actor: Option<u64>,
+    /// The record, as `kind:id`.
+    pub entity: Option<String>,
+}
+
+/// An event with everything that became of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EventPath {
+    /// The event.
+    pub event: EventSummary,
+    /// Its other fields.
+    pub fields: serde_json::Value,
+    /// Whether its deliveries have been made.
+    pub routed: bool,
+    /// One per subscribed plugin.
+    pub deliveries: Vec<DeliveryView>,
+}
+
+/// A delivery with its attempts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeliveryView {
+    /// Its number.
+    pub id: i64,
+    /// For whom.
+    pub plugin: String,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// The last reason.
+    pub reason: Option<String>,
+    /// When it is due, began or ended, as its state says.
+    pub at: i64,
+    /// In order.
+    pub attempts: Vec<AttemptView>,
+}
+
+/// One attempt.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AttemptView {
+    /// From 1.
+    pub number: u32,
+    /// The plugin's version.
+    pub version: String,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub started_at: i64,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub ended_at: i64,
+    /// `done`, `skipped`, `retry`, `rejected`, `failed`, `interrupted`, `conflict`.
+    pub outcome: String,
+    /// Why.
+    pub reason: String,
+    /// The fault's stable code.
+    pub code: Option<String>,
+    /// What it used.
+    pub usage: Usage,
+    /// Its log.
+    pub lines: Vec<LogLine>,
+    /// Lines that did not fit.
+    pub lines_dropped: u64,
+    /// Its calls.
+    pub calls: Vec<HostCall>,
+}
+
+/// How much waits, per state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Backlog {
+    /// Events whose deliveries have not been made.
+    pub unrouted: u64,
+    /// Deliveries that wait or run.
+    pub open: u64,
+    /// Dead letters.
+    pub dead: u64,
+}
+
+pub(super) struct Readers {
+    file: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Readers {
+    pub(super) fn new(file: PathBuf) -> Self {
+        Self { file, idle: Mutex::new(Vec::new()) }
+    }
+
+    fn read<T>(&self, view: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                let connection = Connection::open_with_flags(&self.file, flags)?;
+                connection.busy_timeout(std::time::Duration::from_secs(2))?;
+                connection.execute_batch("PRAGMA cache_size = -1024")?;
+                connection
+            }
+        };
+        let result = view(&connection)?;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MOST_KEPT {
+            idle.push(connection);
+        }
+        Ok(result)
+    }
+
+    pub(super) fn events(&self, before: Option<EventId>, limit: usize) -> Result<Vec<EventSummary>, Error> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(&format!(
+                    "SELECT {EVENT_COLUMNS} FROM event
+                      WHERE seq < coalesce((SELECT seq FROM event WHERE id = ?1), 9223372036854775807)
+                      ORDER BY seq DESC LIMIT ?2"
+                ))?
+                .query_map(
+                    params![before.as_ref().map(EventId::as_bytes), i64::try_from(limit).unwrap_or(i64::MAX)],
+                    |row| event_from_row(row).map(summary),
+                )?
+                .collect()
+        })
+    }
+
+    pub(super) fn path_of(&self, id: EventId) -> Result<Option<EventPath>, Error> {
+        self.read(|connection| {
+            let found = connection
+                .prepare_cached(&format!(
+                    "SELECT {EVENT_COLUMNS}, seq, seq <= (SELECT seq FROM cursor WHERE name = 'routed') FROM event WHERE id = ?1"
+                ))?
+                .query_row([id.as_bytes()], |row| Ok((event_from_row(row)?, row.get::<_, i64>(9)?, row.get::<_, bool>(10)?)))
+                .optional()?;
+            let Some((event, seq, routed)) = found else { return Ok(None) };
+            let fields = serde_json::from_str(&event.fields).unwrap_or_default();
+            Ok(Some(EventPath { event: summary(event), fields, routed, deliveries: deliveries(connection, seq)? }))
+        })
+    }
+
+    pub(super) fn backlog(&self) -> Result<Backlog, Error> {
+        self.read(|connection| {
+            let count = |sql: &str| -> rusqlite::Result<u64> {
+                connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0)).map(|count| u64::try_from(count).unwrap_or(0))
+            };
+            Ok(Backlog {
+                unrouted: count("SELECT count(*) FROM event WHERE seq > (SELECT seq FROM cursor WHERE name = 'routed')")?,
+                open: count("SELECT count(*) FROM delivery INDEXED BY delivery_lane WHERE state IN (0, 1, 2)")?,
+                dead: count("SELECT count(*) FROM delivery INDEXED BY delivery_dead WHERE state = 5")?,
+            })
+        })
+    }
+}
+
+fn summary(event: Event) -> EventSummary {
+    EventSummary {
+        id: event.id,
+        account: event.account,
+        name: event.name,
+        received_at: event.received_at,
+        via: event.via,
+        actor: event.actor,
+        entity: event.entity.map(|entity| entity.to_string()),
+    }
+}
+
+fn deliveries(connection: &Connection, event: i64) -> rusqlite::Result<Vec<DeliveryView>> {
+    let mut views: Vec<DeliveryView> = connection
+        .prepare_cached(
+            "SELECT d.seq, p.name, d.state, d.reason, d.at FROM delivery d JOIN plugin p ON p.number = d.plugin
+              WHERE d.event = ?1 ORDER BY d.seq",
+        )?
+        .query_map([event], |row| {
+            Ok(DeliveryView {
+                id: row.get(0)?,
+                plugin: row.get(1)?,
+                state: DeliveryState::from_number(row.get(2)?),
+                reason: row.get(3)?,
+                at: row.get(4)?,
+                attempts: Vec::new(),
+            })
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    for view in &mut views {
+        view.attempts = attempts(connection, DeliveryId(view.id))?;
+    }
+    Ok(views)
+}
+
+fn attempts(connection: &Connection, DeliveryId(delivery): DeliveryId) -> rusqlite::Result<Vec<AttemptView>> {
+    let number = |value: i64| u64::try_from(value).unwrap_or(0);
+    let mut views: Vec<AttemptView> = connection
+        .prepare_cached(
+            "SELECT number, version, started_at, ended_at, outcome, reason, code, cpu, wall, memory, lines, lines_dropped
+               FROM attempt WHERE delivery = ?1 ORDER BY number",
+        )?
+        .query_map([delivery], |row| {
+            Ok(AttemptView {
+                number: row.get(0)?,
+                version: row.get(1)?,
+                started_at: row.get(2)?,
+                ended_at: row.get(3)?,
+                outcome: row.get(4)?,
+                reason: row.get(5)?,
+                code: row.get(6)?,
+                usage: Usage { cpu: number(row.get(7)?), wall: number(row.get(8)?), memory: number(row.get(9)?) },
+                lines: serde_json::from_str(&row.get::<_, String>(10)?).unwrap_or_default(),
+                lines_dropped: number(row.get(11)?),
+                calls: Vec::new(),
+            })
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    for view in &mut views {
+        view.calls = connection
+            .prepare_cached(
+                "SELECT at, took, call, request, answer, good FROM host_call
+                  WHERE delivery = ?1 AND attempt = ?2 ORDER BY ordinal",
+            )?
+            .query_map(params![delivery, view.number], |row| {
+                Ok(HostCall {
+                    at: number(row.get(0)?),
+                    took: number(row.get(1)?),
+                    call: row.get(2)?,
+                    request: row.get(3)?,
+                    answer: row.get(4)?,
+                    good: row.get(5)?,
+                })
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+    }
+    Ok(views)
+}
+
+/// A plugin's state for one account, read-only.
+#[derive(Clone)]
+pub struct StateView {
+    readers: Arc<Readers>,
+    plugin: PluginName,
+    account: String,
+}
+
+impl StateView {
+    pub(super) fn new(readers: Arc<Readers>, plugin: PluginName, account: String) -> Self {
+        Self { readers, plugin, account }
+    }
+
+    /// The stored value of `key` and its version.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn get(&self, key: &str) -> Result<Option<(String, u64)>, Error> {
+        self.readers.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT value, version FROM state
+                      WHERE plugin = (SELECT number FROM plugin WHERE name = ?1) AND account = ?2 AND key = ?3",
+                )?
+                .query_row(params![self.plugin.as_str(), self.account, key], |row| {
+                    Ok((row.get(0)?, u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0)))
+                })
+                .optional()
+        })
+    }
+
+    /// Stored keys that start with `prefix`, sorted, behind `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn keys(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<String>, Error> {
+        self.readers.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT key FROM state
+                      WHERE plugin = (SELECT number FROM plugin WHERE name = ?1) AND account = ?2
+                        AND key > ?4 AND key >= ?3 AND substr(key, 1, length(?3)) = ?3
+                      ORDER BY key LIMIT ?5",
+                )?
+                .query_map(
+                    params![self.plugin.as_str(), self.account, prefix, after, i64::try_from(limit).unwrap_or(i64::MAX)],
+                    |row| row.get(0),
+                )?
+                .collect()
+        })
+    }
+}

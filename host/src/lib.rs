@@ -1,0 +1,30 @@
+//! SalesMan Plugin Host: an event of the CRM comes in, is stored, and runs through sandboxed plugins.
+//!
+//! The modules stand in reading order. First the words, without any input or output; then the rooms on an event's path,
+//! in the order in which it passes them; then what stands around the path. `ARCHITECTURE.md` holds the invariants and
+//! which room may use which.
+
+// -- words
+pub mod clock;
+pub mod event;
+pub mod outcome;
+pub mod plugin;
+mod secret;
+
+// -- the path of an event
+pub mod ingress;
+pub mod journal;
+pub mod dispatcher;
+pub mod sandbox;
+mod contract;
+pub mod capabilities;
+pub mod crm;
+
+// -- around the path
+pub mod registry;
+pub mod console;
+pub mod telemetry;
+pub mod config;
+mod tls;
+pub mod app;
+pub mod cli;

@@ -1,0 +1,216 @@
+//! What one attempt at a delivery came to, and what it leaves behind.
+//!
+//! - [`Outcome`] is a closed set. What happens next is a pure function of it (`dispatcher::retry`).
+//! - Every [`Fault`] has a stable code, and a sentence that tells what to do.
+//! - [`Effects`] are collected while the plugin runs and stored together with the outcome.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What an attempt came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The plugin handled the event.
+    Done,
+    /// The plugin had nothing to do.
+    Skipped {
+        /// Why; may be empty.
+        reason: String,
+    },
+    /// The plugin wants to be called again.
+    Retry {
+        /// Why.
+        reason: String,
+        /// The shortest wait.
+        after: Option<Duration>,
+    },
+    /// The plugin says that it is never going to work.
+    Rejected {
+        /// Why.
+        reason: String,
+    },
+    /// The plugin did not answer.
+    Failed(Fault),
+}
+
+impl Outcome {
+    /// The word that is stored and shown.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Skipped { .. } => "skipped",
+            Self::Retry { .. } => "retry",
+            Self::Rejected { .. } => "rejected",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    /// Why, in words; empty where there is nothing to say.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Done => String::new(),
+            Self::Skipped { reason } | Self::Retry { reason, .. } | Self::Rejected { reason } => reason.clone(),
+            Self::Failed(fault) => fault.to_string(),
+        }
+    }
+}
+
+/// Why a plugin did not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Which kind.
+    pub kind: FaultKind,
+    /// What happened, and what to do.
+    pub detail: String,
+}
+
+impl Fault {
+    /// A fault with its sentence.
+    pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.detail)
+    }
+}
+
+/// The kinds of fault, each with a stable code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// The plugin panicked or hit an illegal instruction.
+    Trap,
+    /// It used up its processor time.
+    CpuLimit,
+    /// It took too long, waiting included.
+    TimeLimit,
+    /// It asked for more memory or larger tables than it may have.
+    MemoryLimit,
+    /// Its calls were nested too deep.
+    StackOverflow,
+    /// Its reply is larger than allowed.
+    ReplyLimit,
+    /// It made more host calls than it may.
+    CallLimit,
+    /// It ended its own process.
+    Exit,
+    /// It could not be started.
+    Start,
+    /// The host itself failed.
+    Host,
+}
+
+impl FaultKind {
+    /// The stable code.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Trap => "plugin.trap",
+            Self::CpuLimit => "plugin.cpu_limit",
+            Self::TimeLimit => "plugin.time_limit",
+            Self::MemoryLimit => "plugin.memory_limit",
+            Self::StackOverflow => "plugin.stack_overflow",
+            Self::ReplyLimit => "plugin.reply_limit",
+            Self::CallLimit => "plugin.call_limit",
+            Self::Exit => "plugin.exit",
+            Self::Start => "plugin.start",
+            Self::Host => "host.internal",
+        }
+    }
+}
+
+/// What an attempt leaves behind, besides its outcome.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Effects {
+    /// The state that it read and wrote; takes effect only when the outcome is good.
+    pub state: StateEffects,
+    /// Its log.
+    pub lines: Vec<LogLine>,
+    /// Lines that did not fit.
+    pub lines_dropped: u64,
+    /// Every call to the CRM and to the outside, with its answer.
+    pub calls: Vec<HostCall>,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// What an attempt did to its plugin's state.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StateEffects {
+    /// Keys whose stored value the plugin saw, with the version seen (`None`: there was no such key). Where one has
+    /// changed by the time of settling and something was written, the attempt is run again.
+    pub seen: Vec<(String, Option<u64>)>,
+    /// The last word on each key, in order of the keys.
+    pub writes: Vec<(String, StateWrite)>,
+}
+
+/// The last word on one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateWrite {
+    /// The key has this value.
+    Set(String),
+    /// The key is gone.
+    Delete,
+    /// The number at the key grows by this much.
+    Add(i64),
+}
+
+/// One line of a plugin's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Microseconds since the attempt began.
+    pub at: u64,
+    /// `debug`, `info`, `warn`, `error`.
+    pub level: String,
+    /// The text.
+    pub text: String,
+}
+
+/// One call that a plugin made through the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCall {
+    /// Microseconds since the attempt began.
+    pub at: u64,
+    /// How long it took, in microseconds.
+    pub took: u64,
+    /// What was called: `crm deal.list`, `http POST https://chat.example.com`.
+    pub call: String,
+    /// What was sent, without credentials; cut where it is long.
+    pub request: String,
+    /// What came back, or the error's words; cut where it is long.
+    pub answer: String,
+    /// Whether it brought a good answer.
+    pub good: bool,
+}
+
+/// What an attempt used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor time in microseconds, the host's part of it included.
+    pub cpu: u64,
+    /// Time from start to end in microseconds.
+    pub wall: u64,
+    /// The largest size of its memories in bytes.
+    pub memory: u64,
+}
+
+/// What becomes of a delivery after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Over: handled.
+    Done,
+    /// Over: nothing to do.
+    Skipped,
+    /// Over until an operator looks: a dead letter.
+    Dead,
+    /// To be run again.
+    Again {
+        /// When, in milliseconds since 1970-01-01 UTC.
+        at: i64,
+        /// Whether the attempt counts towards giving up.
+        counts: bool,
+    },
+}

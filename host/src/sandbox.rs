@@ -1,0 +1,150 @@
+//! Executes a plugin: bytes to a compiled plugin, a compiled plugin and an event to an outcome.
+//!
+//! - **A fresh instance per attempt**, from a shared compiled component: nothing leaks from event to event.
+//! - **Every bound ends in its own fault**: processor time, time, memory, tables, stack, calls, reply. The host goes on.
+//! - **Processor time is the thread's own**, so a plugin is not charged for a busy machine. A plugin that computes
+//!   yields every few milliseconds, so it delays others by no more than its share.
+//! - No folder, no variable, no socket. Clocks and random numbers are there.
+//!
+//! Not here: which event runs when (`dispatcher`), what a host call does (`capabilities`), the store.
+
+mod component;
+mod engine;
+mod fault;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use wasmtime::Store;
+use wasmtime::component::{Component, HasSelf, Linker};
+
+use crate::capabilities::{Attempt, Reach};
+use crate::contract;
+use crate::event::Event;
+use crate::outcome::{Effects, Fault, FaultKind, Outcome};
+use crate::plugin::{Limits, Manifest};
+pub use component::LoadError;
+use engine::{Engine, Meter, Metered, StoreLimits};
+
+/// How much may run at once.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Instances at once; memory is reserved for each.
+    pub instances: u32,
+}
+
+/// The engine that all plugins share.
+pub struct Sandbox {
+    engine: Engine,
+    linker: Linker<Running>,
+}
+
+/// A plugin that is ready to run.
+pub struct CompiledPlugin {
+    /// What it says of itself.
+    pub manifest: Manifest,
+    /// The SHA-256 of its file, in hexadecimal.
+    pub hash: String,
+    /// Bytes of its file.
+    pub size: u64,
+    prepared: contract::PluginPre<Running>,
+}
+
+/// What an instance's store holds.
+struct Running {
+    attempt: Attempt,
+    limits: StoreLimits,
+}
+
+impl wasmtime_wasi::WasiView for Running {
+    fn ctx(&mut self) -> wasmtime_wasi::WasiCtxView<'_> {
+        self.attempt.ctx()
+    }
+}
+
+impl Sandbox {
+    /// An engine with its pool of instances.
+    ///
+    /// # Errors
+    /// When the machine refuses the address space, or the engine's settings do not fit it.
+    pub fn new(options: &Options) -> Result<Self, wasmtime::Error> {
+        let engine = Engine::new(options.instances)?;
+        let mut linker = Linker::new(engine.wasmtime());
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        contract::Plugin::add_to_linker::<Running, HasSelf<Attempt>>(&mut linker, |running| &mut running.attempt)?;
+        Ok(Self { engine, linker })
+    }
+
+    /// Makes a plugin of a file: a core module of `wasm32-wasip1`, or a component. Takes processor time.
+    ///
+    /// # Errors
+    /// [`LoadError`] says what is wrong with the file and what to do.
+    pub fn compile(&self, bytes: &[u8]) -> Result<CompiledPlugin, LoadError> {
+        let parts = component::read(bytes)?;
+        let compiled =
+            Component::from_binary(self.engine.wasmtime(), &parts.component).map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let prepared = self
+            .linker
+            .instantiate_pre(&compiled)
+            .and_then(contract::PluginPre::new)
+            .map_err(|error| LoadError::Imports(format!("{error:#}")))?;
+        Ok(CompiledPlugin { manifest: parts.manifest, hash: parts.hash, size: parts.size, prepared })
+    }
+
+    /// Runs one attempt to its end.
+    pub async fn invoke(
+        &self,
+        plugin: &CompiledPlugin,
+        event: &Event,
+        number: u32,
+        reach: Reach,
+        limits: &Limits,
+    ) -> (Outcome, Effects) {
+        let began = Instant::now();
+        let meter = Arc::new(Meter::new(limits.cpu));
+        let running = Running { attempt: Attempt::new(reach, limits), limits: StoreLimits::new(limits.memory) };
+        let mut store = Store::new(self.engine.wasmtime(), running);
+        store.limiter(|running| &mut running.limits);
+        self.engine.watch(&mut store, Arc::clone(&meter));
+        let _awake = self.engine.awake();
+
+        let call = async {
+            let instance = plugin.prepared.instantiate_async(&mut store).await.map_err(fault::Stage::Start)?;
+            let event = contract::event_for_plugin(event, number);
+            instance.call_handle(&mut store, &event).await.map_err(fault::Stage::Handle)
+        };
+        let result = tokio::time::timeout(limits.time, Metered::new(call, &meter)).await;
+        let outcome = match result {
+            Ok(Ok(reply)) => bounded(contract::outcome_of(reply), limits),
+            Ok(Err(stage)) => Outcome::Failed(fault::of(stage, &store.data().limits, limits)),
+            Err(_) => Outcome::Failed(Fault::new(
+                FaultKind::TimeLimit,
+                format!(
+                    "the plugin did not answer within {} ms, waiting for calls included: raise `time_ms` under `[limits]` \
+                     if the calls need longer",
+                    limits.time.as_millis()
+                ),
+            )),
+        };
+        let running = store.into_data();
+        let mut effects = running.attempt.into_effects();
+        effects.usage.cpu = meter.used_micros();
+        effects.usage.wall = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        effects.usage.memory = running.limits.peak();
+        (outcome, effects)
+    }
+}
+
+fn bounded(outcome: Outcome, limits: &Limits) -> Outcome {
+    let reason = match &outcome {
+        Outcome::Skipped { reason } | Outcome::Retry { reason, .. } | Outcome::Rejected { reason } => reason,
+        Outcome::Done | Outcome::Failed(_) => return outcome,
+    };
+    if u64::try_from(reason.len()).unwrap_or(u64::MAX) <= limits.reply {
+        return outcome;
+    }
+    Outcome::Failed(Fault::new(
+        FaultKind::ReplyLimit,
+        format!("the plugin's reply has {} bytes, {} are allowed: shorten the reason", reason.len(), limits.reply),
+    ))
+}

@@ -1,0 +1,55 @@
+//! What the engine reports, as a fault with a name.
+
+use wasmtime::{Error, Trap};
+use wasmtime_wasi::I32Exit;
+
+use super::engine::StoreLimits;
+use crate::capabilities::LimitHit;
+use crate::outcome::{Fault, FaultKind};
+use crate::plugin::Limits;
+
+/// Where an attempt failed.
+pub(super) enum Stage {
+    /// While the instance was made.
+    Start(Error),
+    /// In the handler.
+    Handle(Error),
+}
+
+pub(super) fn of(stage: Stage, memory: &StoreLimits, limits: &Limits) -> Fault {
+    let (error, starting) = match stage {
+        Stage::Start(error) => (error, true),
+        Stage::Handle(error) => (error, false),
+    };
+    if let Some(limit) = error.downcast_ref::<LimitHit>() {
+        return Fault::new(limit.kind, limit.detail.clone());
+    }
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        return Fault::new(FaultKind::Exit, format!("the plugin ended itself with exit code {code}: return a reply instead"));
+    }
+    let trap = error.downcast_ref::<Trap>();
+    if trap == Some(&Trap::StackOverflow) {
+        return Fault::new(FaultKind::StackOverflow, "the plugin's calls are nested too deep: it may call itself without end");
+    }
+    // A plugin that is refused memory usually panics or traps right after; the refusal is the cause.
+    if memory.refused() {
+        return Fault::new(
+            FaultKind::MemoryLimit,
+            format!(
+                "the plugin wanted more than its {} MiB of memory or tables: raise `memory_mib` under `[limits]` if it needs more",
+                limits.memory >> 20
+            ),
+        );
+    }
+    if starting {
+        return Fault::new(FaultKind::Start, format!("the plugin could not be started: {}", words(&error)));
+    }
+    let what = trap.map_or_else(|| error.root_cause().to_string(), ToString::to_string);
+    Fault::new(FaultKind::Trap, format!("the plugin stopped: {what}; its last log line may say why\n{}", words(&error)))
+}
+
+/// The engine's words with the plugin's own frames.
+fn words(error: &Error) -> String {
+    let text = format!("{error:#}");
+    crate::capabilities::shortened(&text, 2_000).to_owned()
+}

@@ -1,0 +1,111 @@
+//! The vocabulary of the log: every line that the host writes is named here once.
+//!
+//! - ERROR means that data is lost or somebody must act; WARN that something is not as it should be.
+//! - No line holds a token, a key, a payload or an address of the outside.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tracing::{debug, error, info, warn};
+
+use crate::journal::Claimed;
+use crate::outcome::{Effects, Next, Outcome};
+use crate::plugin::Manifest;
+
+/// What the room needs to be told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// `error`, `warn`, `info`, `debug`, or directives per module.
+    pub level: String,
+    /// JSON lines instead of text.
+    pub json: bool,
+}
+
+/// Starts the log, on standard error.
+///
+/// # Errors
+/// When the level can't be read, or a log is running already.
+pub fn start(options: &Options) -> Result<(), String> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&options.level)
+        .map_err(|error| format!("`telemetry.level` can't be read: {error}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
+    let started = if options.json { builder.json().try_init() } else { builder.try_init() };
+    started.map_err(|error| error.to_string())
+}
+
+pub(crate) fn listening(address: SocketAddr, plugins: usize, accounts: usize) {
+    info!(%address, plugins, accounts, "Listening.");
+}
+
+pub(crate) fn dev_grants() {
+    warn!("Development mode: every plugin is granted what its manifest asks.");
+}
+
+pub(crate) fn plugin_loaded(manifest: &Manifest, missing: &[String], dev: bool) {
+    let (plugin, version) = (manifest.name.as_str(), manifest.version.as_str());
+    if missing.is_empty() || dev {
+        info!(plugin, version, "Plugin loaded.");
+    } else {
+        let missing = missing.join(", ");
+        warn!(plugin, version, missing, "Plugin loaded; it asks for more than it is granted.");
+    }
+}
+
+pub(crate) fn plugin_not_loaded(reason: &dyn Display, code: Option<&str>) {
+    error!(code, %reason, "Plugin not loaded.");
+}
+
+pub(crate) fn event_refused(code: &str, reason: &str) {
+    warn!(code, reason, "Event refused.");
+}
+
+pub(crate) fn event_not_stored(reason: &dyn Display) {
+    error!(code = "ingress.not_stored", %reason, "Event not stored; its sender was told so.");
+}
+
+pub(crate) fn delivered(claimed: &Claimed, outcome: &Outcome, next: Next, effects: &Effects) {
+    let (event, name) = (claimed.event.id.to_string(), claimed.event.name.as_str());
+    let (delivery, plugin, attempt) = (claimed.delivery.0, claimed.plugin.as_str(), claimed.attempt);
+    let (took, reason) = (effects.usage.wall, outcome.reason());
+    match (outcome, next) {
+        (Outcome::Done | Outcome::Skipped { .. }, _) => {
+            debug!(event, name, delivery, plugin, attempt, took, outcome = outcome.as_str(), "Delivered.");
+        }
+        (_, Next::Dead) => error!(event, name, delivery, plugin, attempt, reason, "Delivery is a dead letter."),
+        _ => warn!(event, name, delivery, plugin, attempt, reason, "Delivery failed, to be tried again."),
+    }
+}
+
+pub(crate) fn state_conflict(claimed: &Claimed) {
+    let (delivery, plugin) = (claimed.delivery.0, claimed.plugin.as_str());
+    debug!(delivery, plugin, "State changed meanwhile, delivery runs again.");
+}
+
+pub(crate) fn store_refused(step: &str, reason: &dyn Display) {
+    error!(step, %reason, "The journal refused; it is asked again.");
+}
+
+pub(crate) fn host_fault(room: &str, reason: &dyn Display) {
+    error!(room, %reason, "The host failed.");
+}
+
+pub(crate) fn crm_called(method: &str, action: &str, took: Duration, failure: Option<&crate::crm::Error>) {
+    let took = took.as_millis();
+    match failure {
+        None => debug!(method, action, took, "CRM called."),
+        Some(reason) => warn!(method, action, took, %reason, "CRM call failed."),
+    }
+}
+
+pub(crate) fn stopping() {
+    info!("Stopping: no new events, running plugins are waited for.");
+}
+
+pub(crate) fn stopped(graceful: bool) {
+    if graceful {
+        info!("Stopped; everything that ran has ended.");
+    } else {
+        warn!("Stopped; some plugins were cut off and run again at the next start.");
+    }
+}
