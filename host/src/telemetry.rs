@@ -4,6 +4,7 @@
 //! - No line holds a token, a key, a payload or an address of the outside.
 
 use std::fmt::Display;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -27,9 +28,16 @@ pub struct Options {
 /// # Errors
 /// When the level can't be read, or a log is running already.
 pub fn start(options: &Options) -> Result<(), String> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&options.level)
+    // A plain level is ours; the libraries' own lines are of no use to an operator.
+    let plain = options.level.chars().all(char::is_alphabetic);
+    let directives = if plain { format!("warn,salesman_host={}", options.level) } else { options.level.clone() };
+    let filter = tracing_subscriber::EnvFilter::try_new(directives)
         .map_err(|error| format!("`telemetry.level` can't be read: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let started = if options.json { builder.json().try_init() } else { builder.try_init() };
     started.map_err(|error| error.to_string())
 }

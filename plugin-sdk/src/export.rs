@@ -49,15 +49,18 @@ macro_rules! export {
             struct Exported;
 
             impl $crate::__private::bindings::Guest for Exported {
-                fn handle(
-                    event: $crate::__private::bindings::salesman::plugin::types::Event,
-                ) -> $crate::__private::bindings::salesman::plugin::types::Reply {
+                fn handle(event: $crate::__private::Event) -> $crate::__private::Reply {
                     $crate::__private::handle(&$plugin, event)
                 }
             }
 
             #[cfg(target_arch = "wasm32")]
             $crate::__private::bindings::export_bindings!(Exported with_types_in $crate::__private::bindings);
+
+            // Elsewhere nothing is exported, but the plugin counts as used and its manifest must be there.
+            #[cfg(not(target_arch = "wasm32"))]
+            const _: (&str, fn($crate::__private::Event) -> $crate::__private::Reply) =
+                (MANIFEST, <Exported as $crate::__private::bindings::Guest>::handle);
         };
     };
 }

@@ -32,7 +32,8 @@
 //!
 //! The author writes no `unsafe`; the only one is the generated glue of the component model.
 
-mod bindings;
+#[doc(hidden)]
+pub mod bindings;
 mod crm;
 mod error;
 mod event;
@@ -54,6 +55,7 @@ pub use state::{State, StateError};
 #[doc(hidden)]
 pub mod __private {
     pub use crate::bindings;
+    pub use crate::bindings::salesman::plugin::types::{Event, Reply};
     pub use crate::export::handle;
 }
 

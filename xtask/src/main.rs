@@ -1,2 +1,84 @@
-//! x
-fn main() {}
+//! `cargo xtask`: the developers' commands.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, bail};
+use xtask::{plugins, root, wasm_target};
+
+const USAGE: &str = "\
+cargo xtask COMMAND
+
+  demo [--once]    show the whole path of an event: CRM stand-in, host, four plugins
+                   (--once: end after checking every effect)
+  test             format, lints and every test
+  bench            measure, and print the figures as JSON
+  wasm-target      make wasm32-wasip1 usable on this machine
+  plugins          build the sample plugins into target/plugins
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> anyhow::Result<()> {
+    match arguments {
+        ["demo", rest @ ..] => program("demo", &["--bin", "demo"], &[], rest),
+        ["bench", rest @ ..] => program("bench", &["--bin", "bench"], &["--release"], rest),
+        ["test", rest @ ..] => test(rest),
+        ["wasm-target"] => {
+            println!("{}", wasm_target::ensure(&root())?.describe());
+            Ok(())
+        }
+        ["plugins"] => {
+            println!("{}", plugins::build_samples(&root())?.display());
+            Ok(())
+        }
+        _ => {
+            eprint!("{USAGE}");
+            bail!("this is not a command of it")
+        }
+    }
+}
+
+/// Builds the host and one of the integration tests' programs, then runs it with the plugins' folder.
+fn program(name: &str, bin: &[&str], profile: &[&str], rest: &[&str]) -> anyhow::Result<()> {
+    eprintln!("[1/3] the sample plugins");
+    let folder = plugins::build_samples(&root())?;
+    eprintln!("[2/3] the host (the first time takes some minutes: the WebAssembly engine is compiled)");
+    let build = ["build", "--package", "salesman-host", "--package", "integration-tests", "--bin", "salesman-host"];
+    cargo(&[&build[..], bin, profile].concat())?;
+    eprintln!("[3/3] {name}");
+    let built = root().join("target").join(if profile.is_empty() { "debug" } else { "release" });
+    let status = Command::new(built.join(name)).arg("--plugins").arg(folder).args(rest).status();
+    if !status.with_context(|| format!("failed to start the {name}"))?.success() {
+        bail!("the {name} did not end well: what it printed says why");
+    }
+    Ok(())
+}
+
+fn test(rest: &[&str]) -> anyhow::Result<()> {
+    // Before cargo takes its lock: the tests need them, and the first time takes a minute.
+    plugins::build_samples(&root())?;
+    plugins::build_guests(&root())?;
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
+    // The program that the tests start and kill.
+    cargo(&["build", "--package", "salesman-host", "--bin", "salesman-host"])?;
+    cargo(&[&["test", "--workspace"], rest].concat())
+}
+
+fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
+    eprintln!("      cargo {}", arguments.join(" "));
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into())).current_dir(root()).args(arguments).status();
+    if !status.context("failed to run cargo")?.success() {
+        bail!("`cargo {}` failed", arguments.join(" "));
+    }
+    Ok(())
+}

@@ -1,1 +1,116 @@
-//! x
+//! Brings phone numbers to one form: `8 (495) 123-45-67` becomes `+74951234567`.
+//!
+//! The record is read back, and written only when a number changes; all other fields stay as they are. Numbers that are
+//! not Russian ones stay as they were typed.
+
+use salesman_plugin_sdk::{Changes, Event, EventData, Host, Plugin, RecordKind, Reply, Result};
+use serde_json::{Map, Value};
+
+const CLIENT_FIELDS: [&str; 2] = ["phone", "fax"];
+const PERSON_FIELDS: [&str; 3] = ["tel", "mob", "fax"];
+
+struct PhoneFormat;
+
+impl Plugin for PhoneFormat {
+    fn handle(&self, event: Event, host: &Host) -> Result<Reply> {
+        match event.data()? {
+            EventData::ClientAdd(client) => format(host, RecordKind::Client, client.clid),
+            EventData::ClientEdit(client) if touches(&client.newparam, &CLIENT_FIELDS) => {
+                format(host, RecordKind::Client, client.clid)
+            }
+            EventData::PersonAdd(person) => format(host, RecordKind::Person, person.pid),
+            EventData::PersonEdit(person) if touches(&person.newparam, &PERSON_FIELDS) => {
+                format(host, RecordKind::Person, person.pid)
+            }
+            _ => Reply::skip_because("no phone number changed"),
+        }
+    }
+}
+
+fn touches(changes: &Changes, fields: &[&str]) -> bool {
+    changes.names().any(|name| fields.contains(&name))
+}
+
+fn format(host: &Host, kind: RecordKind, id: u64) -> Result<Reply> {
+    let (record, fields) = match kind {
+        RecordKind::Person => (host.crm().person(id)?.unwrap_or_default(), &PERSON_FIELDS[..]),
+        _ => (host.crm().client(id)?, &CLIENT_FIELDS[..]),
+    };
+    let mut changes = Map::new();
+    for field in fields {
+        let Some(stored) = record.get(*field).and_then(Value::as_str) else { continue };
+        let formatted = normal(stored);
+        if formatted != stored {
+            changes.insert((*field).to_owned(), formatted.into());
+        }
+    }
+    if changes.is_empty() {
+        return Reply::skip_because("the numbers have their form already");
+    }
+    let changed = host.crm().update(kind, id, &changes)?;
+    host.info(format!("{} {id}: {} formatted", kind.as_str(), changed.join(", ")));
+    Reply::done()
+}
+
+/// A list of numbers, each in its normal form.
+fn normal(list: &str) -> String {
+    list.split([',', ';']).map(|number| one(number.trim())).filter(|number| !number.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+fn one(typed: &str) -> String {
+    let digits: String = typed.chars().filter(char::is_ascii_digit).collect();
+    let other = typed.chars().any(|character| !(character.is_ascii_digit() || "+-() .\u{a0}".contains(character)));
+    match (digits.len(), digits.strip_prefix(['7', '8'])) {
+        _ if other => typed.to_owned(),
+        (11, Some(rest)) => format!("+7{rest}"),
+        (10, _) if !typed.starts_with('+') => format!("+7{digits}"),
+        _ => typed.to_owned(),
+    }
+}
+
+salesman_plugin_sdk::export!(PhoneFormat);
+
+#[cfg(test)]
+mod tests {
+    use salesman_plugin_sdk::testing::{FakeHost, event};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_not_understood_stays_as_it_was_typed() {
+        let cases = [
+            ("8 (495) 123-45-67", "+74951234567"),
+            ("+7(495)123-45-67, 84951234568", "+74951234567, +74951234568"),
+            ("9161234567", "+79161234567"),
+            ("+74951234567", "+74951234567"),
+            ("+375 29 123-45-67", "+375 29 123-45-67"),
+            ("123-45-67", "123-45-67"),
+            ("8 495 123-45-67 доб. 12", "8 495 123-45-67 доб. 12"),
+            ("", ""),
+        ];
+        for (typed, expected) in cases {
+            assert_eq!(normal(typed), expected, "{typed}");
+            assert_eq!(normal(expected), expected, "the form itself must not change again: {expected}");
+        }
+    }
+
+    #[test]
+    fn a_person_is_written_once_and_only_in_the_changed_field() {
+        let record = json!({ "pid": 3, "person": "Пётр", "tel": null, "mob": "8 916 000-00-00" });
+        let fake = FakeHost::new().answer("person.info", json!({ "data": record })).record(RecordKind::Person, 3, record);
+        assert_eq!(PhoneFormat.handle(event("person.add", &[("pid", "3")]), &fake.host()), Reply::done());
+        assert_eq!(
+            fake.calls().last(),
+            Some(&("person.update".to_owned(), json!({ "id": 3, "changes": { "mob": "+79160000000" } })))
+        );
+    }
+
+    #[test]
+    fn its_own_write_does_not_make_it_write_again() {
+        let fake = FakeHost::new().answer("client.info", json!({ "data": { "clid": 1, "phone": "+74951110000" } }));
+        let reply = PhoneFormat.handle(event("client.add", &[("clid", "1")]), &fake.host());
+        assert!(matches!(reply, Ok(Reply::Skip { .. })), "{reply:?}");
+        assert_eq!(fake.calls().len(), 1);
+    }
+}
