@@ -126,23 +126,37 @@ async fn read(caller: &mut (impl Caller + Send), kind: Kind, id: u64) -> Result<
 async fn read_person(caller: &mut (impl Caller + Send), id: u64) -> Result<Read, Error> {
     let answer = caller.call("person", "info", object(json!({ "pid": id }))).await?;
     let mut record = record_of(&answer, "pid", id, Kind::Person)?;
-    // `person.info` names the employee by login, `person.update` wants the number.
-    let iduser = match record.get("iduser") {
-        Some(Value::String(login)) if login.parse::<u64>().is_err() && !login.is_empty() => {
-            let answer = caller.call("user", "user", object(json!({ "user": login }))).await?;
-            answer.get("data").and_then(|data| data.get("iduser")).and_then(number)
+    // `person.info` names the employee by login and leaves the source empty; the list of the client's contacts holds
+    // the employee's number and the source's title.
+    let clid = record.get("clid").and_then(number).unwrap_or(0);
+    let mut iduser = record.get("iduser").and_then(number).filter(|iduser| *iduser > 0);
+    if clid > 0 {
+        let list = caller.call("person", "list", object(json!({ "filter": { "clid": clid } }))).await?;
+        let rows = list.get("data").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        if let Some(row) = rows.iter().find(|row| row.get("pid").and_then(number) == Some(id)) {
+            iduser = iduser.or(row.get("iduser").and_then(number));
+            record.extend(row.get("clientpath").map(|source| ("clientpath".to_owned(), source.clone())));
         }
-        Some(value) => number(value),
-        None => None,
-    };
-    let iduser = iduser.ok_or_else(|| {
+    }
+    if iduser.is_none()
+        && let Some(login) = record.get("iduser").and_then(Value::as_str).filter(|login| !login.is_empty())
+    {
+        let answer = caller.call("user", "user", object(json!({ "user": login }))).await?;
+        iduser = answer.get("data").and_then(|data| data.get("iduser")).and_then(number);
+    }
+    let iduser = iduser.filter(|iduser| *iduser > 0).ok_or_else(|| {
         Error::BadAnswer("the person's responsible employee can't be found out: an update would erase it".into())
     })?;
     record.insert("iduser".to_owned(), iduser.into());
     const READ_ONLY: [&str; 6] = ["pid", "date_create", "date_edit", "client", "socials", "user"];
     let mut kept = Map::new();
     for (field, value) in record.iter().filter(|(field, _)| !READ_ONLY.contains(&field.as_str())) {
-        let unset = matches!(field.as_str(), "clid") && number(value).unwrap_or(0) == 0;
+        let unset = match field.as_str() {
+            "clid" => number(value).unwrap_or(0) == 0,
+            // An empty source is one that could not be read: the CRM keeps its own default.
+            "clientpath" => value.as_str().unwrap_or_default().is_empty(),
+            _ => false,
+        };
         if !unset {
             kept.insert(field.clone(), if value.is_null() { "".into() } else { value.clone() });
         }
@@ -268,7 +282,7 @@ mod tests {
         let mut script = Script {
             answers: vec![
                 ("person.info", person),
-                ("user.user", json!({"data":{"iduser":1}})),
+                ("person.list", json!({"data":[{"pid":9,"iduser":4},{"pid":10,"iduser":1,"clientpath":"Сайт"}],"count":2})),
                 ("person.update", json!({"result":"Данные контакта обновлены","data":10,"error":""})),
             ],
             calls: Vec::new(),
@@ -280,7 +294,7 @@ mod tests {
             Some(&(
                 "person.update".to_owned(),
                 json!({"pid":10,"mob":"+79161234599","clid":12,"ptitle":"Директор","person":"Полный Контакт","tel":"84951234599",
-                    "fax":"","mail":"full@x.test","rol":"","iduser":1,"loyalty":"","input7":"","clientpath":""})
+                    "fax":"","mail":"full@x.test","rol":"","iduser":1,"loyalty":"","input7":"","clientpath":"Сайт"})
             ))
         );
     }

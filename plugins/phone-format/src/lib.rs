@@ -3,7 +3,7 @@
 //! The record is read back, and written only when a number changes; all other fields stay as they are. Numbers that are
 //! not Russian ones stay as they were typed.
 
-use salesman_plugin_sdk::{Changes, Event, EventData, Host, Plugin, RecordKind, Reply, Result};
+use salesman_plugin_sdk::{Changes, CrmError, Event, EventData, Host, Plugin, RecordKind, Reply, Result};
 use serde_json::{Map, Value};
 
 const CLIENT_FIELDS: [&str; 2] = ["phone", "fax"];
@@ -32,9 +32,15 @@ fn touches(changes: &Changes, fields: &[&str]) -> bool {
 }
 
 fn format(host: &Host, kind: RecordKind, id: u64) -> Result<Reply> {
-    let (record, fields) = match kind {
-        RecordKind::Person => (host.crm().person(id)?.unwrap_or_default(), &PERSON_FIELDS[..]),
-        _ => (host.crm().client(id)?, &CLIENT_FIELDS[..]),
+    let (read, fields) = match kind {
+        RecordKind::Person => (host.crm().person(id), &PERSON_FIELDS[..]),
+        _ => (host.crm().client(id).map(Some), &CLIENT_FIELDS[..]),
+    };
+    let record = match read {
+        Ok(Some(record)) => record,
+        // Deleted since, or out of the API user's sight: nothing to format.
+        Ok(None) | Err(CrmError::Refused { .. }) => return Reply::skip_because(format!("the CRM shows no {} {id}", kind.as_str())),
+        Err(error) => return Err(error.into()),
     };
     let mut changes = Map::new();
     for field in fields {
@@ -104,6 +110,15 @@ mod tests {
             fake.calls().last(),
             Some(&("person.update".to_owned(), json!({ "id": 3, "changes": { "mob": "+79160000000" } })))
         );
+    }
+
+    #[test]
+    fn a_record_that_is_gone_is_no_failure() {
+        let gone = CrmError::Refused { code: Some("403".into()), text: "Клиент не найден".into() };
+        let fake = FakeHost::new().fail("client.info", gone).answer("person.info", json!({ "data": { "pid": null } }));
+        for event in [event("client.add", &[("clid", "9")]), event("person.add", &[("pid", "9")])] {
+            assert!(matches!(PhoneFormat.handle(event, &fake.host()), Ok(Reply::Skip { .. })));
+        }
     }
 
     #[test]

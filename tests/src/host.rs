@@ -1,0 +1,300 @@
+//! A real host in a process of its own: port 0, a folder of its own, started, stopped and killed at will.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::stand_in::StandIn;
+use crate::wait_until;
+
+/// The token of the account `main`.
+pub const TOKEN: &str = "test-token-0123456789";
+/// How long anything may take before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The host's program.
+    pub program: PathBuf,
+    /// Its plugin folder; an empty one where there is none.
+    pub plugins: Option<PathBuf>,
+    /// `url` of the CRM with login and key.
+    pub crm: Option<(String, String, String)>,
+    /// More lines of configuration, for sections that are not written here: plugins, retry, telemetry.
+    pub more: String,
+    /// Lines for `[server]`, besides address and folder.
+    pub server: String,
+    /// Lines for `[plugins]`, besides the folder.
+    pub plugins_lines: String,
+    /// Whether plugins are granted what they ask.
+    pub dev: bool,
+}
+
+impl Setup {
+    /// The program that was built beside the running one.
+    ///
+    /// # Errors
+    /// When it is not there: `cargo build -p salesman-host` makes it.
+    pub fn new() -> anyhow::Result<Self> {
+        let mut folder = std::env::current_exe().context("the running program has no path")?;
+        folder.pop();
+        if folder.ends_with("deps") {
+            folder.pop();
+        }
+        let program = folder.join("salesman-host");
+        ensure!(program.exists(), "`{}` is not there: build it with `cargo build -p salesman-host`", program.display());
+        Ok(Self {
+            program,
+            plugins: None,
+            crm: None,
+            more: String::new(),
+            server: String::new(),
+            plugins_lines: String::new(),
+            dev: true,
+        })
+    }
+
+    /// With this CRM.
+    #[must_use]
+    pub fn crm(mut self, crm: &StandIn) -> Self {
+        self.crm = Some((crm.base_url().to_owned(), crm.api_login().to_owned(), crm.api_key().to_owned()));
+        self
+    }
+
+    /// With the plugins of this folder.
+    #[must_use]
+    pub fn plugins(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.plugins = Some(folder.into());
+        self
+    }
+
+    /// With more sections of configuration.
+    #[must_use]
+    pub fn more(mut self, lines: &str) -> Self {
+        self.more.push_str(lines);
+        self.more.push('\n');
+        self
+    }
+
+    /// Starts a host in a fresh folder; returns when it listens.
+    ///
+    /// # Errors
+    /// When it does not start; the error holds what it said.
+    pub async fn start(self) -> anyhow::Result<Host> {
+        let folder = tempfile::tempdir().context("failed to make a folder")?;
+        let plugins = match &self.plugins {
+            Some(plugins) => plugins.clone(),
+            None => folder.path().join("plugins"),
+        };
+        std::fs::create_dir_all(&plugins)?;
+        let mut config = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"data\"\n{}\n[plugins]\ndir = {plugins:?}\n{}\n[crm.main]\ntoken = \"{TOKEN}\"\n",
+            self.server, self.plugins_lines
+        );
+        if let Some((url, login, key)) = &self.crm {
+            writeln!(config, "url = {url:?}\nlogin = {login:?}\napi_key = {key:?}")?;
+        }
+        config.push_str(&self.more);
+        std::fs::write(folder.path().join("host.toml"), config)?;
+        let mut host = Host { setup: self, folder, process: None, base: String::new(), http: http_client()? };
+        host.start().await?;
+        Ok(host)
+    }
+}
+
+/// A client for tests and tools.
+///
+/// # Errors
+/// When the TLS library can't be set up.
+pub fn http_client() -> anyhow::Result<reqwest::Client> {
+    // Fails only when a provider is installed already, which serves as well.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    reqwest::Client::builder().no_proxy().build().context("failed to set up the HTTP client")
+}
+
+/// A host.
+pub struct Host {
+    setup: Setup,
+    folder: TempDir,
+    process: Option<Child>,
+    base: String,
+    http: reqwest::Client,
+}
+
+impl Host {
+    /// Starts it again, on the same folder; returns when it listens.
+    ///
+    /// # Errors
+    /// When it does not start; the error holds what it said.
+    pub async fn start(&mut self) -> anyhow::Result<()> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file())?;
+        let mut command = Command::new(&self.setup.program);
+        command.arg("serve").arg("--config").arg(self.folder.path().join("host.toml"));
+        if self.setup.dev {
+            command.arg("--dev");
+        }
+        let mut process = command.stdout(Stdio::piped()).stderr(log).spawn().context("failed to start the host")?;
+        let stdout = process.stdout.take().context("the host has no standard output")?;
+        let line = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line).map(|_| line)
+        });
+        let line = tokio::time::timeout(Duration::from_secs(60), line).await.context("the host did not listen in time")???;
+        self.process = Some(process);
+        match line.trim().strip_prefix("listening on ") {
+            Some(base) => self.base = base.to_owned(),
+            None => bail!("the host did not start:\n{}", self.log()),
+        }
+        Ok(())
+    }
+
+    /// Its address.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The address that the CRM calls.
+    pub fn hook(&self) -> String {
+        format!("{}/events/{TOKEN}", self.base)
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its process's number.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// Posts a form; returns status and answer.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn post(&self, body: &str) -> anyhow::Result<(u16, Value)> {
+        self.send("POST", "", Some("application/x-www-form-urlencoded"), body.as_bytes().to_vec()).await
+    }
+
+    /// Sends an event in any shape; returns status and answer.
+    ///
+    /// # Errors
+    /// When there is no answer, or it is not JSON.
+    pub async fn send(&self, method: &str, query: &str, content_type: Option<&str>, body: Vec<u8>) -> anyhow::Result<(u16, Value)> {
+        let url = if query.is_empty() { self.hook() } else { format!("{}?{query}", self.hook()) };
+        let mut request = self.http.request(method.parse()?, url);
+        if let Some(content_type) = content_type {
+            request = request.header("content-type", content_type);
+        }
+        if !body.is_empty() {
+            request = request.body(body);
+        }
+        let response = request.send().await?;
+        let status = response.status().as_u16();
+        let text = response.text().await?;
+        Ok((status, serde_json::from_str(&text).with_context(|| format!("the answer is not JSON: {text}"))?))
+    }
+
+    /// Reads from the host's API.
+    ///
+    /// # Errors
+    /// When there is no good answer.
+    pub async fn api(&self, path: &str) -> anyhow::Result<Value> {
+        let response = self.http.get(format!("{}/api/v1/{path}", self.base)).send().await?;
+        ensure!(response.status().is_success(), "`{path}` answered {}", response.status());
+        Ok(serde_json::from_str(&response.text().await?)?)
+    }
+
+    /// Posts a form that must be accepted; returns the event's id.
+    ///
+    /// # Errors
+    /// When it is not accepted.
+    pub async fn accepted(&self, body: &str) -> anyhow::Result<String> {
+        let (status, answer) = self.post(body).await?;
+        ensure!(status == 202, "the event was not accepted: {status} {answer}");
+        answer.get("id").and_then(Value::as_str).map(str::to_owned).context("the answer has no id")
+    }
+
+    /// Waits until all deliveries of an event are over; returns the event's path.
+    ///
+    /// # Errors
+    /// When they are not over in time.
+    pub async fn settled(&self, id: &str) -> anyhow::Result<Value> {
+        wait_until(&format!("the deliveries of {id}"), PATIENCE, async || {
+            let path = self.api(&format!("events/{id}")).await?;
+            let over = |delivery: &Value| {
+                matches!(delivery.get("state").and_then(Value::as_str), Some("done" | "skipped" | "dead"))
+            };
+            let deliveries = path.get("deliveries").and_then(Value::as_array).cloned().unwrap_or_default();
+            let routed = path.get("routed").and_then(Value::as_bool).unwrap_or_default();
+            Ok((routed && deliveries.iter().all(over)).then_some(path))
+        })
+        .await
+    }
+
+    /// Waits until nothing waits or runs any more.
+    ///
+    /// # Errors
+    /// When something still does after `limit`.
+    pub async fn idle(&self, limit: Duration) -> anyhow::Result<()> {
+        wait_until("an empty backlog", limit, async || {
+            let backlog = self.api("backlog").await?;
+            let count = |key: &str| backlog.get(key).and_then(Value::as_u64).unwrap_or(1);
+            Ok((count("unrouted") == 0 && count("open") == 0).then_some(()))
+        })
+        .await
+    }
+
+    /// Ends it at once, as a power cut would.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        let mut process = self.process.take().context("the host is not running")?;
+        process.kill()?;
+        process.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to stop; returns its exit code.
+    ///
+    /// # Errors
+    /// When it is not running, or does not end in time.
+    pub async fn stop(&mut self) -> anyhow::Result<Option<i32>> {
+        let mut process = self.process.take().context("the host is not running")?;
+        let status = Command::new("kill").arg("-TERM").arg(process.id().to_string()).status()?;
+        ensure!(status.success(), "the signal could not be sent");
+        wait_until("the host's end", PATIENCE, async || Ok(process.try_wait()?.map(|status| status.code()))).await
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // It may have ended by itself.
+            drop(process.kill());
+            drop(process.wait());
+        }
+    }
+}
