@@ -137,7 +137,7 @@ async fn story(host: &Host, crm: &StandIn) -> anyhow::Result<()> {
 
     crm.set_hooks(vec![Hook::new(host.hook(), Shape::Form)]);
     let before = crm.tasks().len();
-    act("Anna moves the deal 2 to the stage 40% (direct event, form)", crm.ui_move_deal(2, "40", 2)).await?;
+    act("Oleg moves the deal 2 to the stage 40% (direct event, form)", crm.ui_move_deal(2, "40", 4)).await?;
     let task = wait_until("a task for the deal", PATIENCE, async || Ok(crm.tasks().get(before).cloned())).await?;
     println!("  → a task in the CRM: «{}», for employee {}", task.text("title"), task.int("iduser"));
     ensure!(task.int("did") == 2 && task.int("iduser") == 4, "the task belongs to the deal and to its responsible employee");

@@ -52,7 +52,8 @@ fn program(name: &str, bin: &[&str], profile: &[&str], rest: &[&str]) -> anyhow:
     eprintln!("[1/3] the sample plugins");
     let folder = plugins::build_samples(&root())?;
     eprintln!("[2/3] the host (the first time takes some minutes: the WebAssembly engine is compiled)");
-    let build = ["build", "--package", "salesman-host", "--package", "integration-tests", "--bin", "salesman-host"];
+    // The whole workspace, so that its features are those of the tests and nothing is compiled twice.
+    let build = ["build", "--workspace", "--bin", "salesman-host"];
     cargo(&[&build[..], bin, profile].concat())?;
     eprintln!("[3/3] {name}");
     let built = root().join("target").join(if profile.is_empty() { "debug" } else { "release" });
@@ -70,7 +71,7 @@ fn test(rest: &[&str]) -> anyhow::Result<()> {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
     // The program that the tests start and kill.
-    cargo(&["build", "--package", "salesman-host", "--bin", "salesman-host"])?;
+    cargo(&["build", "--workspace", "--bin", "salesman-host"])?;
     cargo(&[&["test", "--workspace"], rest].concat())
 }
 
