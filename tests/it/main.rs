@@ -1,1 +1,24 @@
-//! x
+//! The integration tests: evidence by failure mode, against a real host in a process of its own.
+
+mod answers;
+mod delivery;
+mod durability;
+mod intake;
+mod isolation;
+mod start;
+mod tidy;
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// The folder with the hostile plugin; built once.
+fn guests() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| xtask::plugins::build_guests(&xtask::root()).unwrap()).clone()
+}
+
+/// The folder with the sample plugins; built once.
+fn samples() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| xtask::plugins::build_samples(&xtask::root()).unwrap()).clone()
+}

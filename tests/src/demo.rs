@@ -133,6 +133,8 @@ async fn replay(host: &Host, crm: &StandIn) -> anyhow::Result<()> {
 /// People work in the CRM; what they see afterwards is checked.
 async fn story(host: &Host, crm: &StandIn) -> anyhow::Result<()> {
     crm.forget();
+    let newest = host.api("events?limit=1").await?;
+    let before_story = newest.pointer("/0/id").and_then(Value::as_str).unwrap_or_default().to_owned();
     println!("\nA small story. The CRM is wired to the host, and fires its events while its users wait:");
 
     crm.set_hooks(vec![Hook::new(host.hook(), Shape::Form)]);
@@ -171,7 +173,7 @@ async fn story(host: &Host, crm: &StandIn) -> anyhow::Result<()> {
     println!("  → in the chat: {}", text(&message.body, "text"));
 
     host.idle(PATIENCE).await?;
-    print_paths(host).await
+    print_paths(host, &before_story).await
 }
 
 /// Does something in the CRM, and shows how long its user waited.
@@ -182,14 +184,16 @@ async fn act<T>(what: &str, action: impl Future<Output = anyhow::Result<T>>) -> 
     Ok(result)
 }
 
-/// The story's events, oldest first, with everything that became of each.
-async fn print_paths(host: &Host) -> anyhow::Result<()> {
+/// The events after `before`, oldest first, with everything that became of each.
+async fn print_paths(host: &Host, before: &str) -> anyhow::Result<()> {
     println!("\nEach event's path:\n");
     println!("  {:<18} {:<6} {:<10} {:<6} {:<13} {:<8} {:>9} {:>9}  calls and reasons", "event", "via", "record", "actor", "plugin", "outcome", "time", "cpu");
     let list = host.api("events?limit=40").await?;
+    // Ids sort by arrival.
     let mut ids: Vec<String> = list.as_array().into_iter().flatten().map(|event| text(event, "id")).collect();
+    ids.retain(|id| id.as_str() > before);
     ids.reverse();
-    for id in ids.split_off(ids.len().saturating_sub(12)) {
+    for id in ids {
         let path = host.settled(&id).await?;
         let event = path.get("event").cloned().unwrap_or_default();
         let head = format!(

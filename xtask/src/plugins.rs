@@ -25,14 +25,17 @@ pub fn build_samples(root: &Path) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Builds the hostile plugins of the tests; returns the folder with their `.wasm` files.
+/// Builds the hostile plugin of the tests; returns a folder that holds its `.wasm` file and nothing else.
 ///
 /// # Errors
 /// As [`build_samples`].
 pub fn build_guests(root: &Path) -> anyhow::Result<PathBuf> {
-    let arguments =
-        ["build", "--profile", "plugin", "--target", "wasm32-wasip1", "--package", "guests", "--examples"];
-    Ok(cargo(root, &arguments)?.join("examples"))
+    let arguments = ["build", "--profile", "plugin", "--target", "wasm32-wasip1", "--package", "guests"];
+    let built = cargo(root, &arguments)?;
+    let folder = root.join("target/guests");
+    std::fs::create_dir_all(&folder).with_context(|| format!("failed to make `{}`", folder.display()))?;
+    copy(&built.join("guests.wasm"), &folder.join("guests.wasm"))?;
+    Ok(folder)
 }
 
 /// Runs cargo for the target; returns the folder with what it built.

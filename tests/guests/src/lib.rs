@@ -1,1 +1,103 @@
-//! x
+//! A hostile plugin. The event's field `sin` names what it does; every event gets a fresh instance, so that one file
+//! serves for all sins.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use salesman_plugin_sdk::{Event, Host, Plugin, Reply, Request, Result};
+use serde_json::json;
+
+struct Sinner;
+
+impl Plugin for Sinner {
+    fn handle(&self, event: Event, host: &Host) -> Result<Reply> {
+        let sin = event.field("sin").unwrap_or_default().to_owned();
+        match sin.as_str() {
+            "none" => {}
+            "loop" => spin(),
+            "loop-in-calls" => loop {
+                host.debug("again");
+            },
+            "many-calls" => loop {
+                host.state().get::<String>("x")?;
+            },
+            "memory" => hoard(),
+            "stack" => {
+                host.info(deep(1).to_string());
+            }
+            "sleep" => std::thread::sleep(Duration::from_secs(60)),
+            "panic" => stop("the price list is empty"),
+            "exit" => std::process::exit(7),
+            "long-reply" => return Reply::reject("x".repeat(1 << 20)),
+            "long-log" => (0..10_000).for_each(|_| host.info("y".repeat(1_000))),
+            "retry" if event.attempt < 3 => return Reply::retry_after(Duration::from_millis(1), "not yet"),
+            "retry" => {}
+            "reject" => return Reply::reject("never"),
+            "count" => {
+                let seen: u64 = host.state().get("count")?.unwrap_or(0);
+                host.state().set("count", &(seen + 1))?;
+                host.info((seen + 1).to_string());
+            }
+            "state-then-panic" => {
+                host.state().set("count", &1_000_000)?;
+                stop("after a write");
+            }
+            "order" => {
+                let mut seen: Vec<String> = host.state().get("order")?.unwrap_or_default();
+                seen.push(event.field("n").unwrap_or_default().to_owned());
+                host.state().set("order", &seen)?;
+                host.info(seen.join(","));
+            }
+            "add-task" => {
+                host.crm().call("task", "add", &json!({ "title": "z", "datum": "2026-11-23" }))?;
+            }
+            "not-asked" => {
+                let refused = host.crm().call("client", "delete", &json!({ "clid": 1 }));
+                host.info(format!("{refused:?}"));
+            }
+            "private" => {
+                for url in ["http://127.0.0.1:9/", "http://localhost:9/", "https://example.com/"] {
+                    host.info(format!("{:?}", host.http().send(&Request::new("GET", url))));
+                }
+            }
+            "outside" => host.info(outside()),
+            other => return Reply::skip_because(format!("no such sin: {other}")),
+        }
+        Reply::done()
+    }
+}
+
+fn spin() {
+    let mut number = 0_u64;
+    while std::hint::black_box(number) < u64::MAX {
+        number = number.wrapping_add(1);
+    }
+}
+
+fn hoard() {
+    let mut hoard = Vec::new();
+    loop {
+        hoard.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+    }
+}
+
+fn deep(level: u64) -> u64 {
+    if std::hint::black_box(level) == 0 { 0 } else { deep(level + 1) + std::hint::black_box(level) }
+}
+
+#[expect(clippy::panic, reason = "it is the sin")]
+fn stop(words: &str) {
+    panic!("{words}");
+}
+
+/// Everything that a program outside a sandbox could see.
+fn outside() -> String {
+    let files = std::fs::read_dir("/").map(|entries| entries.count()).map_err(|error| error.kind());
+    let written = std::fs::write("/tmp/sin", "x").map_err(|error| error.kind());
+    let variables = std::env::vars().count();
+    let arguments = std::env::args().count();
+    let socket = std::net::TcpStream::connect("127.0.0.1:80").map(drop).map_err(|error| error.kind());
+    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).is_ok() && Instant::now().elapsed().as_secs() == 0;
+    format!("files {files:?} written {written:?} variables {variables} arguments {arguments} socket {socket:?} clock {clock}")
+}
+
+salesman_plugin_sdk::export!(Sinner);
