@@ -43,7 +43,7 @@ impl App {
         let one = |error: &dyn std::fmt::Display| Problems(vec![error.to_string()]);
         let clock = Clock::Wall;
         let journal = Journal::open(&config.journal, clock.clone()).map_err(|error| one(&error))?;
-        let sandbox = Arc::new(Sandbox::new(&config.sandbox).map_err(|error| one(&format!("the sandbox can't be set up: {error:#}")))?);
+        let sandbox = Arc::new(Sandbox::new(&config.sandbox).map_err(|error| one(&error))?);
         if config.registry.dev {
             telemetry::dev_grants();
         }

@@ -46,7 +46,7 @@ pub struct Problems(pub Vec<String>);
 
 impl std::fmt::Display for Problems {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(formatter, "the configuration has {} problem(s):", self.0.len())?;
+        writeln!(formatter, "the host can't start, {} problem(s):", self.0.len())?;
         for problem in &self.0 {
             writeln!(formatter, "  - {problem}")?;
         }
@@ -126,6 +126,29 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_opens_two_doors_or_none_is_refused() {
+        let account = |name: &str, token: &str| format!("[crm.{name}]\ntoken = {token}\n");
+        let same = "\"0123456789abcdef\"";
+        let twice = check(&(account("a", same) + &account("b", same)), &[]).unwrap_err().to_string();
+        assert!(twice.contains("another account's token"), "{twice}");
+        let none = check(&account("a", "[]"), &[]).unwrap_err().to_string();
+        assert!(none.contains("is missing"), "{none}");
+        assert!(check(&account("a", "1234567890123456"), &[]).is_ok());
+    }
+
+    #[test]
+    fn a_plugins_settings_take_secrets_from_elsewhere_and_grants_must_be_origins() {
+        let config = check("[plugins.notify.settings]\nurl = { file = \"host.toml\" }\nlist = [{ env = \"PATH\" }]", &[]).unwrap();
+        let settings = config.registry.plugins.values().next().unwrap().settings.clone();
+        assert!(settings["url"].as_str().unwrap().starts_with("[plugins.notify"), "{settings:?}");
+        assert!(settings["list"][0].is_string(), "{settings:?}");
+        for wrong in ["api.telegram.org", "https://a.example/path", "https://a.example:443", "ftp://a.example"] {
+            let problems = check(&format!("[plugins.notify.grants]\nhttp = [\"{wrong}\"]"), &[]).unwrap_err();
+            assert!(problems.to_string().contains("no origin"), "{wrong}: {problems}");
+        }
+    }
+
+    #[test]
     fn the_environment_overrides_the_file() {
         let config = check(
             "[server]\nlisten = \"127.0.0.1:1\"",
@@ -140,7 +163,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("host.toml");
         let key = "planted-secret-0123";
-        std::fs::write(&path, format!("[crm.main]\nurl=\"https://a.example\"\nlogin=\"x\"\napi_key=\"{key}\"\ntoken=[\"{key}\"]\n[plugins.notify.settings]\ntoken=\"{key}\"")).unwrap();
+        std::fs::write(&path, format!("[crm.main]\nurl=\"https://a.example\"\nlogin=\"x\"\napi_key=\"{key}\"\ntoken=[\"{key}\"]\n[plugins.notify.settings]\ntoken=\"{key}\"\nchats=[{{token=\"{key}\"}}]")).unwrap();
         let source = Source { file: Some(path), ..Source::default() };
         let shown = source.show().unwrap();
         assert!(!shown.contains(key), "{shown}");

@@ -173,6 +173,11 @@ impl Dispatcher {
     }
 
     async fn drain(&self) -> bool {
+        // Whoever still waits for a place gives its delivery back.
+        self.shared.places.close();
+        for line in self.lines.values() {
+            line.places.close();
+        }
         let empty = async {
             while self.lines.values().any(|line| line.claimed.load(Ordering::SeqCst) > 0) {
                 self.shared.settled.notified().await;
@@ -184,15 +189,24 @@ impl Dispatcher {
 
 /// One attempt: a place, the plugin, the decision, the record.
 async fn deliver(shared: Arc<Shared>, live: Arc<Live>, line: Line, claimed: Claimed, counted: Counted) {
-    let invoked = {
-        // Neither semaphore is ever closed.
-        let Ok(_own_place) = line.places.acquire().await else { return };
-        let Ok(_place) = shared.places.acquire().await else { return };
-        let started_at = shared.tools.clock.now();
-        let (outcome, effects) = invoke(&shared, &live, &claimed).await;
-        (started_at, outcome, effects)
+    let places = async {
+        let own = line.places.acquire().await?;
+        Ok::<_, tokio::sync::AcquireError>((own, shared.places.acquire().await?))
     };
-    let (started_at, outcome, effects) = invoked;
+    let (started_at, outcome, effects) = match places.await {
+        Ok(_places) => {
+            let started_at = shared.tools.clock.now();
+            let (outcome, effects) = invoke(&shared, &live, &claimed).await;
+            (started_at, outcome, effects)
+        }
+        // The host stops: what has not begun does not begin any more.
+        Err(_) => {
+            if let Err(error) = shared.tools.journal.release(claimed.delivery).await {
+                telemetry::store_refused("release", &error);
+            }
+            return;
+        }
+    };
     let ended_at = shared.tools.clock.now();
     let next = retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), ended_at);
     telemetry::delivered(&claimed, &outcome, next, &effects);

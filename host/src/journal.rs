@@ -167,6 +167,7 @@ enum Change {
     Append(Box<Event>, oneshot::Sender<Result<(), Error>>),
     Take { subscriptions: Arc<Subscriptions>, budgets: Vec<(PluginName, usize)>, reply: oneshot::Sender<Result<Taken, Error>> },
     Settle(Box<Settlement>, oneshot::Sender<Result<Settled, Error>>),
+    Release(DeliveryId, oneshot::Sender<Result<(), Error>>),
 }
 
 /// The journal's writer.
@@ -240,6 +241,14 @@ impl Handle {
     /// [`Error::Store`], [`Error::Closed`]: the delivery still counts as running.
     pub async fn settle(&self, settlement: Settlement) -> Result<Settled, Error> {
         self.ask(|reply| Change::Settle(Box::new(settlement), reply)).await
+    }
+
+    /// Gives back a delivery that was claimed and never began: it is ready again, as if it had not been claimed.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Closed`]: it counts as interrupted at the next start.
+    pub async fn release(&self, delivery: DeliveryId) -> Result<(), Error> {
+        self.ask(|reply| Change::Release(delivery, reply)).await
     }
 
     /// Returns when there may be something new to take.

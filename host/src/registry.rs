@@ -154,7 +154,9 @@ impl Registry {
             match load_file(&path, options, sandbox) {
                 Ok(live) => {
                     let name = live.compiled.manifest.name.clone();
-                    if plugins.contains_key(&name) {
+                    if options.plugins.get(&name).is_some_and(|plugin| plugin.disabled) {
+                        telemetry::plugin_disabled(&name);
+                    } else if plugins.contains_key(&name) {
                         problems.push(Error::Twice { path, name });
                     } else {
                         telemetry::plugin_loaded(&live.compiled.manifest, &live.grants.missing(), options.dev);
@@ -164,7 +166,6 @@ impl Registry {
                 Err(error) => problems.push(error),
             }
         }
-        plugins.retain(|name, _| !options.plugins.get(name).is_some_and(|plugin| plugin.disabled));
         let subscriptions = plugins.iter().map(|(name, live)| Subscription {
             plugin: name.clone(),
             events: live.compiled.manifest.events.clone(),

@@ -66,8 +66,12 @@ impl Sandbox {
     /// An engine with its pool of instances.
     ///
     /// # Errors
-    /// When the machine refuses the address space, or the engine's settings do not fit it.
-    pub fn new(options: &Options) -> Result<Self, wasmtime::Error> {
+    /// When the machine refuses the address space, or the engine's settings do not fit it; the text says why.
+    pub fn new(options: &Options) -> Result<Self, String> {
+        Self::set_up(options).map_err(|error| format!("the sandbox can't be set up: {error:#}"))
+    }
+
+    fn set_up(options: &Options) -> Result<Self, wasmtime::Error> {
         let engine = Engine::new(options.instances)?;
         let mut linker = Linker::new(engine.wasmtime());
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;

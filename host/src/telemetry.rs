@@ -12,7 +12,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::journal::Claimed;
 use crate::outcome::{Effects, Next, Outcome};
-use crate::plugin::Manifest;
+use crate::plugin::{Manifest, PluginName};
 
 /// What the room needs to be told.
 #[derive(Debug, Clone)]
@@ -58,6 +58,10 @@ pub(crate) fn plugin_loaded(manifest: &Manifest, missing: &[String], dev: bool) 
         let missing = missing.join(", ");
         warn!(plugin, version, missing, "Plugin loaded; it asks for more than it is granted.");
     }
+}
+
+pub(crate) fn plugin_disabled(plugin: &PluginName) {
+    info!(plugin = plugin.as_str(), "Plugin disabled by the configuration.");
 }
 
 pub(crate) fn plugin_not_loaded(reason: &dyn Display, code: Option<&str>) {

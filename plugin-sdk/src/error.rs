@@ -9,9 +9,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a handler could not do its work. `?` turns every error of this crate into it.
 ///
-/// When a handler returns it, the delivery is **retried** where time may help (transport faults, answers that are not
-/// the API's, [`Error::other`]), and **rejected** where it can't (a refusal by the CRM, a missing grant, data of the
-/// wrong form). A handler that knows better matches on the error and returns the [`Reply`] it wants.
+/// When a handler returns it, the delivery is **retried** where time or the administrator may help (transport faults,
+/// answers that are not the API's, a wrong key, a missing grant, [`Error::other`]), and **rejected** where they can't (a
+/// refusal by the CRM, data of the wrong form). A handler that knows better matches on the error and returns the [`Reply`] it wants.
 ///
 /// # Example
 /// ```
@@ -68,9 +68,12 @@ impl Error {
     /// ```
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Crm(error) => matches!(error, CrmError::Transport(_) | CrmError::BadAnswer(_)),
-            Self::Http(error) => matches!(error, HttpError::Transport(_)),
-            Self::State(_) | Self::Data(_) => false,
+            Self::Crm(CrmError::Transport(_) | CrmError::BadAnswer(_) | CrmError::NotGranted(_)) => true,
+            // 401: the host's key or login is wrong, which has nothing to do with this event.
+            Self::Crm(error) => error.code() == Some("401"),
+            Self::Http(error) => matches!(error, HttpError::Transport(_) | HttpError::NotGranted(_)),
+            Self::State(error) => matches!(error, StateError::NotGranted(_)),
+            Self::Data(_) => false,
             Self::Other(_) => true,
         }
     }

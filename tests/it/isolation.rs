@@ -70,15 +70,22 @@ async fn nothing_outside_can_be_seen_or_reached() {
     assert!(seen.contains("files Err") && seen.contains("written Err") && seen.contains("socket Err"), "{seen}");
     assert!(seen.contains("variables 0") && seen.contains("arguments 0") && seen.contains("clock true"), "{seen}");
 
-    let private = attempt(&host, "private").await;
+    let mut granted = Setup::new().unwrap().plugins(crate::guests());
+    granted.dev = false;
+    let granted = granted
+        .more("[plugins.sinner.grants]\nhttp = [\"http://127.0.0.1:9\", \"http://localhost:9\"]")
+        .start()
+        .await
+        .unwrap();
+    let private = attempt(&granted, "private").await;
     let refusals = lines(&private);
     assert!(refusals[0].contains("NotGranted") && refusals[0].contains("http_private = [\\\"http://127.0.0.1:9\\\"]"), "{refusals:?}");
     assert!(refusals[1].contains("NotGranted") && refusals[1].contains("private address"), "{refusals:?}");
-    assert!(refusals[2].contains("NotGranted") && refusals[2].contains("`plugin.toml`"), "{refusals:?}");
+    assert!(refusals[2].contains("NotGranted") && refusals[2].contains("under `[plugins.sinner.grants]`"), "{refusals:?}");
 
     let not_asked = attempt(&host, "not-asked").await;
     assert!(lines(&not_asked)[0].contains("add `crm = [\\\"client.delete\\\"]` under `[permissions]`"), "{not_asked}");
-    assert_eq!(not_asked["calls"], serde_json::json!([]));
+    assert_eq!((&not_asked["calls"][0]["call"], &not_asked["calls"][0]["good"]), (&"crm client.delete".into(), &false.into()));
 }
 
 #[tokio::test]
@@ -93,4 +100,46 @@ async fn a_looping_plugin_does_not_hold_up_intake_or_other_records() {
     }
     assert!(began.elapsed() < Duration::from_secs(3), "intake took {:?}", began.elapsed());
     host.idle(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_to_the_outside_stays_within_its_origin_size_and_time() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    let elsewhere = format!("http://localhost:{}", listener.local_addr().unwrap().port());
+    let router = axum::Router::new()
+        .route("/echo", axum::routing::any(|method: axum::http::Method, body: String| async move { format!("{method} {body}") }))
+        .route("/here", axum::routing::any(|| async { (axum::http::StatusCode::TEMPORARY_REDIRECT, [("location", "/echo")]) }))
+        .route("/see", axum::routing::any(|| async { (axum::http::StatusCode::SEE_OTHER, [("location", "/echo")]) }))
+        .route("/round", axum::routing::any(|| async { (axum::http::StatusCode::FOUND, [("location", "/round")]) }))
+        .route("/away", axum::routing::any(move || async move { (axum::http::StatusCode::FOUND, [("location", elsewhere)]) }))
+        .route("/large", axum::routing::any(|| async { "z".repeat(2 << 20) }))
+        .route("/never", axum::routing::any(|| async { std::future::pending::<&str>().await }));
+    let server = tokio::spawn(axum::serve(listener, router).into_future());
+    let host = Setup::new()
+        .unwrap()
+        .plugins(crate::guests())
+        .more(&format!(
+            "[retry]\nattempts = 1\n[plugins.sinner.limits]\ntime_ms = 20000\n[plugins.sinner.grants]\nhttp_private = [\"{origin}\"]"
+        ))
+        .start()
+        .await
+        .unwrap();
+    let cases = [
+        ("echo", "200 POST sent"),
+        ("here", "200 POST sent"),
+        ("see", "200 GET "),
+        ("round", "Transport(\"there were more than 5 redirects\")"),
+        ("away", "Transport(\"a redirect leads to another origin, `http://localhost:"),
+        ("large", "Transport(\"the answer is larger than 1048576 bytes\")"),
+        ("never", "Transport(\"no answer in time\")"),
+    ];
+    for (path, expected) in cases {
+        let attempt = attempt(&host, &format!("fetch&url={origin}/{path}")).await;
+        let line = lines(&attempt).first().copied().unwrap_or_default().to_owned();
+        assert!(line.starts_with(expected), "{path}: {attempt}");
+        // The path may hold a chat's token: only the origin is kept.
+        assert_eq!(attempt["calls"][0]["call"], format!("http POST {origin}"));
+    }
+    server.abort();
 }

@@ -1,6 +1,7 @@
 //! The integration tests: evidence by failure mode, against a real host in a process of its own.
 
 mod answers;
+mod crm_client;
 mod delivery;
 mod durability;
 mod intake;

@@ -9,7 +9,10 @@ const MANIFEST: &str = "name = \"odd\"\nevents = [\"*\"]";
 
 /// A module of text form with the plugin's sections behind it.
 fn module(text: &str, manifest: Option<&str>, version: Option<&str>) -> Vec<u8> {
-    let mut bytes = wat::parse_str(text).unwrap();
+    with_sections(wat::parse_str(text).unwrap(), manifest, version)
+}
+
+fn with_sections(mut bytes: Vec<u8>, manifest: Option<&str>, version: Option<&str>) -> Vec<u8> {
     for (name, content) in [("salesman:manifest", manifest), ("salesman:api-version", version)] {
         if let Some(content) = content {
             let mut section = vec![u8::try_from(name.len()).unwrap()];
@@ -56,6 +59,28 @@ async fn a_file_that_is_no_plugin_is_named_with_its_reason_and_harms_no_other() 
     assert!(!log.contains("notes.txt"));
     let plugins = host.api("plugins").await.unwrap();
     assert_eq!(plugins.as_array().unwrap().iter().map(|plugin| plugin["name"].as_str().unwrap()).collect::<Vec<_>>(), ["sinner"]);
+}
+
+#[tokio::test]
+async fn a_ready_component_of_any_language_is_taken_as_well_as_a_module() {
+    use wasi_preview1_component_adapter_provider::{WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER};
+    let module = std::fs::read(crate::guests().join("guests.wasm")).unwrap();
+    let component = wit_component::ComponentEncoder::default()
+        .module(&module)
+        .unwrap()
+        .adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)
+        .unwrap()
+        .encode()
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    // The inner module's own manifest is not the component's.
+    std::fs::write(folder.path().join("bare.wasm"), &component).unwrap();
+    std::fs::write(folder.path().join("packed.wasm"), with_sections(component, Some(MANIFEST), Some("1.0"))).unwrap();
+    let host = Setup::new().unwrap().plugins(folder.path()).start().await.unwrap();
+    assert!(host.log().contains("registry.no_manifest"), "{}", host.log());
+    let id = host.accepted("event=test.sin&sin=none").await.unwrap();
+    let path = host.settled(&id).await.unwrap();
+    assert_eq!((&path["deliveries"][0]["plugin"], &path["deliveries"][0]["state"]), (&"odd".into(), &"done".into()));
 }
 
 /// Runs `serve` with a configuration that can't work; returns its exit code and what it said.

@@ -8,6 +8,14 @@ use crate::crm::update::{self, Caller};
 use crate::{crm, telemetry};
 
 impl Attempt {
+    /// A refused call is recorded as well: the operator sees what the plugin wanted.
+    fn crm_granted(&mut self, call: &str, arguments: &str) -> Result<(), Error> {
+        let Err(refusal) = self.reach.grants.crm(call) else { return Ok(()) };
+        let (at, words) = (self.since_start(), refusal.to_string());
+        self.record(at, format!("crm {}", super::shortened(call, 128)), arguments, Err(&words));
+        Err(Error::NotGranted(words))
+    }
+
     async fn crm_call(&mut self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<Value, crm::Error> {
         let at = self.since_start();
         let Some(client) = self.reach.crm.clone() else {
@@ -30,8 +38,8 @@ impl Host for Attempt {
     async fn call(&mut self, request: Request) -> wasmtime::Result<Result<String, Error>> {
         self.count()?;
         let Request { method, action, arguments } = request;
-        if let Err(refusal) = self.reach.grants.crm(&format!("{method}.{action}")) {
-            return Ok(Err(Error::NotGranted(refusal.to_string())));
+        if let Err(refusal) = self.crm_granted(&format!("{method}.{action}"), &arguments) {
+            return Ok(Err(refusal));
         }
         let arguments = match object(&arguments) {
             Ok(arguments) => arguments,
@@ -48,8 +56,8 @@ impl Host for Attempt {
             RecordKind::Deal => update::Kind::Deal,
             RecordKind::Task => update::Kind::Task,
         };
-        if let Err(refusal) = self.reach.grants.crm(&format!("{}.update", kind.as_str())) {
-            return Ok(Err(Error::NotGranted(refusal.to_string())));
+        if let Err(refusal) = self.crm_granted(&format!("{}.update", kind.as_str()), &changes) {
+            return Ok(Err(refusal));
         }
         let changes = match object(&changes) {
             Ok(changes) => changes,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::Attempt;
+use super::{Attempt, LimitHit};
 use crate::contract::state::{Error, Host};
-use crate::outcome::StateWrite;
+use crate::outcome::{FaultKind, StateWrite};
 
 /// Bytes of a key.
 const MOST_KEY: usize = 256;
@@ -39,12 +39,15 @@ impl Attempt {
         Ok(Ok(()))
     }
 
-    fn stored(&self, key: &str) -> Result<Option<(String, u64)>, Error> {
-        self.reach.state.get(key).map_err(|error| {
-            crate::telemetry::host_fault("state", &error);
-            Error::Invalid("the state can't be read now".into())
-        })
+    fn stored(&self, key: &str) -> Result<Option<(String, u64)>, LimitHit> {
+        self.reach.state.get(key).map_err(unreadable)
     }
+}
+
+/// The store's trouble is not the plugin's: the attempt ends as the host's fault, and is made again.
+fn unreadable(error: crate::journal::Error) -> LimitHit {
+    crate::telemetry::host_fault("state", &error);
+    LimitHit { kind: FaultKind::Host, detail: "the plugin's state can't be read now: the host's log says why".into() }
 }
 
 impl Host for Attempt {
@@ -57,10 +60,7 @@ impl Host for Attempt {
         {
             return Ok(Ok(pending.value.clone()));
         }
-        let stored = match self.stored(&key) {
-            Ok(stored) => stored,
-            Err(error) => return Ok(Err(error)),
-        };
+        let stored = self.stored(&key)?;
         if !self.effects.state.seen.iter().any(|(seen, _)| *seen == key) {
             self.effects.state.seen.push((key.clone(), stored.as_ref().map(|(_, version)| *version)));
         }
@@ -96,10 +96,7 @@ impl Host for Attempt {
         }
         let current = match self.overlay.get(&key) {
             Some(pending) => pending.value.clone(),
-            None => match self.stored(&key) {
-                Ok(stored) => stored.map(|(value, _)| value),
-                Err(error) => return Ok(Err(error)),
-            },
+            None => self.stored(&key)?.map(|(value, _)| value),
         };
         let sum = match current.as_deref().map_or(Ok(0), str::parse::<i64>).map(|current| current.checked_add(amount)) {
             Ok(Some(sum)) => sum,
@@ -121,13 +118,7 @@ impl Host for Attempt {
         }
         let after = after.unwrap_or_default();
         // Enough stored keys that, with every one of the plugin's deletes gone, a full answer is left.
-        let stored = match self.reach.state.keys(&prefix, &after, MOST_KEYS + self.overlay.len()) {
-            Ok(stored) => stored,
-            Err(error) => {
-                crate::telemetry::host_fault("state", &error);
-                return Ok(Err(Error::Invalid("the state can't be read now".into())));
-            }
-        };
+        let stored = self.reach.state.keys(&prefix, &after, MOST_KEYS + self.overlay.len()).map_err(unreadable)?;
         let mut keys: std::collections::BTreeSet<String> = stored.into_iter().collect();
         for (key, pending) in self.overlay.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > after) {
             if pending.value.is_some() { keys.insert(key.clone()) } else { keys.remove(key) };

@@ -142,6 +142,8 @@ impl<'a> Section<'a> {
     fn secret_of(&mut self, key: &str, value: &Value, base: &Path) -> Option<Secret> {
         let text = match value {
             Value::String(text) => Ok(text.clone()),
+            // A key of digits, as the environment gives it.
+            Value::Integer(number) => Ok(number.to_string()),
             Value::Table(table) if table.len() == 1 => match (table.get("env"), table.get("file")) {
                 (Some(Value::String(name)), None) => {
                     std::env::var(name).map_err(|_| format!("needs the environment variable `{name}`, which is not set"))
@@ -238,7 +240,7 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
 type Accounts = (BTreeMap<String, crm::Options>, BTreeMap<String, Vec<String>>);
 
 fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Accounts {
-    let (mut clients, mut tokens) = (BTreeMap::new(), BTreeMap::new());
+    let (mut clients, mut tokens): Accounts = (BTreeMap::new(), BTreeMap::new());
     let root = Section::new("crm", value, problems).table;
     for (name, value) in root {
         let mut section = Section::new(format!("crm.{name}"), Some(value), problems);
@@ -252,11 +254,15 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
         .into_iter()
         .map(|secret| secret.expose().to_owned())
         .collect();
-        if token.is_none() {
+        if own.is_empty() && token.as_ref().is_none_or(|token| token.as_array().is_some_and(Vec::is_empty)) {
             section.problem("token", "is missing: it is the secret in the address that the CRM calls");
         }
         if own.iter().any(|token| token.len() < 16 || token.contains(['/', '?', '#', '%', ' '])) {
             section.problem("token", "must have at least 16 characters, and none of `/ ? # %` or spaces");
+        }
+        let taken = tokens.values().flatten().any(|token| own.contains(token));
+        if taken {
+            section.problem("token", "is another account's token too: the host could not tell their events apart");
         }
         tokens.insert(name.clone(), own);
 
@@ -304,7 +310,7 @@ fn plugins(value: Option<Value>, base: &Path, dev: bool, problems: &mut Vec<Stri
     for (name, value) in own {
         match PluginName::try_from(name.clone()) {
             Ok(parsed) if value.is_table() => {
-                plugins.insert(parsed, plugin(&name, value, problems));
+                plugins.insert(parsed, plugin(&name, value, base, problems));
             }
             Ok(_) => problems.push(format!("`plugins.{name}` is neither a key of `[plugins]` nor a plugin's table")),
             Err(error) => problems.push(format!("`[plugins.{name}]`: {error}")),
@@ -313,7 +319,28 @@ fn plugins(value: Option<Value>, base: &Path, dev: bool, problems: &mut Vec<Stri
     (registry::Options { dir: base.join(dir), dev, concurrency, plugins }, instances)
 }
 
-fn plugin(name: &str, value: Value, problems: &mut Vec<String>) -> PluginOptions {
+/// Puts secrets into the place of `{ env = "NAME" }` and `{ file = "path" }`, wherever they stand in a plugin's settings.
+fn with_secrets(section: &mut Section<'_>, value: &mut Value, base: &Path) {
+    match value {
+        Value::Table(table) if table.len() == 1 && (table.contains_key("env") || table.contains_key("file")) => {
+            let found = section.secret_of("settings", &Value::Table(table.clone()), base);
+            *value = Value::String(found.map(|secret| secret.expose().to_owned()).unwrap_or_default());
+        }
+        Value::Table(table) => table.iter_mut().for_each(|(_, inner)| with_secrets(section, inner, base)),
+        Value::Array(items) => items.iter_mut().for_each(|inner| with_secrets(section, inner, base)),
+        _ => {}
+    }
+}
+
+/// Whether a text is an origin as grants name it: scheme, host, and a port that is not the scheme's own.
+fn is_origin(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.origin().ascii_serialization().eq_ignore_ascii_case(text.trim_end_matches('/'))
+    })
+}
+
+fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> PluginOptions {
     let mut section = Section::new(format!("plugins.{name}"), Some(value), problems);
     let order: Option<String> = section.optional("order");
     if order.as_deref().is_some_and(|order| !matches!(order, "entity" | "none")) {
@@ -328,12 +355,21 @@ fn plugin(name: &str, value: Value, problems: &mut Vec<String>) -> PluginOptions
     }
     let grants: Option<GrantsTable> = section.optional("grants");
     let grants = grants.unwrap_or_default();
+    for origin in grants.http.iter().chain(&grants.http_private).filter(|origin| !is_origin(origin)) {
+        let words = format!("holds `{origin}`, which is no origin: write `https://host` or `https://host:port`, without a path");
+        section.problem("grants", words);
+    }
+    if let Some(mut settings) = section.table.get("settings").cloned() {
+        with_secrets(&mut section, &mut settings, base);
+        section.table.insert("settings".to_owned(), settings);
+    }
+    let concurrency = section.table.contains_key("concurrency").then(|| section.number("concurrency", 1, 1_000));
     let options = PluginOptions {
         disabled: !section.optional("enabled").unwrap_or(true),
         settings: section.optional("settings").unwrap_or_default(),
         limits,
         unordered: order.as_deref() == Some("none"),
-        concurrency: section.optional("concurrency"),
+        concurrency: concurrency.and_then(|concurrency| usize::try_from(concurrency).ok()),
         http_private: grants.http_private,
         grants: Permissions { crm: grants.crm, http: grants.http, state: grants.state },
     };

@@ -18,6 +18,9 @@ fn hide(table: &mut Table, in_settings: bool) {
         match value {
             Value::Table(inner) if secret && inner.keys().any(|key| key == "env" || key == "file") => {}
             Value::Table(inner) => hide(inner, in_settings || key == "settings"),
+            Value::Array(items) if !secret => {
+                items.iter_mut().filter_map(Value::as_table_mut).for_each(|item| hide(item, in_settings));
+            }
             value if secret => *value = Value::String("***".to_owned()),
             _ => {}
         }

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use crate::outcome::{Next, Outcome};
 
+/// How much longer each wait is: eight attempts with the defaults span half an hour.
+const GROWTH: u32 = 3;
+/// The longest wait that a plugin can ask for: its other events of the record wait as well.
+const LONGEST_ASKED: Duration = Duration::from_secs(24 * 3_600);
+
 /// The pace of retries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -36,8 +41,8 @@ pub fn decide(policy: &Policy, failures: u32, outcome: &Outcome, jitter: f64, no
     if failures.saturating_add(1) >= policy.attempts {
         return Next::Dead;
     }
-    let doubled = policy.first.saturating_mul(2_u32.saturating_pow(failures));
-    let wait = doubled.min(policy.longest).mul_f64(jitter.clamp(0.0, 1.0)).max(after);
+    let grown = policy.first.saturating_mul(GROWTH.saturating_pow(failures));
+    let wait = grown.min(policy.longest).mul_f64(jitter.clamp(0.0, 1.0)).max(after.min(LONGEST_ASKED));
     Next::Again { at: now.saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)), counts: true }
 }
 
@@ -60,8 +65,8 @@ mod tests {
             (0, failed.clone(), 1.0, again(1_000 + 2_000)),
             (0, failed.clone(), 0.5, again(1_000 + 1_000)),
             (0, failed.clone(), 0.0, again(1_000)),
-            (3, failed.clone(), 1.0, again(1_000 + 16_000)),
-            (6, failed.clone(), 1.0, again(1_000 + 128_000)),
+            (3, failed.clone(), 1.0, again(1_000 + 54_000)),
+            (6, failed.clone(), 1.0, again(1_000 + 1_458_000)),
             (7, failed.clone(), 1.0, Next::Dead),
             (u32::MAX, failed, 1.0, Next::Dead),
             (0, retry(None), 1.0, again(1_000 + 2_000)),
@@ -71,6 +76,8 @@ mod tests {
         for (failures, outcome, jitter, expected) in cases {
             assert_eq!(decide(&policy, failures, &outcome, jitter, 1_000), expected, "{failures} {outcome:?} {jitter}");
         }
+        let day = 24 * 3_600 * 1_000;
+        assert_eq!(decide(&policy, 0, &retry(Some(Duration::MAX)), 1.0, 0), again(day));
         let patient = Policy { attempts: 100, ..policy };
         assert_eq!(decide(&patient, 60, &retry(None), 1.0, 0), again(30 * 60 * 1_000));
     }

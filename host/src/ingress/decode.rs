@@ -128,8 +128,7 @@ fn insert(root: &mut Map<String, Value>, key: &str, value: String) -> Result<(),
         let slot = group.entry(&*segment).or_insert_with(|| Value::Object(Map::new()));
         let Value::Object(inside) = slot else { return Err(Error::Duplicate(shown(key))) };
         group = inside;
-        // `a[]=` appends.
-        segment = if next.is_empty() { Cow::Owned(group.len().to_string()) } else { Cow::Borrowed(next) };
+        segment = if next.is_empty() { Cow::Owned(appended(group)) } else { Cow::Borrowed(next) };
         rest = after;
     }
     if group.contains_key(&*segment) {
@@ -137,6 +136,15 @@ fn insert(root: &mut Map<String, Value>, key: &str, value: String) -> Result<(),
     }
     group.insert(segment.into_owned(), Value::String(value));
     Ok(())
+}
+
+/// The key that `a[]=` stands for: one after the largest number.
+fn appended(group: &Map<String, Value>) -> String {
+    let length = group.len().to_string();
+    if !group.contains_key(&length) && group.keys().next_back().is_none_or(|last| is_index(last, group.len() - 1)) {
+        return length;
+    }
+    group.keys().filter_map(|key| key.parse::<u64>().ok()).max().map_or(0, |largest| largest.saturating_add(1)).to_string()
 }
 
 fn shown(key: &str) -> String {
@@ -359,6 +367,8 @@ mod tests {
     #[test]
     fn a_bracket_that_php_appends_does_not_overwrite() {
         assert_eq!(form(b"a[]=x&a[]=y").map(Value::Object), Ok(json!({"a":["x","y"]})));
+        assert_eq!(form(b"a[1]=x&a[]=y").map(Value::Object), Ok(json!({"a":{"1":"x","2":"y"}})));
+        assert_eq!(form(b"a[b]=x&a[]=y").map(Value::Object), Ok(json!({"a":{"b":"x","0":"y"}})));
     }
 
     proptest::proptest! {

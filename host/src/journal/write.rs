@@ -82,6 +82,7 @@ impl Change {
             Self::Append(_, reply) => drop(reply.send(Err(error()))),
             Self::Take { reply, .. } => drop(reply.send(Err(error()))),
             Self::Settle(_, reply) => drop(reply.send(Err(error()))),
+            Self::Release(_, reply) => drop(reply.send(Err(error()))),
         }
     }
 }
@@ -92,6 +93,7 @@ fn apply(connection: &Connection, change: Change, now: i64) -> rusqlite::Result<
         Change::Append(event, reply) => answer_of(append(connection, &event), reply),
         Change::Take { subscriptions, budgets, reply } => answer_of(take(connection, &subscriptions, &budgets, now), reply),
         Change::Settle(settlement, reply) => answer_of(settle(connection, &settlement, now), reply),
+        Change::Release(DeliveryId(seq), reply) => answer_of(release(connection, seq), reply),
     }
 }
 
@@ -263,6 +265,13 @@ fn settle(connection: &Connection, settlement: &Settlement, now: i64) -> rusqlit
             .execute(params![plugin, lane])?;
     }
     Ok(Settled::Applied)
+}
+
+fn release(connection: &Connection, seq: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE delivery SET state = 0, attempts = attempts - 1 WHERE seq = ?1 AND state = 2")?
+        .execute([seq])?;
+    Ok(())
 }
 
 fn again(connection: &Connection, seq: i64, at: i64, counts: bool, reason: &str) -> rusqlite::Result<()> {

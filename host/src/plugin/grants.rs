@@ -124,6 +124,9 @@ impl Grants {
                 .filter(|asked| *asked != "*" && !given.http.iter().any(|given| same_origin(given, asked)))
                 .map(|origin| format!("http {origin}")),
         );
+        if self.asked.http.iter().any(|asked| asked == "*") && given.http.is_empty() {
+            missing.push("http, an origin of your choice".to_owned());
+        }
         if self.asked.state && !given.state {
             missing.push("state".to_owned());
         }

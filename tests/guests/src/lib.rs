@@ -59,6 +59,13 @@ impl Plugin for Sinner {
                     host.info(format!("{:?}", host.http().send(&Request::new("GET", url))));
                 }
             }
+            "fetch" => {
+                let url = event.field("url").unwrap_or_default();
+                host.info(match host.http().send(&Request::new("POST", url).header("x-test", "1").body("sent")) {
+                    Ok(response) => format!("{} {}", response.status, response.text()),
+                    Err(error) => format!("{error:?}"),
+                });
+            }
             "outside" => host.info(outside()),
             other => return Reply::skip_because(format!("no such sin: {other}")),
         }
