@@ -73,9 +73,11 @@ impl App {
         let address = listener.local_addr().map_err(|error| one(&error))?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| one(&error))?;
         let accounts = config.ingress.accounts.len();
-        let mut router = Router::new()
-            .route("/healthz", get(|| async { "ok" }))
-            .merge(ingress::routes(config.ingress, journal.handle(), clock));
+        let mut router = Router::new().route("/healthz", get(|| async { "ok" })).merge(ingress::routes(
+            config.ingress,
+            journal.handle(),
+            clock,
+        ));
         if config.console {
             router = router.merge(console::routes(journal.handle(), registry.handle()));
         }
@@ -133,7 +135,8 @@ fn checked(config: &Config) -> Result<std::net::TcpListener, Problems> {
         ));
     }
     if config.ingress.accounts.is_empty() {
-        problems.push("there is no CRM: add a section `[crm.main]` with `token`, `url`, `login` and `api_key`".to_owned());
+        problems
+            .push("there is no CRM: add a section `[crm.main]` with `token`, `url`, `login` and `api_key`".to_owned());
     }
     let listener = std::net::TcpListener::bind(&config.listen).and_then(|listener| {
         listener.set_nonblocking(true)?;

@@ -118,8 +118,16 @@ mod tests {
         .unwrap_err();
         let text = problems.to_string();
         for part in [
-            "server.port", "server.listen", "server.max_body_kib", "crm.main.url", "SALESMAN_NO_SUCH_VARIABLE", "Notify",
-            "plugins.audit.order", "retry.attempts", "extra", "telemetry.format",
+            "server.port",
+            "server.listen",
+            "server.max_body_kib",
+            "crm.main.url",
+            "SALESMAN_NO_SUCH_VARIABLE",
+            "Notify",
+            "plugins.audit.order",
+            "retry.attempts",
+            "extra",
+            "telemetry.format",
         ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
@@ -138,7 +146,9 @@ mod tests {
 
     #[test]
     fn a_plugins_settings_take_secrets_from_elsewhere_and_grants_must_be_origins() {
-        let config = check("[plugins.notify.settings]\nurl = { file = \"host.toml\" }\nlist = [{ env = \"PATH\" }]", &[]).unwrap();
+        let config =
+            check("[plugins.notify.settings]\nurl = { file = \"host.toml\" }\nlist = [{ env = \"PATH\" }]", &[])
+                .unwrap();
         let settings = config.registry.plugins.values().next().unwrap().settings.clone();
         assert!(settings["url"].as_str().unwrap().starts_with("[plugins.notify"), "{settings:?}");
         assert!(settings["list"][0].is_string(), "{settings:?}");

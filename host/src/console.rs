@@ -39,7 +39,8 @@ pub fn routes(journal: journal::Handle, registry: registry::Handle) -> Router {
 async fn loopback_only(request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
     // A proxy on this machine would make everybody local: what it forwards is refused.
-    let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| request.headers().contains_key(*name));
+    let forwarded =
+        ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| request.headers().contains_key(*name));
     if peer.is_some_and(|peer| peer.to_canonical().is_loopback()) && !forwarded {
         return next.run(request).await;
     }
@@ -113,7 +114,11 @@ fn answer<T: serde::Serialize>(result: Result<T, journal::Error>) -> Response {
         Ok(value) => Json(value).into_response(),
         Err(error) => {
             telemetry::host_fault("console", &error);
-            problem(StatusCode::SERVICE_UNAVAILABLE, "console.store", "the journal can't be read now: the host's log says why")
+            problem(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "console.store",
+                "the journal can't be read now: the host's log says why",
+            )
         }
     }
 }

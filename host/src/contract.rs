@@ -36,10 +36,7 @@ pub(crate) fn event_for_plugin(event: &Event, attempt: u32) -> types::Event {
             Via::Json => types::Via::Json,
         },
         actor: event.actor,
-        entity: event
-            .entity
-            .as_ref()
-            .map(|entity| types::Entity { kind: entity.kind.clone(), id: entity.id.clone() }),
+        entity: event.entity.as_ref().map(|entity| types::Entity { kind: entity.kind.clone(), id: entity.id.clone() }),
         fields: event.fields.clone(),
         attempt,
     }

@@ -98,7 +98,11 @@ impl Client {
     /// # Errors
     /// [`Error`], all variants.
     pub async fn call(&self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<Value, Error> {
-        let name = |text: &str| !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        let name = |text: &str| {
+            !text.is_empty()
+                && text.len() <= 64
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        };
         if !name(method) || !name(action) || method.contains('.') {
             return Err(Error::Invalid("method and action are names such as `deal` and `change.step`".into()));
         }
@@ -109,7 +113,8 @@ impl Client {
         loop {
             let answer = {
                 // The semaphore is never closed.
-                let _place = self.inner.places.acquire().await.map_err(|_| Error::Transport("the client is closed".into()))?;
+                let _place =
+                    self.inner.places.acquire().await.map_err(|_| Error::Transport("the client is closed".into()))?;
                 self.send(method, action, arguments).await
             };
             match answer {
@@ -183,8 +188,26 @@ pub(crate) fn safe_words(error: &reqwest::Error) -> String {
 /// Whether an action only reads, by the API's own list of actions; in doubt it does not.
 pub fn is_read(action: &str) -> bool {
     const READS: [&str; 20] = [
-        "category", "clientpath", "clients", "dealsClose", "dealsNew", "direction", "fields", "funnel", "info", "invoices",
-        "list", "payments", "relations", "stat", "statusclose", "statuses", "steplist", "territory", "tips", "type",
+        "category",
+        "clientpath",
+        "clients",
+        "dealsClose",
+        "dealsNew",
+        "direction",
+        "fields",
+        "funnel",
+        "info",
+        "invoices",
+        "list",
+        "payments",
+        "relations",
+        "stat",
+        "statusclose",
+        "statuses",
+        "steplist",
+        "territory",
+        "tips",
+        "type",
     ];
     match action.split_once('.') {
         Some((what, "list")) => what != "add",
@@ -200,8 +223,24 @@ mod tests {
     #[test]
     fn a_write_is_never_taken_for_a_read() {
         for write in [
-            "add", "add.list", "update", "delete", "change.step", "change.user", "invoice.do", "invoice.add", "doit",
-            "status.change", "status", "user.add", "category.add", "mail", "addCategory", "history", "move", "addlist",
+            "add",
+            "add.list",
+            "update",
+            "delete",
+            "change.step",
+            "change.user",
+            "invoice.do",
+            "invoice.add",
+            "doit",
+            "status.change",
+            "status",
+            "user.add",
+            "category.add",
+            "mail",
+            "addCategory",
+            "history",
+            "move",
+            "addlist",
         ] {
             assert!(!is_read(write), "{write}");
         }

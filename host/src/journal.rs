@@ -165,7 +165,11 @@ pub enum Settled {
 
 enum Change {
     Append(Box<Event>, oneshot::Sender<Result<(), Error>>),
-    Take { subscriptions: Arc<Subscriptions>, budgets: Vec<(PluginName, usize)>, reply: oneshot::Sender<Result<Taken, Error>> },
+    Take {
+        subscriptions: Arc<Subscriptions>,
+        budgets: Vec<(PluginName, usize)>,
+        reply: oneshot::Sender<Result<Taken, Error>>,
+    },
     Settle(Box<Settlement>, oneshot::Sender<Result<Settled, Error>>),
     Release(DeliveryId, oneshot::Sender<Result<(), Error>>),
 }
@@ -231,7 +235,11 @@ impl Handle {
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::Closed`]: nothing is claimed.
-    pub async fn take(&self, subscriptions: Arc<Subscriptions>, budgets: Vec<(PluginName, usize)>) -> Result<Taken, Error> {
+    pub async fn take(
+        &self,
+        subscriptions: Arc<Subscriptions>,
+        budgets: Vec<(PluginName, usize)>,
+    ) -> Result<Taken, Error> {
         self.ask(|reply| Change::Take { subscriptions, budgets, reply }).await
     }
 

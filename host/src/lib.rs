@@ -12,19 +12,19 @@ pub mod plugin;
 mod secret;
 
 // -- the path of an event
+pub mod capabilities;
+mod contract;
+pub mod crm;
+pub mod dispatcher;
 pub mod ingress;
 pub mod journal;
-pub mod dispatcher;
 pub mod sandbox;
-mod contract;
-pub mod capabilities;
-pub mod crm;
 
 // -- around the path
-pub mod registry;
-pub mod console;
-pub mod telemetry;
-pub mod config;
-mod tls;
 pub mod app;
 pub mod cli;
+pub mod config;
+pub mod console;
+pub mod registry;
+pub mod telemetry;
+mod tls;

@@ -6,6 +6,7 @@
 //! Not here: running them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -156,11 +157,14 @@ impl Registry {
                     let name = live.compiled.manifest.name.clone();
                     if options.plugins.get(&name).is_some_and(|plugin| plugin.disabled) {
                         telemetry::plugin_disabled(&name);
-                    } else if plugins.contains_key(&name) {
-                        problems.push(Error::Twice { path, name });
-                    } else {
-                        telemetry::plugin_loaded(&live.compiled.manifest, &live.grants.missing(), options.dev);
-                        plugins.insert(name, Arc::new(live));
+                        continue;
+                    }
+                    match plugins.entry(name) {
+                        Entry::Occupied(first) => problems.push(Error::Twice { path, name: first.key().clone() }),
+                        Entry::Vacant(place) => {
+                            telemetry::plugin_loaded(&live.compiled.manifest, &live.grants.missing(), options.dev);
+                            place.insert(Arc::new(live));
+                        }
                     }
                 }
                 Err(error) => problems.push(error),

@@ -85,8 +85,8 @@ impl Sandbox {
     /// [`LoadError`] says what is wrong with the file and what to do.
     pub fn compile(&self, bytes: &[u8]) -> Result<CompiledPlugin, LoadError> {
         let parts = component::read(bytes)?;
-        let compiled =
-            Component::from_binary(self.engine.wasmtime(), &parts.component).map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let compiled = Component::from_binary(self.engine.wasmtime(), &parts.component)
+            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
         let prepared = self
             .linker
             .instantiate_pre(&compiled)

@@ -9,5 +9,8 @@ pub(crate) fn client_builder() -> reqwest::ClientBuilder {
         // Fails only when one is installed already, which serves as well.
         drop(rustls::crypto::ring::default_provider().install_default());
     });
-    reqwest::Client::builder().no_proxy().referer(false).user_agent(concat!("salesman-host/", env!("CARGO_PKG_VERSION")))
+    reqwest::Client::builder()
+        .no_proxy()
+        .referer(false)
+        .user_agent(concat!("salesman-host/", env!("CARGO_PKG_VERSION")))
 }

@@ -55,7 +55,7 @@ macro_rules! export {
             }
 
             #[cfg(target_arch = "wasm32")]
-            $crate::__private::bindings::export_bindings!(Exported with_types_in $crate::__private::bindings);
+    $crate::__private::bindings::export_bindings!(Exported with_types_in $crate::__private::bindings);
 
             // Elsewhere nothing is exported, but the plugin counts as used and its manifest must be there.
             #[cfg(not(target_arch = "wasm32"))]
@@ -89,8 +89,8 @@ fn report_panics() {
 }
 
 fn event_from(event: types::Event) -> Result<Event, String> {
-    let fields: Map<String, Value> =
-        serde_json::from_str(&event.fields).map_err(|error| format!("the event's fields are not a JSON object: {error}"))?;
+    let fields: Map<String, Value> = serde_json::from_str(&event.fields)
+        .map_err(|error| format!("the event's fields are not a JSON object: {error}"))?;
     Ok(Event {
         id: event.id,
         account: event.account,
@@ -113,11 +113,8 @@ struct Imports;
 
 impl Backend for Imports {
     fn crm_call(&self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<Value, CrmError> {
-        let request = contract::crm::Request {
-            method: method.to_owned(),
-            action: action.to_owned(),
-            arguments: json(arguments),
-        };
+        let request =
+            contract::crm::Request { method: method.to_owned(), action: action.to_owned(), arguments: json(arguments) };
         let body = contract::crm::call(&request).map_err(crm_error)?;
         serde_json::from_str(&body).map_err(|error| CrmError::BadAnswer(error.to_string()))
     }

@@ -153,7 +153,8 @@ impl Response {
     /// # Ok::<(), salesman_plugin_sdk::Error>(())
     /// ```
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(&self.body).map_err(|error| Error::Data(format!("the answer is not the JSON expected: {error}")))
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Error::Data(format!("the answer is not the JSON expected: {error}")))
     }
 }
 
@@ -198,7 +199,8 @@ impl<'a> Http<'a> {
     /// # Ok::<(), salesman_plugin_sdk::Error>(())
     /// ```
     pub fn post_json(&self, url: &str, body: &impl Serialize) -> Result<Response, HttpError> {
-        let body = serde_json::to_vec(body).map_err(|error| HttpError::Invalid(format!("the body can't be written as JSON: {error}")))?;
+        let body = serde_json::to_vec(body)
+            .map_err(|error| HttpError::Invalid(format!("the body can't be written as JSON: {error}")))?;
         self.send(&Request::new("POST", url).header("content-type", "application/json").body(body))
     }
 }

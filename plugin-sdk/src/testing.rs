@@ -216,7 +216,8 @@ impl Backend for FakeHost {
         let mut inner = self.inner.borrow_mut();
         let call = format!("{method}.{action}");
         inner.calls.push((call.clone(), Value::Object(arguments.clone())));
-        let no_answer = || CrmError::Invalid(format!("the fake host has no answer for `{call}`: give it one with `answer`"));
+        let no_answer =
+            || CrmError::Invalid(format!("the fake host has no answer for `{call}`: give it one with `answer`"));
         let queue = inner.answers.get_mut(&call).ok_or_else(no_answer)?;
         if queue.len() > 1 { queue.pop_front() } else { queue.front().cloned() }.ok_or_else(no_answer)?
     }
@@ -225,7 +226,9 @@ impl Backend for FakeHost {
         let mut inner = self.inner.borrow_mut();
         inner.calls.push((format!("{}.update", kind.as_str()), json!({ "id": id, "changes": changes })));
         let Some(record) = inner.records.get_mut(&(kind.as_str(), id)) else {
-            return Err(CrmError::Refused { code: Some("403".into()), text: "Запись не найдена".into() });
+            return Err(CrmError::Refused {
+                code: Some("403".into()), text: "Запись не найдена".into()
+            });
         };
         let mut changed = Vec::new();
         for (field, value) in changes {
@@ -255,14 +258,16 @@ impl Backend for FakeHost {
         let mut inner = self.inner.borrow_mut();
         let value = inner.state.get(key).map_or(Ok(0), |text| text.parse::<i64>());
         let sum = value.ok().and_then(|value| value.checked_add(amount));
-        let sum = sum.ok_or_else(|| StateError::Invalid(format!("the state of `{key}` is not a number that can grow")))?;
+        let sum =
+            sum.ok_or_else(|| StateError::Invalid(format!("the state of `{key}` is not a number that can grow")))?;
         inner.state.insert(key.to_owned(), sum.to_string());
         Ok(sum)
     }
 
     fn state_keys(&self, prefix: &str, after: Option<&str>) -> Result<Vec<String>, StateError> {
         let inner = self.inner.borrow();
-        let keys = inner.state.keys().filter(|key| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after));
+        let keys =
+            inner.state.keys().filter(|key| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after));
         Ok(keys.take(1_000).cloned().collect())
     }
 

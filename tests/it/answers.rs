@@ -40,7 +40,8 @@ fn judged(body: &[u8]) -> String {
             let code = body.pointer("/error/code").map(Value::to_string);
             match (&body, code) {
                 (Value::Array(items), _) => {
-                    let refused = items.iter().filter(|item| item.pointer("/error/text").is_some_and(|text| text != "")).count();
+                    let refused =
+                        items.iter().filter(|item| item.pointer("/error/text").is_some_and(|text| text != "")).count();
                     format!("success - items:{} ok, {refused} refused", items.len() - refused)
                 }
                 (_, Some(code)) => format!("unchanged {code} {result}"),

@@ -41,11 +41,17 @@ async fn credentials_travel_in_the_body_and_dots_in_names_survive() {
     client.call("deal", "list", &arguments(json!({ "filter": { "clid": 1 } }))).await.unwrap();
     client.call("client", "list", &arguments(json!({ "client.send": "yes" }))).await.unwrap();
     let calls = crm.calls();
-    assert_eq!(calls.iter().map(|call| (call.verb.as_str(), call.json)).collect::<Vec<_>>(), [("POST", false), ("POST", true)]);
+    assert_eq!(
+        calls.iter().map(|call| (call.verb.as_str(), call.json)).collect::<Vec<_>>(),
+        [("POST", false), ("POST", true)]
+    );
     assert_eq!(calls[0].params["filter"]["clid"], "1");
     assert_eq!(calls[1].params["client.send"], "yes");
     for call in &calls {
-        assert!(!call.headers.iter().any(|(name, _)| ["apikey", "login"].contains(&name.to_lowercase().as_str())), "{call:?}");
+        assert!(
+            !call.headers.iter().any(|(name, _)| ["apikey", "login"].contains(&name.to_lowercase().as_str())),
+            "{call:?}"
+        );
     }
 }
 

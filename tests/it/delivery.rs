@@ -85,7 +85,8 @@ async fn without_grants_a_plugin_can_do_nothing_and_is_told_which_line_to_add() 
     let host = setup.more(QUICK).more("[plugins.audit.grants]\nstate = true").start().await.unwrap();
     let id = host.accepted("event=deal.change.step&did=1&stepNew=40&iduser1=2").await.unwrap();
     let path = host.settled(&id).await.unwrap();
-    let states: Vec<_> = path["deliveries"].as_array().unwrap().iter().map(|d| (d["plugin"].clone(), d["state"].clone())).collect();
+    let states: Vec<_> =
+        path["deliveries"].as_array().unwrap().iter().map(|d| (d["plugin"].clone(), d["state"].clone())).collect();
     assert_eq!(states, [(json!("audit"), json!("done")), (json!("step-tasks"), json!("dead"))]);
     let reason = path["deliveries"][1]["reason"].as_str().unwrap();
     assert!(reason.contains("add `crm = [\"deal.list\"]` under `[plugins.step-tasks.grants]`"), "{reason}");
@@ -98,7 +99,7 @@ async fn a_crm_that_fails_in_its_many_ways_costs_a_retry_and_not_the_event() {
     for (fault, times) in [(Fault::Down, 4), (Fault::HtmlFatal, 2), (Fault::Status500, 2), (Fault::InvalidJson, 2)] {
         let crm = StandIn::start(Options { demo_data: true, ..Options::default() }).await.unwrap();
         let host = Setup::new().unwrap().crm(&crm).plugins(crate::samples()).more(QUICK).start().await.unwrap();
-        crm.fault_on(Some("deal"), Some("list"), times, fault.clone());
+        crm.fault_on(Some("deal"), Some("list"), times, fault);
         let id = host.accepted("event=deal.change.step&did=1&stepNew=40&iduser1=2").await.unwrap();
         let path = host.settled(&id).await.unwrap();
         let delivery = &path["deliveries"][1];

@@ -19,7 +19,8 @@ async fn nothing_acknowledged_is_lost_when_the_host_is_killed_under_load() {
                     let mut ids = Vec::new();
                     for n in 0..100_000_u32 {
                         let body = format!("event=test.sin&id={}&sin=none&round={round}", n % 7 + sender * 100);
-                        let request = client.post(&hook).header("content-type", "application/x-www-form-urlencoded").body(body);
+                        let request =
+                            client.post(&hook).header("content-type", "application/x-www-form-urlencoded").body(body);
                         // The first failure is the kill.
                         let Ok(response) = request.send().await else { break };
                         if response.status().as_u16() != 202 {

@@ -19,7 +19,8 @@ async fn every_captured_request_is_stored_as_the_same_event_in_every_shape() {
         let mut events = Vec::new();
         for request in captured(file).unwrap() {
             let body = request.body.clone().into_bytes();
-            let (status, answer) = host.send(&request.method, request.query(), request.content_type(), body).await.unwrap();
+            let (status, answer) =
+                host.send(&request.method, request.query(), request.content_type(), body).await.unwrap();
             assert_eq!((status, &answer["status"], &answer["event"]), (202, &json!("accepted"), &json!(request.event)));
             events.push((request.trigger, normal(&host, &answer).await));
         }
@@ -65,7 +66,7 @@ async fn bad_input_gets_its_own_code_and_nothing_is_stored() {
     let deep_json = format!("{{\"event\":\"a\",\"x\":{}1{}}}", "[".repeat(100), "]".repeat(100));
     let wide: String = (0..20_000).map(|n| format!("k{n}=1&")).collect();
     let large = format!("event=a&x={}", "y".repeat(600 << 10));
-    let cases: Vec<(&str, &str, Option<&str>, &str, u16, &str)> = vec![
+    let cases = [
         ("POST", "", form, "clid=1", 400, "ingress.no_event"),
         ("POST", "", form, "event=&clid=1", 400, "ingress.no_event"),
         ("POST", "", form, "", 400, "ingress.no_event"),
@@ -107,7 +108,10 @@ async fn only_a_known_token_opens_the_door() {
     let host = Setup::new().unwrap().start().await.unwrap();
     let client = http_client().unwrap();
     let post = async |path: &str, header: Option<String>| {
-        let mut request = client.post(format!("{}{path}", host.base())).header("content-type", "application/json").body("{\"event\":\"a.b\"}");
+        let mut request = client
+            .post(format!("{}{path}", host.base()))
+            .header("content-type", "application/json")
+            .body("{\"event\":\"a.b\"}");
         if let Some(header) = header {
             request = request.header("authorization", header);
         }
@@ -126,7 +130,8 @@ async fn only_a_known_token_opens_the_door() {
 #[tokio::test]
 async fn an_import_of_five_thousand_rows_is_not_lost() {
     let host = Setup::new().unwrap().start().await.unwrap();
-    let ids: String = (0..5_000).map(|n| format!("clids%5B{n}%5D={}&pids%5B{n}%5D={}&", 100_000 + n, 200_000 + n)).collect();
+    let ids: String =
+        (0..5_000).map(|n| format!("clids%5B{n}%5D={}&pids%5B{n}%5D={}&", 100_000 + n, 200_000 + n)).collect();
     let id = host.accepted(&format!("{ids}autor=1&event=client.import&identity=1&iduser1=1")).await.unwrap();
     let fields = &host.api(&format!("events/{id}")).await.unwrap()["fields"];
     assert_eq!(fields["clids"].as_array().map(Vec::len), Some(5_000));

@@ -79,13 +79,22 @@ async fn nothing_outside_can_be_seen_or_reached() {
         .unwrap();
     let private = attempt(&granted, "private").await;
     let refusals = lines(&private);
-    assert!(refusals[0].contains("NotGranted") && refusals[0].contains("http_private = [\\\"http://127.0.0.1:9\\\"]"), "{refusals:?}");
+    assert!(
+        refusals[0].contains("NotGranted") && refusals[0].contains("http_private = [\\\"http://127.0.0.1:9\\\"]"),
+        "{refusals:?}"
+    );
     assert!(refusals[1].contains("NotGranted") && refusals[1].contains("private address"), "{refusals:?}");
-    assert!(refusals[2].contains("NotGranted") && refusals[2].contains("under `[plugins.sinner.grants]`"), "{refusals:?}");
+    assert!(
+        refusals[2].contains("NotGranted") && refusals[2].contains("under `[plugins.sinner.grants]`"),
+        "{refusals:?}"
+    );
 
     let not_asked = attempt(&host, "not-asked").await;
     assert!(lines(&not_asked)[0].contains("add `crm = [\\\"client.delete\\\"]` under `[permissions]`"), "{not_asked}");
-    assert_eq!((&not_asked["calls"][0]["call"], &not_asked["calls"][0]["good"]), (&"crm client.delete".into(), &false.into()));
+    assert_eq!(
+        (&not_asked["calls"][0]["call"], &not_asked["calls"][0]["good"]),
+        (&"crm client.delete".into(), &false.into())
+    );
 }
 
 #[tokio::test]
@@ -108,11 +117,20 @@ async fn a_request_to_the_outside_stays_within_its_origin_size_and_time() {
     let origin = format!("http://{}", listener.local_addr().unwrap());
     let elsewhere = format!("http://localhost:{}", listener.local_addr().unwrap().port());
     let router = axum::Router::new()
-        .route("/echo", axum::routing::any(|method: axum::http::Method, body: String| async move { format!("{method} {body}") }))
-        .route("/here", axum::routing::any(|| async { (axum::http::StatusCode::TEMPORARY_REDIRECT, [("location", "/echo")]) }))
+        .route(
+            "/echo",
+            axum::routing::any(|method: axum::http::Method, body: String| async move { format!("{method} {body}") }),
+        )
+        .route(
+            "/here",
+            axum::routing::any(|| async { (axum::http::StatusCode::TEMPORARY_REDIRECT, [("location", "/echo")]) }),
+        )
         .route("/see", axum::routing::any(|| async { (axum::http::StatusCode::SEE_OTHER, [("location", "/echo")]) }))
         .route("/round", axum::routing::any(|| async { (axum::http::StatusCode::FOUND, [("location", "/round")]) }))
-        .route("/away", axum::routing::any(move || async move { (axum::http::StatusCode::FOUND, [("location", elsewhere)]) }))
+        .route(
+            "/away",
+            axum::routing::any(move || async move { (axum::http::StatusCode::FOUND, [("location", elsewhere)]) }),
+        )
         .route("/large", axum::routing::any(|| async { "z".repeat(2 << 20) }))
         .route("/never", axum::routing::any(|| async { std::future::pending::<&str>().await }));
     let server = tokio::spawn(axum::serve(listener, router).into_future());
@@ -132,7 +150,7 @@ async fn a_request_to_the_outside_stays_within_its_origin_size_and_time() {
         ("round", "Transport(\"there were more than 5 redirects\")"),
         ("away", "Transport(\"a redirect leads to another origin, `http://localhost:"),
         ("large", "Transport(\"the answer is larger than 1048576 bytes\")"),
-        ("never", "Transport(\"no answer in time\")"),
+        ("never", "Transport(\"no answer in time"),
     ];
     for (path, expected) in cases {
         let attempt = attempt(&host, &format!("fetch&url={origin}/{path}")).await;

@@ -54,16 +54,24 @@ async fn a_file_that_is_no_plugin_is_named_with_its_reason_and_harms_no_other() 
         ("key.wasm", "registry.manifest"),
         ("needy.wasm", "registry.shape"),
     ] {
-        assert!(log.lines().any(|line| line.contains(file) && line.contains(code)) || log.contains(code), "{file} {code}:\n{log}");
+        assert!(
+            log.lines().any(|line| line.contains(file) && line.contains(code)) || log.contains(code),
+            "{file} {code}:\n{log}"
+        );
     }
     assert!(!log.contains("notes.txt"));
     let plugins = host.api("plugins").await.unwrap();
-    assert_eq!(plugins.as_array().unwrap().iter().map(|plugin| plugin["name"].as_str().unwrap()).collect::<Vec<_>>(), ["sinner"]);
+    assert_eq!(
+        plugins.as_array().unwrap().iter().map(|plugin| plugin["name"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["sinner"]
+    );
 }
 
 #[tokio::test]
 async fn a_ready_component_of_any_language_is_taken_as_well_as_a_module() {
-    use wasi_preview1_component_adapter_provider::{WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER};
+    use wasi_preview1_component_adapter_provider::{
+        WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+    };
     let module = std::fs::read(crate::guests().join("guests.wasm")).unwrap();
     let component = wit_component::ComponentEncoder::default()
         .module(&module)
@@ -108,7 +116,8 @@ fn every_problem_of_a_start_is_told_together_before_the_socket_opens() {
         assert!(said.contains(part), "{part}:\n{said}");
     }
 
-    let (code, said) = refused("[server]\ncolour = 1\n[crm.main]\ntoken = { env = \"SALESMAN_NO_SUCH\" }", folder.path());
+    let (code, said) =
+        refused("[server]\ncolour = 1\n[crm.main]\ntoken = { env = \"SALESMAN_NO_SUCH\" }", folder.path());
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("server.colour") && said.contains("SALESMAN_NO_SUCH"), "{said}");
 

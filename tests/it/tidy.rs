@@ -31,13 +31,20 @@ fn no_room_uses_another_than_the_table_of_edges_allows() {
     let allowed: BTreeMap<&str, BTreeSet<&str>> = table
         .lines()
         .filter_map(|line| line.split_once('→'))
-        .map(|(room, others)| (room.trim(), others.split(',').map(str::trim).filter(|other| !other.is_empty() && *other != "-").collect()))
+        .map(|(room, others)| {
+            (room.trim(), others.split(',').map(str::trim).filter(|other| !other.is_empty() && *other != "-").collect())
+        })
         .collect();
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let rooms: Vec<String> = std::fs::read_to_string(root.join("host/src/lib.rs"))
         .unwrap()
         .lines()
-        .filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ").and_then(|name| name.strip_suffix(';')).map(str::to_owned))
+        .filter_map(|line| {
+            line.trim_start_matches("pub ")
+                .strip_prefix("mod ")
+                .and_then(|name| name.strip_suffix(';'))
+                .map(str::to_owned)
+        })
         .collect();
     for path in sources(&root.join("host/src")) {
         let inside = path.strip_prefix(root.join("host/src")).unwrap().to_str().unwrap();
@@ -51,7 +58,16 @@ fn no_room_uses_another_than_the_table_of_edges_allows() {
         let edges = found.entry(room.clone()).or_default();
         let listed = code.split("use crate::{").skip(1).flat_map(|rest| {
             let mut depth = 0;
-            let end = rest.find(|c| { if c == '{' { depth += 1 } else if c == '}' { depth -= 1 }; depth < 0 }).unwrap();
+            let end = rest
+                .find(|c| {
+                    if c == '{' {
+                        depth += 1
+                    } else if c == '}' {
+                        depth -= 1
+                    };
+                    depth < 0
+                })
+                .unwrap();
             rest[..end].split(',').map(|item| item.trim().split("::").next().unwrap().to_owned()).collect::<Vec<_>>()
         });
         let named = code.match_indices("crate::").map(|(at, _)| {

@@ -123,13 +123,21 @@ async fn replay(host: &Host, crm: &StandIn) -> anyhow::Result<()> {
     for ((plugin, state), count) in &outcomes {
         println!("  {plugin:<13} {state:<8} {count:>5}");
     }
-    let count = |plugin: &str, state: &str| outcomes.get(&(plugin.to_owned(), state.to_owned())).copied().unwrap_or_default();
+    let count =
+        |plugin: &str, state: &str| outcomes.get(&(plugin.to_owned(), state.to_owned())).copied().unwrap_or_default();
     ensure!(count("audit", "done") == ids.len(), "every event is counted once");
-    ensure!(outcomes.keys().all(|(_, state)| state != "dead"), "no captured event becomes a dead letter:\n{}", host.log());
+    ensure!(
+        outcomes.keys().all(|(_, state)| state != "dead"),
+        "no captured event becomes a dead letter:\n{}",
+        host.log()
+    );
     let tasks = crm.tasks().len();
     ensure!(tasks == 3, "the move to stage 40 came in three shapes, {tasks} tasks were added");
     let messages = crm.messages().len();
-    ensure!(messages == 18, "18 messages were expected (closed deal, paid invoices, leads; three shapes), not {messages}");
+    ensure!(
+        messages == 18,
+        "18 messages were expected (closed deal, paid invoices, leads; three shapes), not {messages}"
+    );
     Ok(())
 }
 
@@ -145,11 +153,16 @@ async fn story(host: &Host, crm: &StandIn) -> anyhow::Result<()> {
     act("Oleg moves the deal 2 to the stage 40% (direct event, form)", crm.ui_move_deal(2, "40", 4)).await?;
     let task = wait_until("a task for the deal", PATIENCE, async || Ok(crm.tasks().get(before).cloned())).await?;
     println!("  → a task in the CRM: «{}», for employee {}", task.text("title"), task.int("iduser"));
-    ensure!(task.int("did") == 2 && task.int("iduser") == 4, "the task belongs to the deal and to its responsible employee");
+    ensure!(
+        task.int("did") == 2 && task.int("iduser") == 4,
+        "the task belongs to the deal and to its responsible employee"
+    );
 
     crm.set_hooks(vec![Hook::new(host.hook(), Shape::Webhook)]);
-    let client = json!({ "title": "Вектор", "phone": "8 (495) 765-43-21", "mail_url": "v@vector.test", "address": "Тверь" });
-    let clid = act("Anna adds a client with the phone 8 (495) 765-43-21 (webhook, JSON)", crm.ui_add_client(client, 2)).await?;
+    let client =
+        json!({ "title": "Вектор", "phone": "8 (495) 765-43-21", "mail_url": "v@vector.test", "address": "Тверь" });
+    let clid = act("Anna adds a client with the phone 8 (495) 765-43-21 (webhook, JSON)", crm.ui_add_client(client, 2))
+        .await?;
     wait_until("the client's phone", PATIENCE, async || {
         Ok(crm.client(clid).filter(|client| client.text("phone") == "+74957654321").map(drop))
     })
@@ -158,13 +171,17 @@ async fn story(host: &Host, crm: &StandIn) -> anyhow::Result<()> {
 
     crm.set_hooks(vec![Hook::new(host.hook(), Shape::Query)]);
     let person = json!({ "person": "Орлов Иван", "clid": clid, "mob": "8-916-765-43-21", "mail": "o@vector.test", "ptitle": "Юрист" });
-    let pid = act("Anna adds a contact with the mobile 8-916-765-43-21 (GET, query)", crm.ui_add_person(person, 2)).await?;
+    let pid =
+        act("Anna adds a contact with the mobile 8-916-765-43-21 (GET, query)", crm.ui_add_person(person, 2)).await?;
     let person = wait_until("the contact's mobile", PATIENCE, async || {
         Ok(crm.person(pid).filter(|person| person.text("mob") == "+79167654321"))
     })
     .await?;
     let kept = (person.text("person"), person.text("mail"), person.text("ptitle"), person.int("iduser"));
-    println!("  → the mobile in the CRM: +79167654321; untouched: {}, {}, {}, employee {}", kept.0, kept.1, kept.2, kept.3);
+    println!(
+        "  → the mobile in the CRM: +79167654321; untouched: {}, {}, {}, employee {}",
+        kept.0, kept.1, kept.2, kept.3
+    );
     ensure!(
         person.text("person") == "Орлов Иван" && person.text("mail") == "o@vector.test" && person.int("iduser") == 2,
         "an update of one field left the others as they were"
@@ -190,7 +207,10 @@ async fn act<T>(what: &str, action: impl Future<Output = anyhow::Result<T>>) -> 
 /// The events after `before`, oldest first, with everything that became of each.
 async fn print_paths(host: &Host, before: &str) -> anyhow::Result<()> {
     println!("\nEach event's path:\n");
-    println!("  {:<18} {:<6} {:<10} {:<6} {:<13} {:<8} {:>9} {:>9}  calls and reasons", "event", "via", "record", "actor", "plugin", "outcome", "time", "cpu");
+    println!(
+        "  {:<18} {:<6} {:<10} {:<6} {:<13} {:<8} {:>9} {:>9}  calls and reasons",
+        "event", "via", "record", "actor", "plugin", "outcome", "time", "cpu"
+    );
     let list = host.api("events?limit=40").await?;
     // Ids sort by arrival.
     let mut ids: Vec<String> = list.as_array().into_iter().flatten().map(|event| text(event, "id")).collect();
@@ -210,8 +230,16 @@ async fn print_paths(host: &Host, before: &str) -> anyhow::Result<()> {
         let blank = " ".repeat(head.chars().count());
         for delivery in deliveries(&path) {
             let attempt = delivery.pointer("/attempts/0").cloned().unwrap_or_default();
-            let micros = |pointer: &str| Duration::from_micros(attempt.pointer(pointer).and_then(Value::as_u64).unwrap_or_default());
-            let calls: Vec<String> = attempt.get("calls").and_then(Value::as_array).into_iter().flatten().map(|call| text(call, "call")).collect();
+            let micros = |pointer: &str| {
+                Duration::from_micros(attempt.pointer(pointer).and_then(Value::as_u64).unwrap_or_default())
+            };
+            let calls: Vec<String> = attempt
+                .get("calls")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .map(|call| text(call, "call"))
+                .collect();
             let reason = text(&attempt, "reason");
             let notes = if calls.is_empty() { reason } else { calls.join(", ") };
             println!(

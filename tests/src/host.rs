@@ -146,7 +146,9 @@ impl Host {
             let mut line = String::new();
             BufReader::new(stdout).read_line(&mut line).map(|_| line)
         });
-        let line = tokio::time::timeout(Duration::from_secs(60), line).await.context("the host did not listen in time")???;
+        let line = tokio::time::timeout(Duration::from_secs(60), line)
+            .await
+            .context("the host did not listen in time")???;
         self.process = Some(process);
         match line.trim().strip_prefix("listening on ") {
             Some(base) => self.base = base.to_owned(),
@@ -201,7 +203,13 @@ impl Host {
     ///
     /// # Errors
     /// When there is no answer, or it is not JSON.
-    pub async fn send(&self, method: &str, query: &str, content_type: Option<&str>, body: Vec<u8>) -> anyhow::Result<(u16, Value)> {
+    pub async fn send(
+        &self,
+        method: &str,
+        query: &str,
+        content_type: Option<&str>,
+        body: Vec<u8>,
+    ) -> anyhow::Result<(u16, Value)> {
         let url = if query.is_empty() { self.hook() } else { format!("{}?{query}", self.hook()) };
         let mut request = self.http.request(method.parse()?, url);
         if let Some(content_type) = content_type {

@@ -12,7 +12,11 @@ use std::time::{Duration, Instant};
 ///
 /// # Errors
 /// After `limit`, with `what` was waited for.
-pub async fn wait_until<T>(what: &str, limit: Duration, mut found: impl AsyncFnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+pub async fn wait_until<T>(
+    what: &str,
+    limit: Duration,
+    mut found: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
     let began = Instant::now();
     loop {
         if let Some(value) = found().await? {

@@ -58,7 +58,8 @@ fn program(name: &str, bin: &[&str], profile: &[&str], rest: &[&str]) -> anyhow:
     cargo(&[&build[..], bin, profile].concat())?;
     eprintln!("[3/3] {name}");
     let built = root().join("target").join(if profile.is_empty() { "debug" } else { "release" });
-    let status = Command::new(built.join(name)).arg("--plugins").arg(folder).arg("--guests").arg(guests).args(rest).status();
+    let status =
+        Command::new(built.join(name)).arg("--plugins").arg(folder).arg("--guests").arg(guests).args(rest).status();
     if !status.with_context(|| format!("failed to start the {name}"))?.success() {
         bail!("the {name} did not end well: what it printed says why");
     }
@@ -78,7 +79,8 @@ fn test(rest: &[&str]) -> anyhow::Result<()> {
 
 fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
     eprintln!("      cargo {}", arguments.join(" "));
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into())).current_dir(root()).args(arguments).status();
+    let status =
+        Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into())).current_dir(root()).args(arguments).status();
     if !status.context("failed to run cargo")?.success() {
         bail!("`cargo {}` failed", arguments.join(" "));
     }

@@ -16,7 +16,12 @@ impl Attempt {
         Err(Error::NotGranted(words))
     }
 
-    async fn crm_call(&mut self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<Value, crm::Error> {
+    async fn crm_call(
+        &mut self,
+        method: &str,
+        action: &str,
+        arguments: &Map<String, Value>,
+    ) -> Result<Value, crm::Error> {
         let at = self.since_start();
         let Some(client) = self.reach.crm.clone() else {
             return Err(crm::Error::Invalid("the event's account has no `[crm.NAME]` section with a `url`".into()));
@@ -48,7 +53,12 @@ impl Host for Attempt {
         Ok(self.crm_call(&method, &action, &arguments).await.map(|body| body.to_string()).map_err(error_for_plugin))
     }
 
-    async fn update(&mut self, kind: RecordKind, id: u64, changes: String) -> wasmtime::Result<Result<Vec<String>, Error>> {
+    async fn update(
+        &mut self,
+        kind: RecordKind,
+        id: u64,
+        changes: String,
+    ) -> wasmtime::Result<Result<Vec<String>, Error>> {
         self.count()?;
         let kind = match kind {
             RecordKind::Client => update::Kind::Client,

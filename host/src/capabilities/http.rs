@@ -143,7 +143,8 @@ impl Prepared {
                 return Err(Error::Invalid(format!("the header `{name}` is the host's own")));
             }
             let parsed = HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_str(&value).ok());
-            headers.push(parsed.ok_or_else(|| Error::Invalid("a header's name or value is not allowed by HTTP".into()))?);
+            headers
+                .push(parsed.ok_or_else(|| Error::Invalid("a header's name or value is not allowed by HTTP".into()))?);
         }
         let limit = request.timeout.map_or(LONGEST, |timeout| Duration::from_millis(timeout.into()).min(LONGEST));
         Ok(Self { method, headers, body: request.body, limit })
@@ -203,7 +204,13 @@ impl Outside {
             .unwrap_or_else(|_| Err(Error::Transport("no answer in time".into())))
     }
 
-    async fn follow(&self, grants: &Grants, mut url: Url, origin: &str, mut prepared: Prepared) -> Result<Response, Error> {
+    async fn follow(
+        &self,
+        grants: &Grants,
+        mut url: Url,
+        origin: &str,
+        mut prepared: Prepared,
+    ) -> Result<Response, Error> {
         grants.http(origin).map_err(|refusal| Error::NotGranted(refusal.to_string()))?;
         let private = grants.private(origin);
         let refused = || Error::NotGranted(grants.private_refusal(origin).to_string());
@@ -274,23 +281,52 @@ mod tests {
     #[test]
     fn an_address_inside_the_house_is_never_taken_for_a_public_one() {
         let private = [
-            "127.0.0.1", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
-            "0.1.2.3", "192.0.0.8", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "fc00::1", "fd12::1",
-            "fe80::1", "ff02::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1", "2001::1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "192.0.0.8",
+            "198.18.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fc00::1",
+            "fd12::1",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "2001:db8::1",
+            "2001::1",
         ];
         for address in private {
             assert!(!is_public(address.parse().unwrap()), "{address}");
         }
-        for address in ["1.1.1.1", "149.154.167.220", "172.32.0.1", "2a00:1450:4010:c0e::8a", "::ffff:8.8.8.8", "64:ff9b::808:808"] {
+        for address in
+            ["1.1.1.1", "149.154.167.220", "172.32.0.1", "2a00:1450:4010:c0e::8a", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+        {
             assert!(is_public(address.parse().unwrap()), "{address}");
         }
     }
 
     #[test]
     fn an_address_with_credentials_or_another_scheme_is_refused() {
-        for wrong in ["file:///etc/passwd", "ftp://a.example", "https://user:pass@a.example/", "//a.example", "not an address"] {
+        for wrong in
+            ["file:///etc/passwd", "ftp://a.example", "https://user:pass@a.example/", "//a.example", "not an address"]
+        {
             assert!(matches!(target(wrong), Err(Error::Invalid(_))), "{wrong}");
         }
-        assert_eq!(target("https://A.example:443/x?y").map(|(_, origin)| origin).ok().as_deref(), Some("https://a.example"));
+        assert_eq!(
+            target("https://A.example:443/x?y").map(|(_, origin)| origin).ok().as_deref(),
+            Some("https://a.example")
+        );
     }
 }

@@ -76,7 +76,10 @@ impl Host for Attempt {
             return Ok(Err(error));
         }
         if value.len() > MOST_VALUE {
-            return Ok(Err(Error::Invalid(format!("a value has at most {MOST_VALUE} bytes, this one has {}", value.len()))));
+            return Ok(Err(Error::Invalid(format!(
+                "a value has at most {MOST_VALUE} bytes, this one has {}",
+                value.len()
+            ))));
         }
         self.overlay.insert(key, Pending { write: StateWrite::Set(value.clone()), value: Some(value) });
         Ok(Ok(()))
@@ -100,7 +103,11 @@ impl Host for Attempt {
         };
         let sum = match current.as_deref().map_or(Ok(0), str::parse::<i64>).map(|current| current.checked_add(amount)) {
             Ok(Some(sum)) => sum,
-            _ => return Ok(Err(Error::Invalid(format!("the value of `{key}` is not a whole number that can grow by {amount}")))),
+            _ => {
+                return Ok(Err(Error::Invalid(format!(
+                    "the value of `{key}` is not a whole number that can grow by {amount}"
+                ))));
+            }
         };
         let write = match self.overlay.get(&key).map(|pending| &pending.write) {
             // On top of the plugin's own value the sum is that value; otherwise only the growth is stored.
@@ -121,7 +128,11 @@ impl Host for Attempt {
         let stored = self.reach.state.keys(&prefix, &after, MOST_KEYS + self.overlay.len()).map_err(unreadable)?;
         let mut keys: std::collections::BTreeSet<String> = stored.into_iter().collect();
         for (key, pending) in self.overlay.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > after) {
-            if pending.value.is_some() { keys.insert(key.clone()) } else { keys.remove(key) };
+            if pending.value.is_some() {
+                keys.insert(key.clone())
+            } else {
+                keys.remove(key)
+            };
         }
         Ok(Ok(keys.into_iter().take(MOST_KEYS).collect()))
     }

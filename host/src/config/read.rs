@@ -145,9 +145,8 @@ impl<'a> Section<'a> {
             // A key of digits, as the environment gives it.
             Value::Integer(number) => Ok(number.to_string()),
             Value::Table(table) if table.len() == 1 => match (table.get("env"), table.get("file")) {
-                (Some(Value::String(name)), None) => {
-                    std::env::var(name).map_err(|_| format!("needs the environment variable `{name}`, which is not set"))
-                }
+                (Some(Value::String(name)), None) => std::env::var(name)
+                    .map_err(|_| format!("needs the environment variable `{name}`, which is not set")),
                 (None, Some(Value::String(path))) => std::fs::read_to_string(base.join(path))
                     .map(|text| text.trim_end().to_owned())
                     .map_err(|error| format!("needs the file `{path}`: {error}")),
@@ -172,7 +171,11 @@ impl<'a> Section<'a> {
     fn end(self) {
         for key in self.table.keys().filter(|key| !self.known.contains(key.as_str())) {
             let known: Vec<&str> = self.known.iter().copied().collect();
-            self.problems.push(format!("`{}.{key}` is not a key of the configuration: known here are {}", self.name, known.join(", ")));
+            self.problems.push(format!(
+                "`{}.{key}` is not a key of the configuration: known here are {}",
+                self.name,
+                known.join(", ")
+            ));
         }
     }
 }
@@ -247,7 +250,9 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
         let token = section.table.get("token").cloned();
         section.known.insert("token");
         let own: Vec<String> = match &token {
-            Some(Value::Array(list)) => list.iter().filter_map(|token| section.secret_of("token", token, base)).collect(),
+            Some(Value::Array(list)) => {
+                list.iter().filter_map(|token| section.secret_of("token", token, base)).collect()
+            }
             Some(token) => section.secret_of("token", token, base).into_iter().collect::<Vec<_>>(),
             None => Vec::new(),
         }
@@ -269,9 +274,13 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
         let url: Option<String> = section.optional("url");
         let login: Option<String> = section.optional("login");
         let api_key = section.secret("api_key", base);
-        let concurrency = if section.table.contains_key("concurrency") { section.number("concurrency", 1, 64) } else { 2 };
-        let timeout =
-            if section.table.contains_key("timeout_ms") { section.milliseconds("timeout_ms", 1) } else { Duration::from_secs(20) };
+        let concurrency =
+            if section.table.contains_key("concurrency") { section.number("concurrency", 1, 64) } else { 2 };
+        let timeout = if section.table.contains_key("timeout_ms") {
+            section.milliseconds("timeout_ms", 1)
+        } else {
+            Duration::from_secs(20)
+        };
         let has_key = section.table.contains_key("api_key");
         if let Some(url) = url {
             match url::Url::parse(&url) {
@@ -304,8 +313,12 @@ fn plugins(value: Option<Value>, base: &Path, dev: bool, problems: &mut Vec<Stri
     let dir: PathBuf = section.required("dir");
     let instances = u32::try_from(section.number("instances", 1, 1_000)).unwrap_or(1);
     let concurrency = usize::try_from(section.number("concurrency", 1, 1_000)).unwrap_or(1);
-    let own: Vec<(String, Value)> =
-        section.table.iter().filter(|(key, _)| !section.known.contains(key.as_str())).map(|(key, value)| (key.clone(), value.clone())).collect();
+    let own: Vec<(String, Value)> = section
+        .table
+        .iter()
+        .filter(|(key, _)| !section.known.contains(key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     let mut plugins = BTreeMap::new();
     for (name, value) in own {
         match PluginName::try_from(name.clone()) {
@@ -356,7 +369,9 @@ fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> 
     let grants: Option<GrantsTable> = section.optional("grants");
     let grants = grants.unwrap_or_default();
     for origin in grants.http.iter().chain(&grants.http_private).filter(|origin| !is_origin(origin)) {
-        let words = format!("holds `{origin}`, which is no origin: write `https://host` or `https://host:port`, without a path");
+        let words = format!(
+            "holds `{origin}`, which is no origin: write `https://host` or `https://host:port`, without a path"
+        );
         section.problem("grants", words);
     }
     if let Some(mut settings) = section.table.get("settings").cloned() {

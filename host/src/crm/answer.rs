@@ -87,14 +87,16 @@ mod tests {
         assert_eq!(classify(br#"{"error":{"code":400,"text":"key"}}"#), refused(Some("400"), "key"));
         assert!(classify(br#"{"data":1,"error":{"code":302}}"#).is_ok());
         assert!(classify(br#"{"data":1,"error":{"code":500,"text":""}}"#).is_ok());
-        for broken in [&b""[..], b"  ", b"null", b"12", b"{\"a\":", b"<html></html>", b"{}<br />Fatal error", b"{} {}"] {
+        for broken in [&b""[..], b"  ", b"null", b"12", b"{\"a\":", b"<html></html>", b"{}<br />Fatal error", b"{} {}"]
+        {
             assert!(matches!(classify(broken), Err(Error::BadAnswer(_))), "{broken:?}");
         }
     }
 
     #[test]
     fn a_php_error_page_does_not_leak_paths_or_sql() {
-        let page = "<br />\n<b>Fatal error</b>: Uncaught mysqli_sql_exception: near 'and identity' in /var/www/crm/x.php:466";
+        let page =
+            "<br />\n<b>Fatal error</b>: Uncaught mysqli_sql_exception: near 'and identity' in /var/www/crm/x.php:466";
         assert_eq!(
             classify(page.as_bytes()),
             Err(Error::BadAnswer("the answer is a page, not JSON: PHP failed with a database error".into()))

@@ -112,7 +112,9 @@ async fn read(caller: &mut (impl Caller + Send), kind: Kind, id: u64) -> Result<
             let record = record_of(&answer, "tid", id, kind)?;
             let mut kept = only(&record, &["title", "des", "datum", "totime", "tip", "priority", "speed"]);
             for field in ["autor", "clid", "did"] {
-                kept.extend(record.get(field).and_then(number).filter(|n| *n > 0).map(|n| (field.to_owned(), n.into())));
+                kept.extend(
+                    record.get(field).and_then(number).filter(|n| *n > 0).map(|n| (field.to_owned(), n.into())),
+                );
             }
             let pids = pids_of(record.get("person"));
             if !pids.is_empty() {
@@ -181,7 +183,12 @@ async fn read_deal(caller: &mut (impl Caller + Send), id: u64) -> Result<Read, E
 
 fn pids_of(person: Option<&Value>) -> Vec<String> {
     let people = person.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    people.iter().filter_map(|person| number(person.get("pid")?)).filter(|pid| *pid > 0).map(|pid| pid.to_string()).collect()
+    people
+        .iter()
+        .filter_map(|person| number(person.get("pid")?))
+        .filter(|pid| *pid > 0)
+        .map(|pid| pid.to_string())
+        .collect()
 }
 
 fn record_of(answer: &Value, key: &str, id: u64, kind: Kind) -> Result<Map<String, Value>, Error> {
@@ -266,7 +273,7 @@ mod tests {
                 .iter()
                 .find(|(name, _)| *name == call)
                 .map(|(_, answer)| answer.clone())
-                .ok_or_else(|| Error::Invalid(call))
+                .ok_or(Error::Invalid(call))
         }
     }
 
@@ -282,7 +289,10 @@ mod tests {
         let mut script = Script {
             answers: vec![
                 ("person.info", person),
-                ("person.list", json!({"data":[{"pid":9,"iduser":4},{"pid":10,"iduser":1,"clientpath":"Сайт"}],"count":2})),
+                (
+                    "person.list",
+                    json!({"data":[{"pid":9,"iduser":4},{"pid":10,"iduser":1,"clientpath":"Сайт"}],"count":2}),
+                ),
                 ("person.update", json!({"result":"Данные контакта обновлены","data":10,"error":""})),
             ],
             calls: Vec::new(),
@@ -310,7 +320,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_record_of_nulls_is_not_written_over() {
-        let mut script = Script { answers: vec![("person.info", json!({"data":{"pid":null,"person":null}}))], calls: Vec::new() };
+        let mut script =
+            Script { answers: vec![("person.info", json!({"data":{"pid":null,"person":null}}))], calls: Vec::new() };
         let result = update(&mut script, Kind::Person, 7, &changes(json!({"mob":"1"}))).await;
         assert!(matches!(result, Err(Error::Refused { .. })), "{result:?}");
         assert_eq!(script.calls.len(), 1);

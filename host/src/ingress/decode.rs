@@ -144,7 +144,12 @@ fn appended(group: &Map<String, Value>) -> String {
     if !group.contains_key(&length) && group.keys().next_back().is_none_or(|last| is_index(last, group.len() - 1)) {
         return length;
     }
-    group.keys().filter_map(|key| key.parse::<u64>().ok()).max().map_or(0, |largest| largest.saturating_add(1)).to_string()
+    group
+        .keys()
+        .filter_map(|key| key.parse::<u64>().ok())
+        .max()
+        .map_or(0, |largest| largest.saturating_add(1))
+        .to_string()
 }
 
 fn shown(key: &str) -> String {
@@ -332,7 +337,8 @@ mod tests {
         let deep_form = format!("a{}=1", "[b]".repeat(100));
         let wide_form = (0..20_000).map(|n| format!("k{n}=1&")).collect::<String>();
         let wide_json = format!("{{{}\"end\":1}}", (0..20_000).map(|n| format!("\"k{n}\":1,")).collect::<String>());
-        let cases: [(Result<Map<String, Value>, Error>, Error); 14] = [
+        type Read = Result<Map<String, Value>, Error>;
+        let cases: [(Read, Error); 14] = [
             (form(b"a=%zz"), Error::Percent),
             (form(b"a=%4"), Error::Percent),
             (form(b"a=%ff"), Error::Utf8),

@@ -137,10 +137,8 @@ fn recover(connection: &mut Connection, clock: &Clock) -> Result<(), Error> {
            FROM delivery INDEXED BY delivery_running WHERE state = 2",
         params![now],
     )?;
-    transaction.execute(
-        "UPDATE delivery INDEXED BY delivery_running SET state = 0, at = ?1 WHERE state = 2",
-        params![now],
-    )?;
+    transaction
+        .execute("UPDATE delivery INDEXED BY delivery_running SET state = 0, at = ?1 WHERE state = 2", params![now])?;
     transaction.commit()?;
     Ok(())
 }

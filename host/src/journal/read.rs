@@ -216,10 +216,15 @@ impl Readers {
     pub(super) fn backlog(&self) -> Result<Backlog, Error> {
         self.read(|connection| {
             let count = |sql: &str| -> rusqlite::Result<u64> {
-                connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0)).map(|count| u64::try_from(count).unwrap_or(0))
+                connection
+                    .prepare_cached(sql)?
+                    .query_row([], |row| row.get::<_, i64>(0))
+                    .map(|count| u64::try_from(count).unwrap_or(0))
             };
             Ok(Backlog {
-                unrouted: count("SELECT count(*) FROM event WHERE seq > (SELECT seq FROM cursor WHERE name = 'routed')")?,
+                unrouted: count(
+                    "SELECT count(*) FROM event WHERE seq > (SELECT seq FROM cursor WHERE name = 'routed')",
+                )?,
                 open: count("SELECT count(*) FROM delivery INDEXED BY delivery_lane WHERE state IN (0, 1, 2)")?,
                 dead: count("SELECT count(*) FROM delivery INDEXED BY delivery_dead WHERE state = 5")?,
             })
@@ -351,7 +356,13 @@ impl StateView {
                       ORDER BY key LIMIT ?5",
                 )?
                 .query_map(
-                    params![self.plugin.as_str(), self.account, prefix, after, i64::try_from(limit).unwrap_or(i64::MAX)],
+                    params![
+                        self.plugin.as_str(),
+                        self.account,
+                        prefix,
+                        after,
+                        i64::try_from(limit).unwrap_or(i64::MAX)
+                    ],
                     |row| row.get(0),
                 )?
                 .collect()

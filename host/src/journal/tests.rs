@@ -123,9 +123,20 @@ impl Model {
                 let record = event.entity.as_ref().map(|entity| entity.id.parse().unwrap());
                 let lane = record.filter(|_| name == "alpha");
                 let busy = lane.is_some()
-                    && self.deliveries.iter().any(|other| other.plugin == name && other.lane == lane && !other.state.is_over());
+                    && self
+                        .deliveries
+                        .iter()
+                        .any(|other| other.plugin == name && other.lane == lane && !other.state.is_over());
                 let state = if busy { DeliveryState::Behind } else { DeliveryState::Ready };
-                self.deliveries.push(Expected { plugin: name, event: index, lane, state, at: now, attempts: 0, failures: 0 });
+                self.deliveries.push(Expected {
+                    plugin: name,
+                    event: index,
+                    lane,
+                    state,
+                    at: now,
+                    attempts: 0,
+                    failures: 0,
+                });
             }
         }
         self.routed = self.events.len();
@@ -167,7 +178,10 @@ impl Model {
             How::Dead => delivery.state = DeliveryState::Dead,
         }
         let (name, lane) = (delivery.plugin, delivery.lane);
-        let next = self.deliveries.iter_mut().find(|other| other.plugin == name && other.lane == lane && !other.state.is_over());
+        let next = self
+            .deliveries
+            .iter_mut()
+            .find(|other| other.plugin == name && other.lane == lane && !other.state.is_over());
         if let Some(next) = next.filter(|_| lane.is_some()) {
             next.state = DeliveryState::Ready;
         }
@@ -196,10 +210,16 @@ async fn run(steps: Vec<Step>) {
             }
             Step::Take { budget } => {
                 let taken = handle.take(subscriptions(), budgets(budget)).await.unwrap();
-                let found: Vec<_> =
-                    taken.claimed.iter().map(|c| (c.event.id, c.plugin.as_str().to_owned(), c.attempt, c.failures)).collect();
-                let expected: Vec<_> =
-                    model.take(budget, clock.now()).into_iter().map(|(id, name, a, f)| (id, name.to_owned(), a, f)).collect();
+                let found: Vec<_> = taken
+                    .claimed
+                    .iter()
+                    .map(|c| (c.event.id, c.plugin.as_str().to_owned(), c.attempt, c.failures))
+                    .collect();
+                let expected: Vec<_> = model
+                    .take(budget, clock.now())
+                    .into_iter()
+                    .map(|(id, name, a, f)| (id, name.to_owned(), a, f))
+                    .collect();
                 assert_eq!(found, expected);
                 running.extend(taken.claimed);
             }
@@ -300,8 +320,14 @@ async fn state_that_changed_meanwhile_is_never_overwritten() {
     assert_eq!(value, "6");
 
     let again = handle.take(subscriptions(), alpha).await.unwrap().claimed;
-    assert_eq!(again.iter().map(|c| (c.delivery, c.attempt, c.failures)).collect::<Vec<_>>(), [(second.delivery, 2, 0)]);
-    assert_eq!(handle.settle(stateful(&again[0], &[("n", Some(version))], &[("n", set("7"))])).await.unwrap(), Settled::Applied);
+    assert_eq!(
+        again.iter().map(|c| (c.delivery, c.attempt, c.failures)).collect::<Vec<_>>(),
+        [(second.delivery, 2, 0)]
+    );
+    assert_eq!(
+        handle.settle(stateful(&again[0], &[("n", Some(version))], &[("n", set("7"))])).await.unwrap(),
+        Settled::Applied
+    );
     assert_eq!(view.get("n").unwrap().map(|(value, _)| value).as_deref(), Some("7"));
     assert_eq!(view.keys("", "", 10).unwrap(), ["n"]);
     assert_eq!(handle.state(&plugin("beta"), "main").get("n").unwrap(), None);
@@ -336,8 +362,12 @@ fn claiming_and_promoting_never_scan_the_backlog() {
             .unwrap()
             .join("; ")
     };
-    let claim = plan("SELECT seq FROM delivery INDEXED BY delivery_ready WHERE plugin = 1 AND state = 0 AND at <= 5 ORDER BY at, seq LIMIT 9");
+    let claim = plan(
+        "SELECT seq FROM delivery INDEXED BY delivery_ready WHERE plugin = 1 AND state = 0 AND at <= 5 ORDER BY at, seq LIMIT 9",
+    );
     assert_eq!(claim, "SEARCH delivery USING COVERING INDEX delivery_ready (plugin=? AND at<?)");
-    let next = plan("SELECT min(seq) FROM delivery INDEXED BY delivery_lane WHERE plugin = 1 AND lane = 'x' AND state IN (0, 1, 2)");
+    let next = plan(
+        "SELECT min(seq) FROM delivery INDEXED BY delivery_lane WHERE plugin = 1 AND lane = 'x' AND state IN (0, 1, 2)",
+    );
     assert_eq!(next, "SEARCH delivery USING INDEX delivery_lane (plugin=? AND lane=?)");
 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{Notify, mpsc};
 
 use super::layout::plugin_number;
-use super::read::{event_from_row, EVENT_COLUMNS};
+use super::read::{EVENT_COLUMNS, event_from_row};
 use super::{Change, Claimed, DeliveryId, Error, Settled, Settlement, Subscriptions, Taken};
 use crate::clock::Clock;
 use crate::event::Event;
@@ -61,7 +61,7 @@ impl Writer {
         });
         // The change that failed dropped its reply, which its sender sees as `Closed`; so do those behind it unless told.
         for answer in answers {
-            answer(result.as_ref().map(|()| ()));
+            answer(result.as_ref().copied());
         }
         if let Err(error) = &result {
             for change in changes {
@@ -91,7 +91,9 @@ impl Change {
 fn apply(connection: &Connection, change: Change, now: i64) -> rusqlite::Result<Answer> {
     match change {
         Change::Append(event, reply) => answer_of(append(connection, &event), reply),
-        Change::Take { subscriptions, budgets, reply } => answer_of(take(connection, &subscriptions, &budgets, now), reply),
+        Change::Take { subscriptions, budgets, reply } => {
+            answer_of(take(connection, &subscriptions, &budgets, now), reply)
+        }
         Change::Settle(settlement, reply) => answer_of(settle(connection, &settlement, now), reply),
         Change::Release(DeliveryId(seq), reply) => answer_of(release(connection, seq), reply),
     }
@@ -145,7 +147,9 @@ fn take(
         claim(connection, plugin, number, *budget, now, &mut taken.claimed)?;
         if taken.claimed.len() - before < *budget {
             let due = connection
-                .prepare_cached("SELECT min(at) FROM delivery INDEXED BY delivery_ready WHERE plugin = ?1 AND state = 0")?
+                .prepare_cached(
+                    "SELECT min(at) FROM delivery INDEXED BY delivery_ready WHERE plugin = ?1 AND state = 0",
+                )?
                 .query_row([number], |row| row.get::<_, Option<i64>>(0))?;
             taken.next_due = [taken.next_due, due].into_iter().flatten().min();
         }
@@ -155,9 +159,8 @@ fn take(
 
 /// Makes the deliveries of the next events; tells whether more wait.
 fn route(connection: &Connection, subscriptions: &Subscriptions, now: i64) -> rusqlite::Result<bool> {
-    let cursor: i64 = connection
-        .prepare_cached("SELECT seq FROM cursor WHERE name = 'routed'")?
-        .query_row([], |row| row.get(0))?;
+    let cursor: i64 =
+        connection.prepare_cached("SELECT seq FROM cursor WHERE name = 'routed'")?.query_row([], |row| row.get(0))?;
     let mut events = connection.prepare_cached(
         "SELECT seq, account, name, entity_kind, entity_id FROM event WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
@@ -170,7 +173,8 @@ fn route(connection: &Connection, subscriptions: &Subscriptions, now: i64) -> ru
             if !subscription.events.iter().any(|pattern| pattern.matches(&name)) {
                 continue;
             }
-            let lane = entity.as_ref().filter(|_| subscription.ordered).map(|(kind, id)| format!("{account}/{kind}:{id}"));
+            let lane =
+                entity.as_ref().filter(|_| subscription.ordered).map(|(kind, id)| format!("{account}/{kind}:{id}"));
             let plugin = plugin_number(connection, subscription.plugin.as_str())?;
             connection
                 .prepare_cached(
@@ -329,32 +333,34 @@ fn record(connection: &Connection, settlement: &Settlement, outcome: &str, reaso
     connection
         .prepare_cached("INSERT INTO attempt VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)")?
         .execute(params![
-            seq,
-            settlement.attempt,
-            settlement.version,
-            settlement.started_at,
-            settlement.ended_at,
-            outcome,
-            reason,
-            code,
-            number(effects.usage.cpu),
-            number(effects.usage.wall),
-            number(effects.usage.memory),
-            lines,
-            number(effects.lines_dropped),
-        ])?;
+        seq,
+        settlement.attempt,
+        settlement.version,
+        settlement.started_at,
+        settlement.ended_at,
+        outcome,
+        reason,
+        code,
+        number(effects.usage.cpu),
+        number(effects.usage.wall),
+        number(effects.usage.memory),
+        lines,
+        number(effects.lines_dropped),
+    ])?;
     for (ordinal, call) in (1_i64..).zip(&effects.calls) {
-        connection.prepare_cached("INSERT INTO host_call VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(params![
-            seq,
-            settlement.attempt,
-            ordinal,
-            number(call.at),
-            number(call.took),
-            call.call,
-            call.request,
-            call.answer,
-            call.good,
-        ])?;
+        connection.prepare_cached("INSERT INTO host_call VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
+            params![
+                seq,
+                settlement.attempt,
+                ordinal,
+                number(call.at),
+                number(call.took),
+                call.call,
+                call.request,
+                call.answer,
+                call.good,
+            ],
+        )?;
     }
     Ok(())
 }

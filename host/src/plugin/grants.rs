@@ -112,11 +112,15 @@ impl Grants {
     pub fn missing(&self) -> Vec<String> {
         let Given::These(given) = &self.given else { return Vec::new() };
         let text = |pattern: &super::Pattern| String::from(pattern.clone());
-        let crm_given = |asked: &str| {
-            given.crm.iter().any(|pattern| text(pattern) == asked || pattern.matches(asked))
-        };
-        let mut missing: Vec<String> =
-            self.asked.crm.iter().map(text).filter(|asked| !crm_given(asked)).map(|call| format!("crm {call}")).collect();
+        let crm_given = |asked: &str| given.crm.iter().any(|pattern| text(pattern) == asked || pattern.matches(asked));
+        let mut missing: Vec<String> = self
+            .asked
+            .crm
+            .iter()
+            .map(text)
+            .filter(|asked| !crm_given(asked))
+            .map(|call| format!("crm {call}"))
+            .collect();
         missing.extend(
             self.asked
                 .http

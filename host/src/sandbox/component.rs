@@ -28,13 +28,17 @@ pub enum LoadError {
     #[error("the file is damaged or cut off: {0}")]
     Damaged(String),
     /// No manifest.
-    #[error("the file holds no manifest: call `salesman_plugin_sdk::export!` in the plugin, with a `plugin.toml` beside its `Cargo.toml`")]
+    #[error(
+        "the file holds no manifest: call `salesman_plugin_sdk::export!` in the plugin, with a `plugin.toml` beside its `Cargo.toml`"
+    )]
     NoManifest,
     /// A manifest that can't be used.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// Made for another contract.
-    #[error("the plugin was built for contract {found}, this host speaks {API_MAJOR}.x: build it with the SDK of this host's version")]
+    #[error(
+        "the plugin was built for contract {found}, this host speaks {API_MAJOR}.x: build it with the SDK of this host's version"
+    )]
     ApiVersion {
         /// What the file says.
         found: String,
@@ -100,7 +104,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Parts, LoadError> {
 fn wrapped(module: &[u8]) -> Result<Vec<u8>, LoadError> {
     ComponentEncoder::default()
         .module(module)
-        .and_then(|encoder| encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER))
+        .and_then(|encoder| {
+            encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)
+        })
         .and_then(|mut encoder| encoder.encode())
         .map_err(|error| LoadError::Shape(format!("{error:#}")))
 }

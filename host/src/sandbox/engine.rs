@@ -8,7 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use wasmtime::{Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{
+    Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store, UpdateDeadline,
+};
 
 use super::Running;
 use crate::capabilities::LimitHit;
@@ -114,7 +116,8 @@ impl Ticker {
             while !state.ended.load(Ordering::SeqCst) {
                 if state.running.load(Ordering::SeqCst) == 0 {
                     let guard = state.lock.lock().unwrap_or_else(PoisonError::into_inner);
-                    let idle = |_: &mut ()| state.running.load(Ordering::SeqCst) == 0 && !state.ended.load(Ordering::SeqCst);
+                    let idle =
+                        |_: &mut ()| state.running.load(Ordering::SeqCst) == 0 && !state.ended.load(Ordering::SeqCst);
                     drop(state.changed.wait_while(guard, idle));
                     continue;
                 }

@@ -25,11 +25,17 @@ pub(super) fn of(stage: Stage, memory: &StoreLimits, limits: &Limits) -> Fault {
         return Fault::new(limit.kind, limit.detail.clone());
     }
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
-        return Fault::new(FaultKind::Exit, format!("the plugin ended itself with exit code {code}: return a reply instead"));
+        return Fault::new(
+            FaultKind::Exit,
+            format!("the plugin ended itself with exit code {code}: return a reply instead"),
+        );
     }
     let trap = error.downcast_ref::<Trap>();
     if trap == Some(&Trap::StackOverflow) {
-        return Fault::new(FaultKind::StackOverflow, "the plugin's calls are nested too deep: it may call itself without end");
+        return Fault::new(
+            FaultKind::StackOverflow,
+            "the plugin's calls are nested too deep: it may call itself without end",
+        );
     }
     // A plugin that is refused memory usually panics or traps right after; the refusal is the cause.
     if memory.refused() {

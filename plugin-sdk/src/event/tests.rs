@@ -1,13 +1,5 @@
 //! What the typed events must never get wrong, against events that a real CRM sent.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
 use std::path::Path;
 
 use serde_json::{Map, Value, json};

@@ -32,6 +32,9 @@ mod tests {
             assert_eq!(Audit.handle(event, &fake.host()), Reply::done());
         }
         let counted: Vec<_> = fake.state().into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-        assert_eq!(counted, ["actor.1.deal.add=2", "actor.unknown.task.edit=1", "event.deal.add=2", "event.task.edit=1"]);
+        assert_eq!(
+            counted,
+            ["actor.1.deal.add=2", "actor.unknown.task.edit=1", "event.deal.add=2", "event.task.edit=1"]
+        );
     }
 }

@@ -84,7 +84,8 @@ mod tests {
     fn the_message_holds_the_deals_title_and_the_events_fields() {
         let fake = host(200);
         assert_eq!(Notify.handle(closed(), &fake.host()), Reply::done());
-        let sent: Vec<_> = fake.requests().into_iter().map(|request| String::from_utf8(request.body).unwrap()).collect();
+        let sent: Vec<_> =
+            fake.requests().into_iter().map(|request| String::from_utf8(request.body).unwrap()).collect();
         assert_eq!(sent, [r#"{"text":"«Поставка»: Победа полная, 5000"}"#]);
     }
 

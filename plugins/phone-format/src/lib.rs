@@ -39,7 +39,9 @@ fn format(host: &Host, kind: RecordKind, id: u64) -> Result<Reply> {
     let record = match read {
         Ok(Some(record)) => record,
         // Deleted since, or out of the API user's sight: nothing to format.
-        Ok(None) | Err(CrmError::Refused { .. }) => return Reply::skip_because(format!("the CRM shows no {} {id}", kind.as_str())),
+        Ok(None) | Err(CrmError::Refused { .. }) => {
+            return Reply::skip_because(format!("the CRM shows no {} {id}", kind.as_str()));
+        }
         Err(error) => return Err(error.into()),
     };
     let mut changes = Map::new();
@@ -60,7 +62,11 @@ fn format(host: &Host, kind: RecordKind, id: u64) -> Result<Reply> {
 
 /// A list of numbers, each in its normal form.
 fn normal(list: &str) -> String {
-    list.split([',', ';']).map(|number| one(number.trim())).filter(|number| !number.is_empty()).collect::<Vec<_>>().join(", ")
+    list.split([',', ';'])
+        .map(|number| one(number.trim()))
+        .filter(|number| !number.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn one(typed: &str) -> String {
@@ -104,7 +110,8 @@ mod tests {
     #[test]
     fn a_person_is_written_once_and_only_in_the_changed_field() {
         let record = json!({ "pid": 3, "person": "Пётр", "tel": null, "mob": "8 916 000-00-00" });
-        let fake = FakeHost::new().answer("person.info", json!({ "data": record })).record(RecordKind::Person, 3, record);
+        let fake =
+            FakeHost::new().answer("person.info", json!({ "data": record })).record(RecordKind::Person, 3, record);
         assert_eq!(PhoneFormat.handle(event("person.add", &[("pid", "3")]), &fake.host()), Reply::done());
         assert_eq!(
             fake.calls().last(),

@@ -42,7 +42,10 @@ impl Plugin for StepTasks {
         let filled = |template: &str| {
             template.replace("{did}", &change.did.to_string()).replace("{deal}", &title).replace("{step}", &step)
         };
-        let mut task = json!({
+        if user.is_empty() {
+            host.warn("the deal has no responsible employee: the task goes to the API's own user");
+        }
+        let task = json!({
             "title": filled(&rule.title),
             "des": filled(&rule.description),
             "datum": date(event.received_at, settings.utc_offset_hours, rule.days)?,
@@ -50,12 +53,8 @@ impl Plugin for StepTasks {
             "tip": rule.kind,
             "did": change.did,
             "clid": deal.get("clid"),
+            "user": (!user.is_empty()).then_some(user),
         });
-        if user.is_empty() {
-            host.warn("the deal has no responsible employee: the task goes to the API's own user");
-        } else {
-            task["user"] = user.into();
-        }
         let added = host.crm().call("task", "add", &task)?;
         host.info(format!("task {} added for deal {}", added.id().unwrap_or_default(), change.did));
         Reply::done()

@@ -103,8 +103,11 @@ fn outside() -> String {
     let variables = std::env::vars().count();
     let arguments = std::env::args().count();
     let socket = std::net::TcpStream::connect("127.0.0.1:80").map(drop).map_err(|error| error.kind());
-    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).is_ok() && Instant::now().elapsed().as_secs() == 0;
-    format!("files {files:?} written {written:?} variables {variables} arguments {arguments} socket {socket:?} clock {clock}")
+    let clock =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).is_ok() && Instant::now().elapsed().as_secs() == 0;
+    format!(
+        "files {files:?} written {written:?} variables {variables} arguments {arguments} socket {socket:?} clock {clock}"
+    )
 }
 
 salesman_plugin_sdk::export!(Sinner);

@@ -1,7 +1,9 @@
 //! The least that runs the same component on the same event: a fresh store and instance, one call. No limits, no clock,
 //! no record, no grants.
 
-use wasi_preview1_component_adapter_provider::{WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER};
+use wasi_preview1_component_adapter_provider::{
+    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+};
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -29,7 +31,12 @@ impl crm::Host for Nothing {
         not_called()
     }
 
-    async fn update(&mut self, _: crm::RecordKind, _: u64, _: String) -> wasmtime::Result<Result<Vec<String>, crm::Error>> {
+    async fn update(
+        &mut self,
+        _: crm::RecordKind,
+        _: u64,
+        _: String,
+    ) -> wasmtime::Result<Result<Vec<String>, crm::Error>> {
         not_called()
     }
 }

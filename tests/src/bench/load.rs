@@ -24,7 +24,9 @@ impl Connection {
         let (address, path) = rest.split_once('/').context("the address has no path")?;
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let head = format!("POST /{path} HTTP/1.1\r\nHost: {address}\r\nAccept: */*\r\nContent-Type: application/x-www-form-urlencoded\r\n");
+        let head = format!(
+            "POST /{path} HTTP/1.1\r\nHost: {address}\r\nAccept: */*\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        );
         Ok(Self { stream, head, answer: vec![0; 4096] })
     }
 
