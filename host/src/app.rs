@@ -100,22 +100,37 @@ impl App {
         self.address
     }
 
+    /// Returns when a part of the host has ended by itself, which it must not: the rest would accept what nobody handles.
+    pub async fn broken(&mut self) -> &'static str {
+        let journal = self.journal.handle();
+        tokio::select! {
+            _ = &mut self.server => "the server",
+            _ = &mut self.dispatcher => "the dispatcher",
+            () = journal.closed() => "the journal",
+        }
+    }
+
     /// Stops everything in order; tells whether all that ran has ended.
     pub async fn stop(self) -> bool {
         telemetry::stopping();
         self.stop_intake.send_replace(true);
         // Open connections may finish what they send; keep-alive ones without a request are closed.
-        let served = tokio::time::timeout(std::time::Duration::from_secs(5), self.server).await.is_ok();
+        let aborter = self.server.abort_handle();
+        if tokio::time::timeout(std::time::Duration::from_secs(5), self.server).await.is_err() {
+            // Somebody is still sending, slowly; nothing of it has been acknowledged.
+            aborter.abort();
+        }
         self.stop_dispatcher.send_replace(true);
         let drained = self.dispatcher.await.unwrap_or(false);
         drop(self.registry);
         let journal = self.journal;
-        // Waits for the last handle; a delivery that was cut off may still hold one until its runtime ends.
-        if drained && served {
-            drop(tokio::task::spawn_blocking(move || journal.close()).await);
+        // Waits for the last handle; a delivery that was cut off, or a slow sender, may hold one until the runtime ends.
+        if drained {
+            let closed = tokio::task::spawn_blocking(move || journal.close());
+            drop(tokio::time::timeout(std::time::Duration::from_secs(5), closed).await);
         }
-        telemetry::stopped(drained && served);
-        drained && served
+        telemetry::stopped(drained);
+        drained
     }
 }
 

@@ -109,12 +109,18 @@ fn serve(source: &Source) -> anyhow::Result<ExitCode> {
         .build()
         .context("failed to start the runtime")?;
     let code = runtime.block_on(async {
-        let app = match App::start(config).await {
+        let mut app = match App::start(config).await {
             Ok(app) => app,
             Err(problems) => return Ok(told(&problems)),
         };
         println!("listening on http://{}", app.address());
-        asked_to_stop().await?;
+        tokio::select! {
+            asked = asked_to_stop() => asked?,
+            part = app.broken() => {
+                telemetry::broken(part);
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         let graceful = tokio::select! {
             graceful = app.stop() => graceful,
             // A second signal ends at once; what ran is run again at the next start.

@@ -41,7 +41,11 @@ async fn loopback_only(request: Request, next: Next) -> Response {
     // A proxy on this machine would make everybody local: what it forwards is refused.
     let forwarded =
         ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| request.headers().contains_key(*name));
-    if peer.is_some_and(|peer| peer.to_canonical().is_loopback()) && !forwarded {
+    // A page in a browser on this machine reaches loopback too, but not under a loopback name.
+    let host = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
+    let named = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
+    if named && peer.is_some_and(|peer| peer.to_canonical().is_loopback()) && !forwarded {
         return next.run(request).await;
     }
     problem(StatusCode::FORBIDDEN, "console.loopback_only", "the API answers callers on this machine only")

@@ -22,6 +22,8 @@ use crate::secret::Secret;
 
 /// Bytes of an answer that are read at most.
 const MOST_ANSWER: usize = 16 << 20;
+/// Fields of one call, nested ones counted: PHP's default limit less the host's own.
+const MOST_ARGUMENTS: usize = 990;
 /// Waits before a read is repeated.
 const READ_AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(400)];
 
@@ -106,6 +108,7 @@ impl Client {
         if !name(method) || !name(action) || method.contains('.') {
             return Err(Error::Invalid("method and action are names such as `deal` and `change.step`".into()));
         }
+        checked(arguments)?;
         if ["login", "apikey", "action"].iter().any(|key| arguments.contains_key(*key)) {
             return Err(Error::Invalid("`login`, `apikey` and `action` are the host's own: leave them out".into()));
         }
@@ -161,6 +164,35 @@ impl Client {
         }
         answer::classify(&bytes)
     }
+}
+
+/// PHP trims a field's name, cuts it at a NUL and takes brackets for groups, so ` action` would replace the host's own
+/// `action`; and it drops what comes after 1,000 fields. Neither gets out.
+fn checked(arguments: &Map<String, Value>) -> Result<(), Error> {
+    let plain = |name: &str| {
+        let mut bytes = name.bytes();
+        bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+    };
+    if let Some(name) = arguments.keys().find(|name| !plain(name)) {
+        let shown: String = name.chars().take(32).collect();
+        return Err(Error::Invalid(format!("`{}` is no name of an argument", shown.escape_debug())));
+    }
+    let mut waiting: Vec<&Value> = arguments.values().collect();
+    let mut fields = 0;
+    while let Some(value) = waiting.pop() {
+        match value {
+            Value::Array(items) => waiting.extend(items),
+            Value::Object(object) => waiting.extend(object.values()),
+            _ => fields += 1,
+        }
+        if fields > MOST_ARGUMENTS {
+            return Err(Error::Invalid(format!(
+                "the CRM reads at most 1,000 fields: send {MOST_ARGUMENTS} or fewer at once"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The library's errors quote addresses, which a proxy's might hold credentials: only the kind and the cause are told.
@@ -219,6 +251,24 @@ pub fn is_read(action: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_name_of_an_argument_reads_as_one_of_the_hosts_own() {
+        let check = |name: &str| {
+            let mut arguments = Map::new();
+            arguments.insert(name.to_owned(), "delete".into());
+            checked(&arguments)
+        };
+        for wrong in [" action", "action\0", "action[x]", "\u{a0}login", "", "a b", "1a", "+apikey", "action\n"] {
+            assert!(matches!(check(wrong), Err(Error::Invalid(_))), "{wrong:?}");
+        }
+        for good in ["did", "date.plan", "input7", "_x", "pid_list"] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        let many: Map<String, Value> =
+            [("ids".to_owned(), (0..1_000).collect::<Vec<_>>().into())].into_iter().collect();
+        assert!(matches!(checked(&many), Err(Error::Invalid(_))));
+    }
 
     #[test]
     fn a_write_is_never_taken_for_a_read() {

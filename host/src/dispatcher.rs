@@ -2,7 +2,7 @@
 //!
 //! - It holds no queue of its own: what waits is in the journal. What is claimed is bounded per plugin.
 //! - A place is taken before an instance is made, per plugin and for the whole host; it is free again when the plugin
-//!   has answered, before the outcome is stored.
+//!   has answered, before the outcome is stored. A plugin with one place keeps it until then.
 //! - An outcome is handed to the journal until it is stored, for as long as the host runs.
 //! - A host bug costs one attempt, not the process.
 //!
@@ -193,11 +193,12 @@ async fn deliver(shared: Arc<Shared>, live: Arc<Live>, line: Line, claimed: Clai
         let own = line.places.acquire().await?;
         Ok::<_, tokio::sync::AcquireError>((own, shared.places.acquire().await?))
     };
-    let (started_at, outcome, effects) = match places.await {
-        Ok(_places) => {
+    let (started_at, outcome, effects, _own_place) = match places.await {
+        Ok((own, _place)) => {
             let started_at = shared.tools.clock.now();
             let (outcome, effects) = invoke(&shared, &live, &claimed).await;
-            (started_at, outcome, effects)
+            // One at a time means that the next attempt sees this one's state.
+            (started_at, outcome, effects, Some(own).filter(|_| line.size == 1))
         }
         // The host stops: what has not begun does not begin any more.
         Err(_) => {

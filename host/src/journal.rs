@@ -259,6 +259,11 @@ impl Handle {
         self.ask(|reply| Change::Release(delivery, reply)).await
     }
 
+    /// Returns when the writer is gone.
+    pub async fn closed(&self) {
+        self.sender.closed().await;
+    }
+
     /// Returns when there may be something new to take.
     pub async fn work(&self) {
         self.work.notified().await;

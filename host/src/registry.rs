@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::journal::{Subscription, Subscriptions};
-use crate::plugin::{Grants, Limits, LimitsPatch, Permissions, PluginName};
+use crate::plugin::{Grants, Limits, LimitsPatch, Manifest, Pattern, Permissions, PluginName};
 use crate::sandbox::{CompiledPlugin, LoadError, Sandbox};
 use crate::telemetry;
 
@@ -205,6 +205,17 @@ fn load_file(path: &Path, options: &Options, sandbox: &Sandbox) -> Result<Live, 
     Ok(live(compiled, options))
 }
 
+/// Whether two attempts at once could make each other run again after a write to the outside: those that keep state and
+/// write elsewhere run one at a time, unless the administrator says otherwise.
+fn careful(manifest: &Manifest) -> bool {
+    let text = |pattern: &Pattern| String::from(pattern.clone());
+    let writes = |call: String| {
+        call.ends_with('*') || !call.split_once('.').is_some_and(|(_, action)| crate::crm::is_read(action))
+    };
+    let asked = &manifest.permissions;
+    asked.state && (!asked.http.is_empty() || asked.crm.iter().map(text).any(writes))
+}
+
 fn live(compiled: CompiledPlugin, options: &Options) -> Live {
     let manifest = &compiled.manifest;
     let own = options.plugins.get(&manifest.name).cloned().unwrap_or_default();
@@ -220,7 +231,7 @@ fn live(compiled: CompiledPlugin, options: &Options) -> Live {
         grants: Arc::new(grants),
         settings: Value::Object(settings).to_string().into(),
         limits: Limits::default().with(&manifest.limits).with(&own.limits),
-        concurrency: own.concurrency.unwrap_or(options.concurrency).max(1),
+        concurrency: own.concurrency.unwrap_or(if careful(manifest) { 1 } else { options.concurrency }).max(1),
         ordered: !own.unordered,
         compiled,
     }

@@ -26,6 +26,9 @@ use crate::plugin::{Limits, Manifest};
 pub use component::LoadError;
 use engine::{Engine, Meter, Metered, StoreLimits};
 
+/// Bytes that a plugin can hand to the host in one call, before the host looks at them.
+const MOST_HANDED_OVER: usize = 4 << 20;
+
 /// How much may run at once.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -108,6 +111,7 @@ impl Sandbox {
         let meter = Arc::new(Meter::new(limits.cpu));
         let running = Running { attempt: Attempt::new(reach, limits), limits: StoreLimits::new(limits.memory) };
         let mut store = Store::new(self.engine.wasmtime(), running);
+        store.set_hostcall_fuel(MOST_HANDED_OVER);
         store.limiter(|running| &mut running.limits);
         self.engine.watch(&mut store, Arc::clone(&meter));
         let _awake = self.engine.awake();

@@ -79,7 +79,12 @@ pub(crate) fn event_not_stored(reason: &dyn Display) {
 pub(crate) fn delivered(claimed: &Claimed, outcome: &Outcome, next: Next, effects: &Effects) {
     let (event, name) = (claimed.event.id.to_string(), claimed.event.name.as_str());
     let (delivery, plugin, attempt) = (claimed.delivery.0, claimed.plugin.as_str(), claimed.attempt);
-    let (took, reason) = (effects.usage.wall, outcome.reason());
+    let took = effects.usage.wall;
+    // A plugin's own words may hold what the CRM or a chat answered: they are in the attempt.
+    let reason = match outcome {
+        Outcome::Failed(fault) => format!("{}: {}", fault.kind.code(), fault.detail),
+        other => other.as_str().to_owned(),
+    };
     match (outcome, next) {
         (Outcome::Done | Outcome::Skipped { .. }, _) => {
             debug!(event, name, delivery, plugin, attempt, took, outcome = outcome.as_str(), "Delivered.");
@@ -106,8 +111,20 @@ pub(crate) fn crm_called(method: &str, action: &str, took: Duration, failure: Op
     let took = took.as_millis();
     match failure {
         None => debug!(method, action, took, "CRM called."),
-        Some(reason) => warn!(method, action, took, %reason, "CRM call failed."),
+        Some(failure) => {
+            let (kind, code) = match failure {
+                crate::crm::Error::Refused { code, .. } => ("refused", code.as_deref()),
+                crate::crm::Error::Transport(_) => ("transport", None),
+                crate::crm::Error::BadAnswer(_) => ("bad answer", None),
+                crate::crm::Error::Invalid(_) => ("invalid", None),
+            };
+            warn!(method, action, took, kind, code, "CRM call failed.");
+        }
     }
+}
+
+pub(crate) fn broken(part: &str) {
+    error!(part, "A part of the host ended by itself; the host ends, to be started again.");
 }
 
 pub(crate) fn stopping() {

@@ -28,9 +28,11 @@ impl Attempt {
         };
         let result = client.call(method, action, arguments).await;
         let took = std::time::Duration::from_micros(self.since_start().saturating_sub(at));
-        telemetry::crm_called(method, action, took, result.as_ref().err());
+        if !matches!(result, Err(crm::Error::Invalid(_))) {
+            telemetry::crm_called(method, action, took, result.as_ref().err());
+        }
         let sent = Value::Object(arguments.clone()).to_string();
-        let call = format!("crm {method}.{action}");
+        let call = format!("crm {}.{}", super::shortened(method, 64), super::shortened(action, 64));
         match &result {
             Ok(body) => self.record(at, call, &sent, Ok(&body.to_string())),
             Err(error) => self.record(at, call, &sent, Err(&error.to_string())),
@@ -86,7 +88,13 @@ impl Caller for Recorded<'_> {
     }
 }
 
+/// Bytes of one call's arguments, as JSON.
+const MOST_ARGUMENTS: usize = 256 << 10;
+
 fn object(text: &str) -> Result<Map<String, Value>, Error> {
+    if text.len() > MOST_ARGUMENTS {
+        return Err(Error::Invalid(format!("the arguments have {} bytes, {MOST_ARGUMENTS} are allowed", text.len())));
+    }
     serde_json::from_str(text).map_err(|error| Error::Invalid(format!("the arguments are not a JSON object: {error}")))
 }
 

@@ -249,7 +249,8 @@ impl Host for Attempt {
     async fn send(&mut self, request: Request) -> wasmtime::Result<Result<Response, Error>> {
         self.count()?;
         let at = self.since_start();
-        let sent = String::from_utf8_lossy(&request.body).into_owned();
+        let start = request.body.get(..request.body.len().min(super::MOST_KEPT)).unwrap_or_default();
+        let sent = String::from_utf8_lossy(start).into_owned();
         let method = request.method.clone();
         let (url, origin) = match target(&request.url) {
             Ok(target) => target,
@@ -262,7 +263,8 @@ impl Host for Attempt {
         let call = format!("http {} {origin}", super::shortened(&method, 16));
         match &result {
             Ok(response) => {
-                let answer = format!("{} {}", response.status, String::from_utf8_lossy(&response.body));
+                let start = response.body.get(..response.body.len().min(super::MOST_KEPT)).unwrap_or_default();
+                let answer = format!("{} {}", response.status, String::from_utf8_lossy(start));
                 self.record(at, call, &sent, Ok(&answer));
             }
             Err(Error::NotGranted(text) | Error::Transport(text) | Error::Invalid(text)) => {

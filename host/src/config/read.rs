@@ -31,7 +31,10 @@ pub(super) fn merged(source: &Source) -> Result<Table, Problems> {
     for (name, text) in &source.environment {
         let Some(path) = name.strip_prefix(PREFIX) else { continue };
         let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
-        set(&mut table, &keys, value_of(text));
+        // A key of digits must not be read as a number: `1_000` would lose its `_`.
+        let secret = keys.last().is_some_and(|key| matches!(key.as_str(), "api_key" | "token"));
+        let plain = secret && !text.starts_with(['{', '[', '"', '\'']);
+        set(&mut table, &keys, if plain { Value::String(text.clone()) } else { value_of(text) });
     }
     Ok(table)
 }
@@ -284,7 +287,12 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
         let has_key = section.table.contains_key("api_key");
         if let Some(url) = url {
             match url::Url::parse(&url) {
-                Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty() => {
+                Ok(url)
+                    if matches!(url.scheme(), "http" | "https")
+                        && url.has_host()
+                        && url.username().is_empty()
+                        && url.password().is_none() =>
+                {
                     match (login, api_key) {
                         (Some(login), Some(api_key)) => {
                             let concurrency = usize::try_from(concurrency).unwrap_or(2);
@@ -373,6 +381,12 @@ fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> 
             "holds `{origin}`, which is no origin: write `https://host` or `https://host:port`, without a path"
         );
         section.problem("grants", words);
+    }
+    if section.table.get("settings").is_some_and(|settings| !settings.is_table()) {
+        // The value is not quoted: it may hold a secret.
+        section.problem("settings", "must be a table: `{ key = \"value\" }`");
+        section.table.remove("settings");
+        section.known.insert("settings");
     }
     if let Some(mut settings) = section.table.get("settings").cloned() {
         with_secrets(&mut section, &mut settings, base);

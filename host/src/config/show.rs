@@ -2,8 +2,8 @@
 
 use toml::{Table, Value};
 
-/// Words in a key's name that make its value a secret. Settings are the plugins' own, so their keys are judged by name.
-const SECRET_WORDS: [&str; 6] = ["token", "key", "secret", "password", "webhook", "url"];
+/// Words in a key's name that make its value a secret.
+const SECRET_WORDS: [&str; 5] = ["token", "key", "secret", "pass", "auth"];
 
 pub(super) fn without_secrets(mut table: Table) -> String {
     hide(&mut table, false);
@@ -13,14 +13,18 @@ pub(super) fn without_secrets(mut table: Table) -> String {
 fn hide(table: &mut Table, in_settings: bool) {
     for (key, value) in table.iter_mut() {
         let lower = key.to_lowercase();
-        // A CRM's own address is no secret; one in a plugin's settings may hold a token.
-        let secret = SECRET_WORDS.iter().any(|word| lower.contains(word)) && (in_settings || lower != "url");
+        // What a plugin's settings mean is the plugin's own business: every text in them may be a token.
+        let settings = in_settings || lower == "settings";
+        let address = lower == "url" && value.as_str().is_some_and(|url| url.contains('@'));
+        let secret = SECRET_WORDS.iter().any(|word| lower.contains(word)) || address || (settings && value.is_str());
         match value {
             Value::Table(inner) if secret && inner.keys().any(|key| key == "env" || key == "file") => {}
-            Value::Table(inner) => hide(inner, in_settings || key == "settings"),
-            Value::Array(items) if !secret => {
-                items.iter_mut().filter_map(Value::as_table_mut).for_each(|item| hide(item, in_settings));
-            }
+            Value::Table(inner) => hide(inner, settings),
+            Value::Array(items) if !secret => items.iter_mut().for_each(|item| match item {
+                Value::Table(item) => hide(item, settings),
+                Value::String(text) if settings => *text = "***".to_owned(),
+                _ => {}
+            }),
             value if secret => *value = Value::String("***".to_owned()),
             _ => {}
         }

@@ -131,7 +131,8 @@ async fn read_person(caller: &mut (impl Caller + Send), id: u64) -> Result<Read,
     // `person.info` names the employee by login and leaves the source empty; the list of the client's contacts holds
     // the employee's number and the source's title.
     let clid = record.get("clid").and_then(number).unwrap_or(0);
-    let mut iduser = record.get("iduser").and_then(number).filter(|iduser| *iduser > 0);
+    // A login of digits is still a login.
+    let mut iduser = record.get("iduser").and_then(Value::as_u64).filter(|iduser| *iduser > 0);
     if clid > 0 {
         let list = caller.call("person", "list", object(json!({ "filter": { "clid": clid } }))).await?;
         let rows = list.get("data").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -212,7 +213,9 @@ fn only(record: &Map<String, Value>, fields: &[&str]) -> Map<String, Value> {
 /// Whether the record has this value in the field already, as far as the CRM can tell.
 fn holds(record: &Map<String, Value>, field: &str, value: &Value) -> bool {
     // Lists are shown by title beside their number.
-    let beside = [field.to_owned(), format!("{field}Name"), format!("{field}Title"), format!("{field}ID")];
+    let id = format!("{field}ID");
+    let last = if record.contains_key(field) { field } else { id.as_str() };
+    let beside = [last.to_owned(), format!("{field}Name"), format!("{field}Title")];
     if let (Value::Object(wanted), Some(Value::Object(stored))) = (value, record.get(field)) {
         return wanted.iter().all(|(key, value)| holds(stored, key, value));
     }
@@ -229,9 +232,12 @@ fn stored_text(value: &Value) -> String {
     };
     let mut kept = String::with_capacity(text.len());
     let mut in_tag = false;
-    for character in text.replace("&acute;", "'").replace("&quot;", "\"").replace("&amp;", "&").chars() {
+    let plain = text.replace("&acute;", "'").replace("&quot;", "\"").replace("&amp;", "&");
+    let mut characters = plain.chars().peekable();
+    while let Some(character) = characters.next() {
         match character {
-            '<' => in_tag = true,
+            // PHP takes `<` for a tag only when one begins there.
+            '<' if characters.peek().is_some_and(|next| next.is_alphabetic() || "/!?".contains(*next)) => in_tag = true,
             '>' if in_tag => in_tag = false,
             _ if in_tag => {}
             '"' | '\'' | '“' | '”' | '„' | '«' | '»' | '’' | '‘' | '´' | '\\' => {}
@@ -316,6 +322,24 @@ mod tests {
         let same = changes(json!({"title":"Ромашка \"<b>Юг</b>\", ООО","phone":84951110000_u64}));
         assert_eq!(update(&mut script, Kind::Client, 1, &same).await, Ok(Vec::new()));
         assert_eq!(script.calls.len(), 1);
+    }
+
+    #[test]
+    fn a_real_change_is_never_taken_for_the_crms_rewriting() {
+        let record = changes(
+            json!({"des":"маржа < 10%","step":60,"stepID":5,"tip":"Звонок","idcategory":3,"categoryName":"ИТ"}),
+        );
+        for (field, value, same) in [
+            ("des", json!("маржа < 20%"), false),
+            ("des", json!("маржа < 10%"), true),
+            ("step", json!("5"), false),
+            ("step", json!("60"), true),
+            ("tip", json!("Встреча"), false),
+            ("idcategory", json!("3"), true),
+            ("missing", json!("x"), false),
+        ] {
+            assert_eq!(holds(&record, field, &value), same, "{field} {value}");
+        }
     }
 
     #[tokio::test]

@@ -294,7 +294,24 @@ fn state_moved(connection: &Connection, plugin: i64, account: &str, effects: &Ef
             return Ok(true);
         }
     }
+    // A number that another delivery has replaced by something else can't be added to.
+    for (key, write) in &effects.state.writes {
+        if let StateWrite::Add(amount) = write
+            && grown(connection, plugin, account, key, *amount)?.is_none()
+        {
+            return Ok(true);
+        }
+    }
     Ok(false)
+}
+
+/// The number at `key` with `amount` added; `None` where there is no number, or none that can grow so far.
+fn grown(connection: &Connection, plugin: i64, account: &str, key: &str, amount: i64) -> rusqlite::Result<Option<i64>> {
+    let stored: Option<String> = connection
+        .prepare_cached("SELECT value FROM state WHERE plugin = ?1 AND account = ?2 AND key = ?3")?
+        .query_row(params![plugin, account, key], |row| row.get(0))
+        .optional()?;
+    Ok(stored.map_or(Some(0), |text| text.parse::<i64>().ok()).and_then(|number| number.checked_add(amount)))
 }
 
 fn write_state(connection: &Connection, plugin: i64, account: &str, settlement: &Settlement) -> rusqlite::Result<()> {
@@ -306,12 +323,12 @@ fn write_state(connection: &Connection, plugin: i64, account: &str, settlement: 
             StateWrite::Set(value) => connection
                 .prepare_cached("INSERT OR REPLACE INTO state VALUES (?1, ?2, ?3, ?4, ?5)")?
                 .execute(params![plugin, account, key, value, version])?,
-            StateWrite::Add(amount) => connection
-                .prepare_cached(
-                    "INSERT INTO state VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE
-                        SET value = CAST(CAST(value AS INTEGER) + ?4 AS TEXT), version = ?5",
-                )?
-                .execute(params![plugin, account, key, amount.to_string(), version])?,
+            StateWrite::Add(amount) => {
+                let sum = grown(connection, plugin, account, key, *amount)?.unwrap_or_default();
+                connection
+                    .prepare_cached("INSERT OR REPLACE INTO state VALUES (?1, ?2, ?3, ?4, ?5)")?
+                    .execute(params![plugin, account, key, sum.to_string(), version])?
+            }
             StateWrite::Delete => connection
                 .prepare_cached("DELETE FROM state WHERE plugin = ?1 AND account = ?2 AND key = ?3")?
                 .execute(params![plugin, account, key])?,

@@ -21,6 +21,12 @@ use crate::plugin::Limits;
 const TICK: Duration = Duration::from_millis(5);
 /// Bytes of stack that a plugin may use.
 const STACK: usize = 512 << 10;
+/// Core instances of one component.
+const CORE_INSTANCES: u32 = 24;
+/// Memories of one component.
+const MEMORIES: u32 = 4;
+/// Tables of one component.
+const TABLES: u32 = 16;
 /// Elements of one table: engines of other languages need a hundred thousand.
 const TABLE_ELEMENTS: usize = 120_000;
 
@@ -32,15 +38,16 @@ pub(super) struct Engine {
 impl Engine {
     pub(super) fn new(instances: u32) -> Result<Self, wasmtime::Error> {
         let mut pool = PoolingAllocationConfig::default();
-        // One component is several core instances, memories and tables: the plugin's own and its adapter's.
+        // One component is several core instances, memories and tables: the plugin's own, its adapter's, an interpreter's.
+        // Every place has all that a component may have, so no plugin can use up another's.
         pool.total_component_instances(instances)
-            .total_core_instances(instances * 8)
-            .total_memories(instances * 2)
-            .total_tables(instances * 8)
+            .total_core_instances(instances * CORE_INSTANCES)
+            .total_memories(instances * MEMORIES)
+            .total_tables(instances * TABLES)
             .total_stacks(instances)
-            .max_core_instances_per_component(40)
-            .max_memories_per_component(8)
-            .max_tables_per_component(32)
+            .max_core_instances_per_component(CORE_INSTANCES)
+            .max_memories_per_component(MEMORIES)
+            .max_tables_per_component(TABLES)
             .table_elements(TABLE_ELEMENTS)
             .max_memory_size(usize::try_from(Limits::MOST_MEMORY).unwrap_or(usize::MAX))
             // Enough for a small plugin's pages to be cleared in place instead of being returned to the system.

@@ -31,6 +31,12 @@ pub(super) fn of(stage: Stage, memory: &StoreLimits, limits: &Limits) -> Fault {
         );
     }
     let trap = error.downcast_ref::<Trap>();
+    if trap.is_none() && error.root_cause().to_string().contains("fuel allocated for hostcalls") {
+        return Fault::new(
+            FaultKind::CallLimit,
+            "the plugin handed more than 4 MiB to the host in one call: send less at once",
+        );
+    }
     if trap == Some(&Trap::StackOverflow) {
         return Fault::new(
             FaultKind::StackOverflow,

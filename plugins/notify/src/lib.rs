@@ -36,7 +36,10 @@ impl Plugin for Notify {
             200..300 => Reply::done(),
             429 => Reply::retry_after(Duration::from_secs(30), "the chat asks to wait"),
             500.. => Reply::retry(format!("the chat answered {}", answer.status)),
-            status => Reply::reject(format!("the chat answered {status}: {}", answer.text())),
+            status => Reply::reject(format!(
+                "the chat answered {status}: {}",
+                answer.text().chars().take(200).collect::<String>()
+            )),
         }
     }
 }

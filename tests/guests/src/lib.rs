@@ -28,6 +28,7 @@ impl Plugin for Sinner {
             "panic" => stop("the price list is empty"),
             "exit" => std::process::exit(7),
             "long-reply" => return Reply::reject("x".repeat(1 << 20)),
+            "gigantic-call" => host.info("z".repeat(6 << 20)),
             "long-log" => (0..10_000).for_each(|_| host.info("y".repeat(1_000))),
             "retry" if event.attempt < 3 => return Reply::retry_after(Duration::from_millis(1), "not yet"),
             "retry" => {}
