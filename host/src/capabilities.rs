@@ -11,6 +11,7 @@ mod http;
 mod log;
 mod state;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::contract;
 use crate::journal::StateView;
 use crate::outcome::{Effects, FaultKind, HostCall};
 use crate::plugin::{Grants, Limits};
+use crate::secret::Secret;
 pub use http::Outside;
 
 /// Bytes of a call's request or answer that are kept for the operator.
@@ -42,6 +44,8 @@ pub struct Reach {
     pub outside: Outside,
     /// The settings, as JSON.
     pub settings: Arc<str>,
+    /// What of the settings must not be recorded.
+    pub secrets: Arc<[Secret]>,
 }
 
 /// A limit that ended an attempt, as it travels through the engine.
@@ -131,10 +135,20 @@ impl Attempt {
     }
 
     fn cut(&mut self, text: &str) -> String {
+        let text = self.without_secrets(text);
         let room = MOST_KEPT.min(MOST_KEPT_TOGETHER.saturating_sub(self.kept));
-        let kept = shortened(text, room);
+        let kept = shortened(&text, room);
         self.kept += kept.len();
         if kept.len() < text.len() { format!("{kept}… ({} bytes)", text.len()) } else { kept.to_owned() }
+    }
+
+    /// A text as it may be recorded.
+    fn without_secrets<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut text = Cow::Borrowed(text);
+        for secret in self.reach.secrets.iter().filter(|secret| text.contains(secret.expose())).collect::<Vec<_>>() {
+            text = Cow::Owned(text.replace(secret.expose(), "***"));
+        }
+        text
     }
 }
 

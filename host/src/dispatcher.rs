@@ -247,6 +247,7 @@ async fn invoke(shared: &Arc<Shared>, live: &Arc<Live>, claimed: &Claimed) -> (O
         state: tools.journal.state(&claimed.plugin, &claimed.event.account),
         outside: tools.outside.clone(),
         settings: Arc::clone(&live.settings),
+        secrets: Arc::clone(&live.secrets),
     };
     let (sandbox, live) = (Arc::clone(&tools.sandbox), Arc::clone(live));
     let (event, attempt) = (claimed.event.clone(), claimed.attempt);

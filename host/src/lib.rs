@@ -9,7 +9,7 @@ pub mod clock;
 pub mod event;
 pub mod outcome;
 pub mod plugin;
-mod secret;
+pub mod secret;
 
 // -- the path of an event
 pub mod capabilities;

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::journal::{Subscription, Subscriptions};
 use crate::plugin::{Grants, Limits, LimitsPatch, Manifest, Pattern, Permissions, PluginName};
 use crate::sandbox::{CompiledPlugin, LoadError, Sandbox};
+use crate::secret::Secret;
 use crate::telemetry;
 
 /// What the room needs to be told.
@@ -38,6 +39,8 @@ pub struct PluginOptions {
     pub disabled: bool,
     /// Settings in place of the manifest's defaults, key by key.
     pub settings: Map<String, Value>,
+    /// Those of the settings that came from the environment or a file: they are kept out of everything that is recorded.
+    pub secrets: Vec<Secret>,
     /// Limits in place of the manifest's.
     pub limits: LimitsPatch,
     /// `true`: its events of one entity need no order.
@@ -58,6 +61,8 @@ pub struct Live {
     pub grants: Arc<Grants>,
     /// Its settings, as JSON.
     pub settings: Arc<str>,
+    /// What of the settings must not be recorded.
+    pub secrets: Arc<[Secret]>,
     /// Its bounds.
     pub limits: Limits,
     /// Deliveries at once.
@@ -230,6 +235,7 @@ fn live(compiled: CompiledPlugin, options: &Options) -> Live {
     Live {
         grants: Arc::new(grants),
         settings: Value::Object(settings).to_string().into(),
+        secrets: own.secrets.into(),
         limits: Limits::default().with(&manifest.limits).with(&own.limits),
         concurrency: own.concurrency.unwrap_or(if careful(manifest) { 1 } else { options.concurrency }).max(1),
         ordered: !own.unordered,

@@ -9,6 +9,32 @@ async fn host() -> Host {
     Setup::new().unwrap().plugins(crate::guests()).more("[retry]\nattempts = 1").start().await.unwrap()
 }
 
+#[tokio::test]
+async fn a_secret_of_the_settings_is_sent_and_never_recorded() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    let (told, mut heard) = tokio::sync::mpsc::channel(1);
+    let echo = move |body: String| async move {
+        told.send(body.clone()).await.unwrap();
+        body
+    };
+    let server =
+        tokio::spawn(axum::serve(listener, axum::Router::new().route("/", axum::routing::post(echo))).into_future());
+    let planted = "planted-secret-0123456789";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), planted).unwrap();
+    let lines = format!(
+        "[plugins.sinner]\nsettings = {{ key = {{ file = {:?} }} }}\n[plugins.sinner.grants]\nhttp_private = [\"{origin}\"]",
+        file.path()
+    );
+    let host = Setup::new().unwrap().plugins(crate::guests()).more(&lines).start().await.unwrap();
+    let attempt = attempt(&host, &format!("tell&url={origin}/")).await;
+    assert_eq!(heard.recv().await.unwrap(), format!("{{\"key\":\"{planted}\"}}"));
+    assert_eq!(lines_of(&attempt), ["the key is ***", "{\"key\":\"***\"}"]);
+    assert!(!attempt.to_string().contains(planted) && !host.log().contains(planted), "{attempt}");
+    server.abort();
+}
+
 /// Sends an event that names a sin; returns the last attempt at it.
 async fn attempt(host: &Host, sin: &str) -> Value {
     let id = host.accepted(&format!("event=test.sin&sin={sin}")).await.unwrap();
@@ -16,7 +42,7 @@ async fn attempt(host: &Host, sin: &str) -> Value {
     path["deliveries"][0]["attempts"].as_array().unwrap().last().cloned().unwrap()
 }
 
-fn lines(attempt: &Value) -> Vec<&str> {
+fn lines_of(attempt: &Value) -> Vec<&str> {
     attempt["lines"].as_array().unwrap().iter().map(|line| line["text"].as_str().unwrap()).collect()
 }
 
@@ -49,7 +75,7 @@ async fn each_sin_ends_in_its_own_fault_with_a_reason_that_helps() {
 async fn a_panic_shows_its_words_and_its_place() {
     let host = host().await;
     let attempt = attempt(&host, "panic").await;
-    let lines = lines(&attempt);
+    let lines = lines_of(&attempt);
     assert!(lines[0].contains("the price list is empty") && lines[0].contains("src/lib.rs:"), "{lines:?}");
 }
 
@@ -57,7 +83,7 @@ async fn a_panic_shows_its_words_and_its_place() {
 async fn a_gigantic_log_is_cut_and_counted() {
     let host = host().await;
     let attempt = attempt(&host, "long-log").await;
-    let kept = lines(&attempt).len() as u64;
+    let kept = lines_of(&attempt).len() as u64;
     assert_eq!(attempt["outcome"], "done");
     assert_eq!(kept + attempt["lines_dropped"].as_u64().unwrap(), 10_000);
     assert!(kept < 70, "{kept} lines of 1,000 bytes are more than 64 KiB");
@@ -67,7 +93,7 @@ async fn a_gigantic_log_is_cut_and_counted() {
 async fn nothing_outside_can_be_seen_or_reached() {
     let host = host().await;
     let outside = attempt(&host, "outside").await;
-    let seen = lines(&outside).join("\n");
+    let seen = lines_of(&outside).join("\n");
     assert!(seen.contains("files Err") && seen.contains("written Err") && seen.contains("socket Err"), "{seen}");
     assert!(seen.contains("variables 0") && seen.contains("arguments 0") && seen.contains("clock true"), "{seen}");
 
@@ -79,7 +105,7 @@ async fn nothing_outside_can_be_seen_or_reached() {
         .await
         .unwrap();
     let private = attempt(&granted, "private").await;
-    let refusals = lines(&private);
+    let refusals = lines_of(&private);
     assert!(
         refusals[0].contains("NotGranted") && refusals[0].contains("http_private = [\\\"http://127.0.0.1:9\\\"]"),
         "{refusals:?}"
@@ -91,7 +117,10 @@ async fn nothing_outside_can_be_seen_or_reached() {
     );
 
     let not_asked = attempt(&host, "not-asked").await;
-    assert!(lines(&not_asked)[0].contains("add `crm = [\\\"client.delete\\\"]` under `[permissions]`"), "{not_asked}");
+    assert!(
+        lines_of(&not_asked)[0].contains("add `crm = [\\\"client.delete\\\"]` under `[permissions]`"),
+        "{not_asked}"
+    );
     assert_eq!(
         (&not_asked["calls"][0]["call"], &not_asked["calls"][0]["good"]),
         (&"crm client.delete".into(), &false.into())
@@ -162,7 +191,7 @@ async fn a_request_to_the_outside_stays_within_its_origin_size_and_time() {
     ];
     for (path, expected) in cases {
         let attempt = attempt(&host, &format!("fetch&url={origin}/{path}")).await;
-        let line = lines(&attempt).first().copied().unwrap_or_default().to_owned();
+        let line = lines_of(&attempt).first().copied().unwrap_or_default().to_owned();
         assert!(line.starts_with(expected), "{path}: {attempt}");
         // The path may hold a chat's token: only the origin is kept.
         assert_eq!(attempt["calls"][0]["call"], format!("http POST {origin}"));

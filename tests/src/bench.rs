@@ -118,6 +118,7 @@ async fn sandbox_against_bare(file: &Path) -> anyhow::Result<Value> {
                 state: handle.state(&plugin.manifest.name, &event.account),
                 outside: outside.clone(),
                 settings: Arc::clone(&settings),
+                secrets: Arc::from([]),
             };
             let (outcome, _) = sandbox.invoke(&plugin, &event, 1, reach, &limits).await;
             anyhow::ensure!(outcome == Outcome::Done, "{outcome:?}");

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
@@ -50,6 +50,13 @@ impl Setup {
         }
         let program = folder.join("salesman-host");
         ensure!(program.exists(), "`{}` is not there: build it with `cargo build -p salesman-host`", program.display());
+        let built = std::fs::metadata(&program)?.modified()?;
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/src");
+        ensure!(
+            newest(&sources)? <= built,
+            "`{}` is older than its sources: `cargo xtask test` builds it",
+            program.display()
+        );
         Ok(Self {
             program,
             plugins: None,
@@ -107,6 +114,17 @@ impl Setup {
         host.start().await?;
         Ok(host)
     }
+}
+
+/// When the newest file below a folder was written.
+fn newest(folder: &Path) -> anyhow::Result<SystemTime> {
+    let mut newest = SystemTime::UNIX_EPOCH;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        newest = newest.max(if metadata.is_dir() { self::newest(&entry.path())? } else { metadata.modified()? });
+    }
+    Ok(newest)
 }
 
 /// A client for tests and tools.

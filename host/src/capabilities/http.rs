@@ -249,7 +249,8 @@ impl Host for Attempt {
     async fn send(&mut self, request: Request) -> wasmtime::Result<Result<Response, Error>> {
         self.count()?;
         let at = self.since_start();
-        let start = request.body.get(..request.body.len().min(super::MOST_KEPT)).unwrap_or_default();
+        // More than is kept, so that no secret is cut before it is found.
+        let start = request.body.get(..request.body.len().min(2 * super::MOST_KEPT)).unwrap_or_default();
         let sent = String::from_utf8_lossy(start).into_owned();
         let method = request.method.clone();
         let (url, origin) = match target(&request.url) {
@@ -263,7 +264,7 @@ impl Host for Attempt {
         let call = format!("http {} {origin}", super::shortened(&method, 16));
         match &result {
             Ok(response) => {
-                let start = response.body.get(..response.body.len().min(super::MOST_KEPT)).unwrap_or_default();
+                let start = response.body.get(..response.body.len().min(2 * super::MOST_KEPT)).unwrap_or_default();
                 let answer = format!("{} {}", response.status, String::from_utf8_lossy(start));
                 self.record(at, call, &sent, Ok(&answer));
             }

@@ -341,14 +341,15 @@ fn plugins(value: Option<Value>, base: &Path, dev: bool, problems: &mut Vec<Stri
 }
 
 /// Puts secrets into the place of `{ env = "NAME" }` and `{ file = "path" }`, wherever they stand in a plugin's settings.
-fn with_secrets(section: &mut Section<'_>, value: &mut Value, base: &Path) {
+fn with_secrets(section: &mut Section<'_>, value: &mut Value, base: &Path, secrets: &mut Vec<Secret>) {
     match value {
         Value::Table(table) if table.len() == 1 && (table.contains_key("env") || table.contains_key("file")) => {
             let found = section.secret_of("settings", &Value::Table(table.clone()), base);
-            *value = Value::String(found.map(|secret| secret.expose().to_owned()).unwrap_or_default());
+            *value = Value::String(found.as_ref().map(|secret| secret.expose().to_owned()).unwrap_or_default());
+            secrets.extend(found);
         }
-        Value::Table(table) => table.iter_mut().for_each(|(_, inner)| with_secrets(section, inner, base)),
-        Value::Array(items) => items.iter_mut().for_each(|inner| with_secrets(section, inner, base)),
+        Value::Table(table) => table.iter_mut().for_each(|(_, inner)| with_secrets(section, inner, base, secrets)),
+        Value::Array(items) => items.iter_mut().for_each(|inner| with_secrets(section, inner, base, secrets)),
         _ => {}
     }
 }
@@ -382,6 +383,7 @@ fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> 
         );
         section.problem("grants", words);
     }
+    let mut secrets = Vec::new();
     if section.table.get("settings").is_some_and(|settings| !settings.is_table()) {
         // The value is not quoted: it may hold a secret.
         section.problem("settings", "must be a table: `{ key = \"value\" }`");
@@ -389,7 +391,7 @@ fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> 
         section.known.insert("settings");
     }
     if let Some(mut settings) = section.table.get("settings").cloned() {
-        with_secrets(&mut section, &mut settings, base);
+        with_secrets(&mut section, &mut settings, base, &mut secrets);
         section.table.insert("settings".to_owned(), settings);
     }
     let concurrency = section.table.contains_key("concurrency").then(|| section.number("concurrency", 1, 1_000));
@@ -399,6 +401,7 @@ fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> 
         limits,
         unordered: order.as_deref() == Some("none"),
         concurrency: concurrency.and_then(|concurrency| usize::try_from(concurrency).ok()),
+        secrets,
         http_private: grants.http_private,
         grants: Permissions { crm: grants.crm, http: grants.http, state: grants.state },
     };

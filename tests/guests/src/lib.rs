@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use salesman_plugin_sdk::{Event, Host, Plugin, Reply, Request, Result};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 struct Sinner;
 
@@ -66,6 +66,12 @@ impl Plugin for Sinner {
                     Ok(response) => format!("{} {}", response.status, response.text()),
                     Err(error) => format!("{error:?}"),
                 });
+            }
+            "tell" => {
+                let settings: Map<String, Value> = host.settings()?;
+                host.info(format!("the key is {}", settings.get("key").and_then(Value::as_str).unwrap_or_default()));
+                let sent = host.http().post_json(event.field("url").unwrap_or_default(), &settings)?;
+                host.info(sent.text());
             }
             "outside" => host.info(outside()),
             other => return Reply::skip_because(format!("no such sin: {other}")),
