@@ -97,7 +97,7 @@ impl Setup {
     pub async fn start(self) -> anyhow::Result<Host> {
         let folder = tempfile::tempdir().context("failed to make a folder")?;
         let plugins = match &self.plugins {
-            Some(plugins) => plugins.clone(),
+            Some(plugins) => std::path::absolute(plugins)?,
             None => folder.path().join("plugins"),
         };
         std::fs::create_dir_all(&plugins)?;
