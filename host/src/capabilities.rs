@@ -145,8 +145,10 @@ impl Attempt {
     /// A text as it may be recorded.
     fn without_secrets<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
-        for secret in self.reach.secrets.iter().filter(|secret| text.contains(secret.expose())).collect::<Vec<_>>() {
-            text = Cow::Owned(text.replace(secret.expose(), "***"));
+        for secret in self.reach.secrets.iter() {
+            if text.contains(secret.expose()) {
+                text = Cow::Owned(text.replace(secret.expose(), "***"));
+            }
         }
         text
     }

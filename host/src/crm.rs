@@ -109,9 +109,6 @@ impl Client {
             return Err(Error::Invalid("method and action are names such as `deal` and `change.step`".into()));
         }
         checked(arguments)?;
-        if ["login", "apikey", "action"].iter().any(|key| arguments.contains_key(*key)) {
-            return Err(Error::Invalid("`login`, `apikey` and `action` are the host's own: leave them out".into()));
-        }
         let mut waits = READ_AGAIN_AFTER.iter().filter(|_| is_read(action));
         loop {
             let answer = {
@@ -177,6 +174,9 @@ fn checked(arguments: &Map<String, Value>) -> Result<(), Error> {
     if let Some(name) = arguments.keys().find(|name| !plain(name)) {
         let shown: String = name.chars().take(32).collect();
         return Err(Error::Invalid(format!("`{}` is no name of an argument", shown.escape_debug())));
+    }
+    if ["login", "apikey", "action"].iter().any(|key| arguments.contains_key(*key)) {
+        return Err(Error::Invalid("`login`, `apikey` and `action` are the host's own: leave them out".into()));
     }
     let mut waiting: Vec<&Value> = arguments.values().collect();
     let mut fields = 0;

@@ -211,7 +211,8 @@ async fn deliver(shared: Arc<Shared>, live: Arc<Live>, line: Line, claimed: Clai
     let ended_at = shared.tools.clock.now();
     let next = retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), ended_at);
     telemetry::delivered(&claimed, &outcome, next, &effects);
-    let settlement = Settlement {
+    // Shared, so that asking the store again costs no copy of the log and the calls.
+    let settlement = Arc::new(Settlement {
         delivery: claimed.delivery,
         attempt: claimed.attempt,
         version: live.version(),
@@ -220,9 +221,9 @@ async fn deliver(shared: Arc<Shared>, live: Arc<Live>, line: Line, claimed: Clai
         outcome,
         effects,
         next,
-    };
+    });
     loop {
-        match shared.tools.journal.settle(settlement.clone()).await {
+        match shared.tools.journal.settle(Arc::clone(&settlement)).await {
             Ok(Settled::Applied) => break,
             Ok(Settled::Conflict) => {
                 telemetry::state_conflict(&claimed);

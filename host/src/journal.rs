@@ -170,7 +170,7 @@ enum Change {
         budgets: Vec<(PluginName, usize)>,
         reply: oneshot::Sender<Result<Taken, Error>>,
     },
-    Settle(Box<Settlement>, oneshot::Sender<Result<Settled, Error>>),
+    Settle(Arc<Settlement>, oneshot::Sender<Result<Settled, Error>>),
     Release(DeliveryId, oneshot::Sender<Result<(), Error>>),
 }
 
@@ -247,8 +247,9 @@ impl Handle {
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::Closed`]: the delivery still counts as running.
-    pub async fn settle(&self, settlement: Settlement) -> Result<Settled, Error> {
-        self.ask(|reply| Change::Settle(Box::new(settlement), reply)).await
+    pub async fn settle(&self, settlement: impl Into<Arc<Settlement>>) -> Result<Settled, Error> {
+        let settlement = settlement.into();
+        self.ask(|reply| Change::Settle(settlement, reply)).await
     }
 
     /// Gives back a delivery that was claimed and never began: it is ready again, as if it had not been claimed.

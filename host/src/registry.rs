@@ -213,12 +213,12 @@ fn load_file(path: &Path, options: &Options, sandbox: &Sandbox) -> Result<Live, 
 /// Whether two attempts at once could make each other run again after a write to the outside: those that keep state and
 /// write elsewhere run one at a time, unless the administrator says otherwise.
 fn careful(manifest: &Manifest) -> bool {
-    let text = |pattern: &Pattern| String::from(pattern.clone());
-    let writes = |call: String| {
+    let writes = |call: &Pattern| {
+        let call = call.as_str();
         call.ends_with('*') || !call.split_once('.').is_some_and(|(_, action)| crate::crm::is_read(action))
     };
     let asked = &manifest.permissions;
-    asked.state && (!asked.http.is_empty() || asked.crm.iter().map(text).any(writes))
+    asked.state && (!asked.http.is_empty() || asked.crm.iter().any(writes))
 }
 
 fn live(compiled: CompiledPlugin, options: &Options) -> Live {

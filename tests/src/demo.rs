@@ -22,9 +22,6 @@ struct Arguments {
     /// The folder with the plugins' files.
     #[arg(long)]
     plugins: PathBuf,
-    /// Not used here; the benchmark's no-op plugin.
-    #[arg(long, hide = true)]
-    guests: Option<PathBuf>,
     /// End after checking every effect.
     #[arg(long)]
     once: bool,

@@ -31,8 +31,6 @@ pub struct Setup {
     pub more: String,
     /// Lines for `[server]`, besides address and folder.
     pub server: String,
-    /// Lines for `[plugins]`, besides the folder.
-    pub plugins_lines: String,
     /// Whether plugins are granted what they ask.
     pub dev: bool,
 }
@@ -57,15 +55,7 @@ impl Setup {
             "`{}` is older than its sources: `cargo xtask test` builds it",
             program.display()
         );
-        Ok(Self {
-            program,
-            plugins: None,
-            crm: None,
-            more: String::new(),
-            server: String::new(),
-            plugins_lines: String::new(),
-            dev: true,
-        })
+        Ok(Self { program, plugins: None, crm: None, more: String::new(), server: String::new(), dev: true })
     }
 
     /// With this CRM.
@@ -102,8 +92,8 @@ impl Setup {
         };
         std::fs::create_dir_all(&plugins)?;
         let mut config = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"data\"\n{}\n[plugins]\ndir = {plugins:?}\n{}\n[crm.main]\ntoken = \"{TOKEN}\"\n",
-            self.server, self.plugins_lines
+            "[server]\nlisten = \"127.0.0.1:0\"\ndata_dir = \"data\"\n{}\n[plugins]\ndir = {plugins:?}\n[crm.main]\ntoken = \"{TOKEN}\"\n",
+            self.server
         );
         if let Some((url, login, key)) = &self.crm {
             writeln!(config, "url = {url:?}\nlogin = {login:?}\napi_key = {key:?}")?;

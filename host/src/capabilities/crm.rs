@@ -16,12 +16,13 @@ impl Attempt {
         Err(Error::NotGranted(words))
     }
 
+    /// The answer, and its text as it is recorded and handed to the plugin: large lists are written out once.
     async fn crm_call(
         &mut self,
         method: &str,
         action: &str,
         arguments: &Map<String, Value>,
-    ) -> Result<Value, crm::Error> {
+    ) -> Result<(Value, String), crm::Error> {
         let at = self.since_start();
         let Some(client) = self.reach.crm.clone() else {
             return Err(crm::Error::Invalid("the event's account has no `[crm.NAME]` section with a `url`".into()));
@@ -31,13 +32,20 @@ impl Attempt {
         if !matches!(result, Err(crm::Error::Invalid(_))) {
             telemetry::crm_called(method, action, took, result.as_ref().err());
         }
-        let sent = Value::Object(arguments.clone()).to_string();
+        // Names and JSON values always print.
+        let sent = serde_json::to_string(arguments).unwrap_or_default();
         let call = format!("crm {}.{}", super::shortened(method, 64), super::shortened(action, 64));
-        match &result {
-            Ok(body) => self.record(at, call, &sent, Ok(&body.to_string())),
-            Err(error) => self.record(at, call, &sent, Err(&error.to_string())),
+        match result {
+            Ok(body) => {
+                let text = body.to_string();
+                self.record(at, call, &sent, Ok(&text));
+                Ok((body, text))
+            }
+            Err(error) => {
+                self.record(at, call, &sent, Err(&error.to_string()));
+                Err(error)
+            }
         }
-        result
     }
 }
 
@@ -52,7 +60,7 @@ impl Host for Attempt {
             Ok(arguments) => arguments,
             Err(error) => return Ok(Err(error)),
         };
-        Ok(self.crm_call(&method, &action, &arguments).await.map(|body| body.to_string()).map_err(error_for_plugin))
+        Ok(self.crm_call(&method, &action, &arguments).await.map(|(_, text)| text).map_err(error_for_plugin))
     }
 
     async fn update(
@@ -84,7 +92,7 @@ struct Recorded<'a>(&'a mut Attempt);
 
 impl Caller for Recorded<'_> {
     async fn call(&mut self, method: &str, action: &str, arguments: Map<String, Value>) -> Result<Value, crm::Error> {
-        self.0.crm_call(method, action, &arguments).await
+        self.0.crm_call(method, action, &arguments).await.map(|(body, _)| body)
     }
 }
 

@@ -13,6 +13,8 @@ use crate::registry::PluginOptions;
 use crate::secret::Secret;
 use crate::{crm, dispatcher, ingress, journal, registry, sandbox, telemetry};
 
+/// The longest time that can be configured: a week.
+const MOST_MILLISECONDS: u64 = 7 * 24 * 3_600_000;
 const PREFIX: &str = "SALESMAN_HOST__";
 
 /// Defaults, file and environment in one table.
@@ -121,19 +123,20 @@ impl<'a> Section<'a> {
     }
 
     fn number(&mut self, key: &'static str, least: u64, most: u64) -> u64 {
-        let value: Option<u64> = self.optional(key);
-        match value {
-            Some(value) if !(least..=most).contains(&value) => {
-                self.problem(key, format!("must be between {least} and {most}, not {value}"));
-                least
-            }
-            Some(value) => value,
-            None => least,
+        self.optional_number(key, least, most).unwrap_or(least)
+    }
+
+    /// A number that has no default in the embedded file.
+    fn optional_number(&mut self, key: &'static str, least: u64, most: u64) -> Option<u64> {
+        let value: u64 = self.optional(key)?;
+        if !(least..=most).contains(&value) {
+            self.problem(key, format!("must be between {least} and {most}, not {value}"));
         }
+        Some(value.clamp(least, most))
     }
 
     fn milliseconds(&mut self, key: &'static str, least: u64) -> Duration {
-        Duration::from_millis(self.number(key, least, 7 * 24 * 3_600_000))
+        Duration::from_millis(self.number(key, least, MOST_MILLISECONDS))
     }
 
     fn secret(&mut self, key: &'static str, base: &Path) -> Option<Secret> {
@@ -277,13 +280,9 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
         let url: Option<String> = section.optional("url");
         let login: Option<String> = section.optional("login");
         let api_key = section.secret("api_key", base);
-        let concurrency =
-            if section.table.contains_key("concurrency") { section.number("concurrency", 1, 64) } else { 2 };
-        let timeout = if section.table.contains_key("timeout_ms") {
-            section.milliseconds("timeout_ms", 1)
-        } else {
-            Duration::from_secs(20)
-        };
+        let concurrency = section.optional_number("concurrency", 1, 64).unwrap_or(2);
+        let timeout =
+            Duration::from_millis(section.optional_number("timeout_ms", 1, MOST_MILLISECONDS).unwrap_or(20_000));
         let has_key = section.table.contains_key("api_key");
         if let Some(url) = url {
             match url::Url::parse(&url) {
@@ -394,7 +393,7 @@ fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> 
         with_secrets(&mut section, &mut settings, base, &mut secrets);
         section.table.insert("settings".to_owned(), settings);
     }
-    let concurrency = section.table.contains_key("concurrency").then(|| section.number("concurrency", 1, 1_000));
+    let concurrency = section.optional_number("concurrency", 1, 1_000);
     let options = PluginOptions {
         disabled: !section.optional("enabled").unwrap_or(true),
         settings: section.optional("settings").unwrap_or_default(),

@@ -59,7 +59,7 @@ impl Writer {
             }
             transaction.commit()
         });
-        // The change that failed dropped its reply, which its sender sees as `Closed`; so do those behind it unless told.
+        // The change that failed has been answered; those before it are told here, those behind it below.
         for answer in answers {
             answer(result.as_ref().copied());
         }

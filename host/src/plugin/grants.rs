@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Permissions, PluginName};
+use super::{Pattern, Permissions, PluginName};
 
 /// What a plugin asked for, and what it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,13 +111,13 @@ impl Grants {
     /// What was asked and not given, in the manifest's own words.
     pub fn missing(&self) -> Vec<String> {
         let Given::These(given) = &self.given else { return Vec::new() };
-        let text = |pattern: &super::Pattern| String::from(pattern.clone());
-        let crm_given = |asked: &str| given.crm.iter().any(|pattern| text(pattern) == asked || pattern.matches(asked));
+        let crm_given =
+            |asked: &str| given.crm.iter().any(|pattern| pattern.as_str() == asked || pattern.matches(asked));
         let mut missing: Vec<String> = self
             .asked
             .crm
             .iter()
-            .map(text)
+            .map(Pattern::as_str)
             .filter(|asked| !crm_given(asked))
             .map(|call| format!("crm {call}"))
             .collect();
@@ -158,7 +158,6 @@ fn same_origin(left: &str, right: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::Pattern;
 
     fn permissions(crm: &[&str], http: &[&str], state: bool) -> Permissions {
         Permissions {

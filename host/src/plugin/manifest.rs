@@ -72,6 +72,11 @@ impl Manifest {
 pub struct Pattern(String);
 
 impl Pattern {
+    /// The pattern as it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether an event of this name is meant.
     pub fn matches(&self, event: &str) -> bool {
         match self.0.strip_suffix('*') {
