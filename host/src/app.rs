@@ -16,7 +16,7 @@ use crate::capabilities::Outside;
 use crate::clock::Clock;
 use crate::config::{Config, Problems};
 use crate::dispatcher::{Dispatcher, Tools};
-use crate::journal::Journal;
+use crate::journal::{self, Journal};
 use crate::registry::{self, Registry};
 use crate::sandbox::Sandbox;
 use crate::{console, crm, ingress, telemetry};
@@ -28,6 +28,7 @@ pub struct App {
     stop_dispatcher: watch::Sender<bool>,
     server: JoinHandle<std::io::Result<()>>,
     dispatcher: JoinHandle<bool>,
+    sweeper: JoinHandle<()>,
     journal: Journal,
     /// Held, because its handles see no change once it is gone.
     registry: Registry,
@@ -68,7 +69,10 @@ impl App {
             clock: clock.clone(),
         };
         let (stop_dispatcher, stopped) = watch::channel(false);
-        let dispatcher = tokio::spawn(Dispatcher::new(config.dispatcher, tools).run(stopped));
+        let dispatcher = Dispatcher::new(config.dispatcher, tools);
+        let queues = dispatcher.handle();
+        let dispatcher = tokio::spawn(dispatcher.run(stopped));
+        let sweeper = tokio::spawn(journal::keep(journal.handle(), config.retention, telemetry::forgotten));
 
         let address = listener.local_addr().map_err(|error| one(&error))?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| one(&error))?;
@@ -79,7 +83,7 @@ impl App {
             clock,
         ));
         if config.console {
-            router = router.merge(console::routes(journal.handle(), registry.handle()));
+            router = router.merge(console::routes(journal.handle(), registry.handle(), queues));
         }
         let (stop_intake, mut stopped) = watch::channel(false);
         let serve = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>());
@@ -92,7 +96,7 @@ impl App {
                 .into_future(),
         );
         telemetry::listening(address, registry.handle().snapshot().plugins.len(), accounts);
-        Ok(Self { address, stop_intake, stop_dispatcher, server, dispatcher, journal, registry })
+        Ok(Self { address, stop_intake, stop_dispatcher, server, dispatcher, sweeper, journal, registry })
     }
 
     /// Where it listens.
@@ -122,6 +126,7 @@ impl App {
         }
         self.stop_dispatcher.send_replace(true);
         let drained = self.dispatcher.await.unwrap_or(false);
+        self.sweeper.abort();
         drop(self.registry);
         let journal = self.journal;
         // Waits for the last handle; a delivery that was cut off, or a slow sender, may hold one until the runtime ends.

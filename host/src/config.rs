@@ -22,12 +22,14 @@ pub const DEFAULT: &str = include_str!("../default.toml");
 pub struct Config {
     /// Where events come in.
     pub listen: String,
-    /// Whether the read-only API is there.
+    /// Whether the API is there.
     pub console: bool,
     /// The intake's options.
     pub ingress: ingress::Options,
     /// The store's options.
     pub journal: journal::Options,
+    /// What the store keeps of what is over.
+    pub retention: journal::Retention,
     /// The loop's options.
     pub dispatcher: dispatcher::Options,
     /// The engine's options.
@@ -103,6 +105,7 @@ mod tests {
         let config = check("", &[]).unwrap();
         assert_eq!(config.listen, "127.0.0.1:8787");
         assert_eq!(config.dispatcher.retry, dispatcher::retry::Policy::default());
+        assert_eq!(config.dispatcher.breaker, dispatcher::gate::Breaker::default());
         assert_eq!(config.ingress.max_body, 1 << 20);
         assert_eq!(config.registry.concurrency, 4);
         assert!(config.registry.dir.ends_with("plugins"));

@@ -4,21 +4,24 @@
 //! - An answer is judged by its body: the CRM says 200 to everything (`answer`).
 //! - Calls at once are bounded, because each holds a PHP worker of the CRM.
 //! - A read is repeated after a transport fault; a write is not, because it may have happened.
+//! - While the CRM can't be reached by anybody, calls fail at once (`reachability`).
 //! - Changing a record goes through `update`, which loses nothing.
 //!
 //! Not here: who may call what, and the record of calls (`capabilities`).
 
 pub mod answer;
 mod form;
+mod reachability;
 pub mod update;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::secret::Secret;
+use reachability::Reachability;
 
 /// Bytes of an answer that are read at most.
 const MOST_ANSWER: usize = 16 << 20;
@@ -75,6 +78,7 @@ struct Inner {
     options: Options,
     http: reqwest::Client,
     places: Semaphore,
+    reachability: Reachability,
 }
 
 impl Client {
@@ -92,7 +96,17 @@ impl Client {
             .map_err(|error| Error::Invalid(format!("failed to set up the HTTP client: {error}")))?;
         let base = format!("{}/developer/v2", options.url.as_str().trim_end_matches('/'));
         let places = Semaphore::new(options.concurrency.max(1));
-        Ok(Self { inner: Arc::new(Inner { base, options, http, places }) })
+        Ok(Self { inner: Arc::new(Inner { base, options, http, places, reachability: Reachability::new() }) })
+    }
+
+    /// Whether nobody can reach the CRM now. Tries a cheap read where that is not known, for 5 seconds at most.
+    pub async fn is_away(&self) -> bool {
+        self.inner.is_away().await
+    }
+
+    /// Tells when the CRM goes away (`false`) and comes back (`true`), as far as [`Client::is_away`] was asked.
+    pub fn reachable(&self) -> watch::Receiver<bool> {
+        self.inner.reachability.subscribe()
     }
 
     /// Calls `method.action`; returns the whole body of a good answer.
@@ -111,11 +125,14 @@ impl Client {
         checked(arguments)?;
         let mut waits = READ_AGAIN_AFTER.iter().filter(|_| is_read(action));
         loop {
+            if !self.inner.reachability.answers() {
+                return Err(Error::Transport("the CRM can't be reached: the call was not sent".into()));
+            }
             let answer = {
                 // The semaphore is never closed.
                 let _place =
                     self.inner.places.acquire().await.map_err(|_| Error::Transport("the client is closed".into()))?;
-                self.send(method, action, arguments).await
+                self.inner.send(method, action, arguments).await
             };
             match answer {
                 Err(Error::Transport(_)) if let Some(wait) = waits.next() => tokio::time::sleep(*wait).await,
@@ -123,9 +140,11 @@ impl Client {
             }
         }
     }
+}
 
+impl Inner {
     async fn send(&self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<Value, Error> {
-        let Inner { base, options, http, .. } = &*self.inner;
+        let Self { base, options, http, .. } = self;
         let mut body = Map::new();
         body.insert("login".into(), options.login.clone().into());
         body.insert("apikey".into(), options.api_key.expose().into());

@@ -1,43 +1,51 @@
 //! Decides what runs: one loop that routes, claims, hands out, and settles what comes back.
 //!
-//! - It holds no queue of its own: what waits is in the journal. What is claimed is bounded per plugin.
-//! - A place is taken before an instance is made, per plugin and for the whole host; it is free again when the plugin
-//!   has answered, before the outcome is stored. A plugin with one place keeps it until then.
+//! - It holds no queue of its own: what waits is in the journal. What is claimed is bounded per queue.
+//! - A place is taken before an instance is made (`places`), and none is taken for a queue that is held back (`gate`).
 //! - An outcome is handed to the journal until it is stored, for as long as the host runs.
-//! - A host bug costs one attempt, not the process.
+//! - A host bug costs one attempt, not the process. A delivery that ends the process again and again is found out by
+//!   running those under suspicion one at a time, and given up.
 //!
-//! Not here: WebAssembly, HTTP, SQL. When to retry is `retry`.
+//! Not here: WebAssembly, HTTP, SQL. When to retry is `retry`; one attempt is `attempt`.
 
+mod attempt;
+pub mod gate;
+mod places;
 pub mod retry;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use serde::Serialize;
+use tokio::sync::{Notify, watch};
 
-use crate::capabilities::{Outside, Reach};
+use crate::capabilities::Outside;
 use crate::clock::Clock;
-use crate::journal::{self, Claimed, Settled, Settlement};
-use crate::outcome::{Effects, Fault, FaultKind, Outcome};
-use crate::plugin::PluginName;
-use crate::registry::{self, Live};
+use crate::journal::{self, Queue};
+use crate::registry;
 use crate::sandbox::Sandbox;
 use crate::{crm, telemetry};
+use gate::{Breaker, Gate, Mode};
+use places::{Places, Seat};
 use retry::Policy;
 
-/// Deliveries of one plugin that are claimed beyond those that run, so that a free place is filled without a look into
+/// Deliveries of one queue that are claimed beyond those that run, so that a free place is filled without a look into
 /// the store.
 const CLAIMED_AHEAD: usize = 64;
 /// The wait before a store that refused is asked again.
 const STORE_AGAIN: Duration = Duration::from_millis(250);
+/// The longest wait without a look into the store.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the room needs to be told.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// When to try again.
     pub retry: Policy,
+    /// When to pause a plugin.
+    pub breaker: Breaker,
     /// Plugins at once, all together.
     pub instances: usize,
     /// How long running plugins may go on when the host stops.
@@ -63,75 +71,231 @@ pub struct Tools {
 /// The loop.
 pub struct Dispatcher {
     shared: Arc<Shared>,
-    lines: HashMap<PluginName, Line>,
+}
+
+/// A view of the loop. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+/// Where one queue stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QueueView {
+    /// Whose.
+    pub plugin: String,
+    /// Of which CRM.
+    pub account: String,
+    /// Whether its deliveries run, and if not, why.
+    #[serde(flatten)]
+    pub mode: Mode,
+    /// Different events that failed since the last that went well.
+    pub failed_in_a_row: usize,
+    /// Deliveries that run or are about to.
+    pub claimed: usize,
+}
+
+impl Handle {
+    /// Every queue that ever had a delivery.
+    pub fn queues(&self) -> Vec<QueueView> {
+        let lines: Vec<Arc<Line>> = locked(&self.shared.lines).values().cloned().collect();
+        lines
+            .iter()
+            .map(|line| {
+                let gate = line.gate();
+                QueueView {
+                    plugin: line.queue.plugin.as_str().to_owned(),
+                    account: line.queue.account.clone(),
+                    mode: gate.mode(),
+                    failed_in_a_row: gate.streak(),
+                    claimed: line.claimed.load(Ordering::SeqCst),
+                }
+            })
+            .collect()
+    }
 }
 
 struct Shared {
     tools: Tools,
     options: Options,
-    places: Semaphore,
-    /// Rung when a claimed delivery is settled.
-    settled: Notify,
+    places: Places,
+    lines: Mutex<BTreeMap<Queue, Arc<Line>>>,
+    /// Held by the one delivery under suspicion that runs.
+    alone: tokio::sync::Mutex<()>,
+    /// Rung when there may be something to do for the loop.
+    bell: Notify,
 }
 
-/// One plugin's places, and how many of its deliveries are claimed.
-#[derive(Clone)]
+/// One queue: its gate, its places, and how many of its deliveries are claimed.
 struct Line {
-    places: Arc<Semaphore>,
-    size: usize,
-    claimed: Arc<AtomicUsize>,
+    queue: Queue,
+    seat: Seat,
+    gate: Mutex<Gate>,
+    /// The hash of the plugin's last version.
+    hash: Mutex<String>,
+    claimed: AtomicUsize,
+}
+
+impl Line {
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        locked(&self.gate)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Counts a claimed delivery for as long as it lives.
 struct Counted {
-    claimed: Arc<AtomicUsize>,
+    line: Arc<Line>,
     shared: Arc<Shared>,
+}
+
+impl Counted {
+    fn new(line: Arc<Line>, shared: Arc<Shared>) -> Self {
+        line.claimed.fetch_add(1, Ordering::SeqCst);
+        Self { line, shared }
+    }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.claimed.fetch_sub(1, Ordering::SeqCst);
-        self.shared.settled.notify_one();
+        self.line.claimed.fetch_sub(1, Ordering::SeqCst);
+        self.shared.bell.notify_one();
     }
 }
 
 impl Dispatcher {
     /// A dispatcher; nothing runs yet.
     pub fn new(options: Options, tools: Tools) -> Self {
-        let places = Semaphore::new(options.instances.max(1));
-        Self { shared: Arc::new(Shared { tools, options, places, settled: Notify::new() }), lines: HashMap::new() }
+        let places = Places::new(options.instances);
+        let shared = Shared {
+            tools,
+            options,
+            places,
+            lines: Mutex::new(BTreeMap::new()),
+            alone: tokio::sync::Mutex::new(()),
+            bell: Notify::new(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// A view of it.
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.shared) }
     }
 
     /// Runs until `stop` turns true, then waits for running plugins up to the drain time. Tells whether all of them
     /// ended: those that did not are run again at the next start.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> bool {
+    pub async fn run(self, mut stop: watch::Receiver<bool>) -> bool {
         let mut changed = self.shared.tools.registry.changes();
+        let watchers: Vec<_> = self.watch_crms();
+        while !self.know_queues().await && !*stop.borrow() {
+            tokio::time::sleep(STORE_AGAIN).await;
+        }
         while !*stop.borrow() {
             let pause = self.turn().await;
-            let timer = tokio::time::sleep(pause);
             if pause.is_zero() {
                 continue;
             }
             tokio::select! {
                 () = self.shared.tools.journal.work() => {}
-                () = self.shared.settled.notified() => {}
+                () = self.shared.bell.notified() => {}
                 _ = changed.changed() => {}
                 _ = stop.changed() => {}
-                () = timer => {}
+                () = tokio::time::sleep(pause) => {}
             }
+        }
+        for watcher in watchers {
+            watcher.abort();
         }
         self.drain().await
     }
 
+    /// Opens the gates of a CRM's queues when it answers again.
+    fn watch_crms(&self) -> Vec<tokio::task::JoinHandle<()>> {
+        let watch = |(account, client): (&String, &crm::Client)| {
+            let (shared, account, client) = (Arc::clone(&self.shared), account.clone(), client.clone());
+            tokio::spawn(async move {
+                let mut reachable = client.reachable();
+                while reachable.changed().await.is_ok() {
+                    let back = *reachable.borrow_and_update();
+                    telemetry::crm_reachable(&account, back);
+                    if back {
+                        locked(&shared.lines)
+                            .values()
+                            .filter(|line| line.queue.account == account)
+                            .for_each(|line| line.gate().reachable());
+                        shared.bell.notify_one();
+                    }
+                }
+            })
+        };
+        self.shared.tools.crm.iter().map(watch).collect()
+    }
+
+    /// Learns which queues there are; tells whether the store could say.
+    async fn know_queues(&self) -> bool {
+        let journal = self.shared.tools.journal.clone();
+        match tokio::task::spawn_blocking(move || journal.queues()).await {
+            Ok(Ok(queues)) => {
+                queues.into_iter().for_each(|queue| self.open(queue));
+                true
+            }
+            Ok(Err(error)) => {
+                telemetry::store_refused("queues", &error);
+                false
+            }
+            Err(error) => {
+                telemetry::host_fault("dispatcher", &error);
+                false
+            }
+        }
+    }
+
+    fn open(&self, queue: Queue) {
+        let mut lines = locked(&self.shared.lines);
+        if !lines.contains_key(&queue) {
+            let line = Line {
+                queue: queue.clone(),
+                seat: self.shared.places.seat(),
+                gate: Mutex::new(Gate::new(self.shared.options.breaker.clone())),
+                hash: Mutex::default(),
+                claimed: AtomicUsize::new(0),
+            };
+            lines.insert(queue, Arc::new(line));
+        }
+    }
+
     /// Takes what is due and starts it; returns how long nothing more is known to be due.
-    async fn turn(&mut self) -> Duration {
+    async fn turn(&self) -> Duration {
         let snapshot = self.shared.tools.registry.snapshot();
-        let mut budgets = Vec::with_capacity(snapshot.plugins.len());
-        for (name, live) in &snapshot.plugins {
-            let line = self.line(name, live.concurrency);
-            let budget = (line.size + CLAIMED_AHEAD).saturating_sub(line.claimed.load(Ordering::SeqCst));
+        let now = self.shared.tools.clock.now();
+        let lines: Vec<Arc<Line>> = locked(&self.shared.lines).values().cloned().collect();
+        let mut budgets = Vec::with_capacity(lines.len());
+        let mut next_look: Option<i64> = None;
+        for line in lines {
+            let Some(live) = snapshot.plugins.get(&line.queue.plugin) else {
+                self.shared.places.limit(line.seat, 0);
+                continue;
+            };
+            let mut gate = line.gate();
+            {
+                let mut hash = locked(&line.hash);
+                if *hash != live.compiled.hash {
+                    gate.renewed();
+                    hash.clone_from(&live.compiled.hash);
+                }
+            }
+            let places = gate.places(live.concurrency, now);
+            let most = if places == 0 { 0 } else { places + gate.ahead(live.concurrency, CLAIMED_AHEAD) };
+            next_look = [next_look, gate.until()].into_iter().flatten().min();
+            drop(gate);
+            self.shared.places.limit(line.seat, places);
+            let budget = most.saturating_sub(line.claimed.load(Ordering::SeqCst));
             if budget > 0 {
-                budgets.push((name.clone(), budget));
+                budgets.push((line.queue.clone(), budget));
             }
         }
         let taken = match self.shared.tools.journal.take(Arc::clone(&snapshot.subscriptions), budgets).await {
@@ -141,123 +305,35 @@ impl Dispatcher {
                 return STORE_AGAIN;
             }
         };
+        let opened = !taken.opened.is_empty();
+        taken.opened.into_iter().for_each(|queue| self.open(queue));
         for claimed in taken.claimed {
-            let Some(live) = snapshot.plugins.get(&claimed.plugin) else { continue };
-            let line = self.line(&claimed.plugin, live.concurrency);
-            line.claimed.fetch_add(1, Ordering::SeqCst);
-            let counted = Counted { claimed: Arc::clone(&line.claimed), shared: Arc::clone(&self.shared) };
-            tokio::spawn(deliver(Arc::clone(&self.shared), Arc::clone(live), line, claimed, counted));
+            let line = locked(&self.shared.lines).get(&claimed.queue).cloned();
+            let Some((live, line)) = snapshot.plugins.get(&claimed.queue.plugin).zip(line) else { continue };
+            let counted = Counted::new(line, Arc::clone(&self.shared));
+            tokio::spawn(attempt::deliver(Arc::clone(&self.shared), Arc::clone(live), claimed, counted));
         }
-        if taken.unrouted {
+        if taken.unrouted || opened {
             return Duration::ZERO;
         }
-        match taken.next_due {
+        match [taken.next_due, next_look].into_iter().flatten().min() {
             Some(due) => {
                 let wait = due.saturating_sub(self.shared.tools.clock.now()).max(1);
-                Duration::from_millis(u64::try_from(wait).unwrap_or(1)).min(Duration::from_secs(60))
+                Duration::from_millis(u64::try_from(wait).unwrap_or(1)).min(LOOK_AGAIN)
             }
-            None => Duration::from_secs(60),
-        }
-    }
-
-    fn line(&mut self, plugin: &PluginName, size: usize) -> Line {
-        match self.lines.get(plugin) {
-            Some(line) if line.size == size => line.clone(),
-            before => {
-                let claimed = before.map(|line| Arc::clone(&line.claimed)).unwrap_or_default();
-                let line = Line { places: Arc::new(Semaphore::new(size)), size, claimed };
-                self.lines.insert(plugin.clone(), line.clone());
-                line
-            }
+            None => LOOK_AGAIN,
         }
     }
 
     async fn drain(&self) -> bool {
         // Whoever still waits for a place gives its delivery back.
         self.shared.places.close();
-        for line in self.lines.values() {
-            line.places.close();
-        }
+        let running = || locked(&self.shared.lines).values().any(|line| line.claimed.load(Ordering::SeqCst) > 0);
         let empty = async {
-            while self.lines.values().any(|line| line.claimed.load(Ordering::SeqCst) > 0) {
-                self.shared.settled.notified().await;
+            while running() {
+                self.shared.bell.notified().await;
             }
         };
         tokio::time::timeout(self.shared.options.drain, empty).await.is_ok()
     }
-}
-
-/// One attempt: a place, the plugin, the decision, the record.
-async fn deliver(shared: Arc<Shared>, live: Arc<Live>, line: Line, claimed: Claimed, counted: Counted) {
-    let places = async {
-        let own = line.places.acquire().await?;
-        Ok::<_, tokio::sync::AcquireError>((own, shared.places.acquire().await?))
-    };
-    let (started_at, outcome, effects, _own_place) = match places.await {
-        Ok((own, _place)) => {
-            let started_at = shared.tools.clock.now();
-            let (outcome, effects) = invoke(&shared, &live, &claimed).await;
-            // One at a time means that the next attempt sees this one's state.
-            (started_at, outcome, effects, Some(own).filter(|_| line.size == 1))
-        }
-        // The host stops: what has not begun does not begin any more.
-        Err(_) => {
-            if let Err(error) = shared.tools.journal.release(claimed.delivery).await {
-                telemetry::store_refused("release", &error);
-            }
-            return;
-        }
-    };
-    let ended_at = shared.tools.clock.now();
-    let next = retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), ended_at);
-    telemetry::delivered(&claimed, &outcome, next, &effects);
-    // Shared, so that asking the store again costs no copy of the log and the calls.
-    let settlement = Arc::new(Settlement {
-        delivery: claimed.delivery,
-        attempt: claimed.attempt,
-        version: live.version(),
-        started_at,
-        ended_at,
-        outcome,
-        effects,
-        next,
-    });
-    loop {
-        match shared.tools.journal.settle(Arc::clone(&settlement)).await {
-            Ok(Settled::Applied) => break,
-            Ok(Settled::Conflict) => {
-                telemetry::state_conflict(&claimed);
-                break;
-            }
-            // The journal ends after the dispatcher; what it no longer takes is run again at the next start.
-            Err(journal::Error::Closed) => break,
-            Err(error) => {
-                telemetry::store_refused("settle", &error);
-                tokio::time::sleep(STORE_AGAIN).await;
-            }
-        }
-    }
-    drop(counted);
-}
-
-async fn invoke(shared: &Arc<Shared>, live: &Arc<Live>, claimed: &Claimed) -> (Outcome, Effects) {
-    let tools = &shared.tools;
-    let reach = Reach {
-        grants: Arc::clone(&live.grants),
-        crm: tools.crm.get(&claimed.event.account).cloned(),
-        state: tools.journal.state(&claimed.plugin, &claimed.event.account),
-        outside: tools.outside.clone(),
-        settings: Arc::clone(&live.settings),
-        secrets: Arc::clone(&live.secrets),
-    };
-    let (sandbox, live) = (Arc::clone(&tools.sandbox), Arc::clone(live));
-    let (event, attempt) = (claimed.event.clone(), claimed.attempt);
-    // A task of its own, so that a panic in the host's part ends as this attempt's fault.
-    let running =
-        tokio::spawn(async move { sandbox.invoke(&live.compiled, &event, attempt, reach, &live.limits).await });
-    running.await.unwrap_or_else(|error| {
-        telemetry::host_fault("sandbox", &error);
-        let fault = Fault::new(FaultKind::Host, "the host failed while it ran the plugin: its log says more");
-        (Outcome::Failed(fault), Effects::default())
-    })
 }

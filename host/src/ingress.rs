@@ -105,7 +105,7 @@ impl Ingress {
         let (id, name) = (event.id, event.name.clone());
         self.journal.append(event).await.map_err(|error| {
             telemetry::event_not_stored(&error);
-            Problem::NotStored
+            if matches!(error, journal::Error::Full) { Problem::DiskFull } else { Problem::NotStored }
         })?;
         Ok((id, name))
     }

@@ -1,10 +1,11 @@
 //! The only owner of the store: what arrived, what is to be done with it, what was done, and what plugins remember.
 //!
 //! ```text
-//! event     seq ─ id, account, name, received_at, via, actor, entity, fields
+//! event     seq ─ id, account, name, received_at, via, actor, entity, fields, duplicate (of)
 //! cursor    "routed" ─ the last event whose deliveries exist
-//! delivery  seq ─ event, plugin, lane, state, at, attempts, failures, reason
-//!             0 ready ──claim──▶ 2 running ──settle──▶ 3 done │ 4 skipped │ 5 dead
+//! queue     number ─ plugin, account
+//! delivery  seq ─ event, queue, lane, state, at, attempts, failures, interruptions, began, crashes, reason, code
+//!             0 ready ──claim──▶ 2 running ──settle──▶ 3 done │ 4 skipped │ 5 dead ──operator──▶ 0 ready │ 6 dropped
 //!             1 behind ─(the delivery before it in its lane is over)─▶ 0 ready
 //! attempt   (delivery, number) ─ times, outcome, reason, code, usage, log
 //! host_call (delivery, attempt, ordinal) ─ what was called, what came back
@@ -13,11 +14,14 @@
 //!
 //! - **An event is acknowledged after it is on disk.** Every change goes through one writer thread, which commits what
 //!   waits in one transaction (`synchronous=FULL`) and answers afterwards.
-//! - **A lane** is one plugin's events of one entity of one account. Of a lane at most one delivery is ready or
-//!   running, the oldest; the others are behind it. So order holds across retries and restarts without any lock.
+//! - **A queue** is one plugin's deliveries of one account: what is held back, paced and counted together.
+//! - **A lane** is a queue's events of one entity. Of a lane at most one delivery is ready or running, the oldest; the
+//!   others are behind it. So order holds across retries and restarts without any lock.
 //! - **Claiming is an index look-up**, whatever waits. Nothing about waiting deliveries is kept in memory.
 //! - **A delivery that was running when the process died** is ready again at the next start, its attempt shown as
-//!   interrupted and not counted as a failure.
+//!   interrupted and not counted as a failure. One that was interrupted again and again is under suspicion: `begin`
+//!   says on disk that it runs, so that the next end of the process counts against it alone.
+//! - **What the CRM sends twice** is recognised while routing (`route`), kept, and not delivered.
 //! - **State takes effect with the outcome**, in the same transaction, or not at all.
 //! - The format has a version (`user_version`); a newer one than this program knows is refused, an older one migrated.
 //!
@@ -25,7 +29,11 @@
 //! this room, so that another store can take its place.
 
 mod layout;
+mod letters;
 mod read;
+mod retention;
+mod route;
+mod space;
 mod write;
 
 #[cfg(test)]
@@ -42,7 +50,9 @@ use crate::clock::Clock;
 use crate::event::{Event, EventId};
 use crate::outcome::{Effects, Next, Outcome};
 use crate::plugin::{Pattern, PluginName};
-pub use read::{AttemptView, Backlog, DeliveryState, DeliveryView, EventPath, EventSummary, StateView};
+pub use letters::Letter;
+pub use read::{AttemptView, Backlog, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary, StateView};
+pub use retention::{Retention, Swept, keep};
 
 /// Changes that are committed together at most.
 const MOST_TOGETHER: usize = 512;
@@ -54,10 +64,30 @@ const MOST_WAITING: usize = 2_048;
 pub struct Options {
     /// The folder; made when it is not there.
     pub data_dir: PathBuf,
+    /// What is done about events that come twice.
+    pub duplicates: Duplicates,
+    /// Bytes that must be free on the disk; with less, new events are refused. 0: the disk is not looked at.
+    pub least_free: u64,
+}
+
+impl Options {
+    /// A store in this folder, with everything else as it is by default; the disk's room is not looked at.
+    pub fn in_folder(data_dir: impl Into<PathBuf>) -> Self {
+        Self { data_dir: data_dir.into(), duplicates: Duplicates { fold: true, repeated_add: true }, least_free: 0 }
+    }
+}
+
+/// What is done about events that come twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Duplicates {
+    /// An event that says the same as one of its record that still waits is folded into it.
+    pub fold: bool,
+    /// A second `*.add` of a record within a day is not delivered.
+    pub repeated_add: bool,
 }
 
 /// Why the journal could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// The folder or file can't be used.
     #[error("failed to open the journal in `{path}`: {cause}")]
@@ -80,7 +110,10 @@ pub enum Error {
         /// This program's.
         known: i64,
     },
-    /// The store refused: disk full, locked, damaged.
+    /// The disk is full, or nearly.
+    #[error("the disk with the data folder is full, or has less room than `server.min_free_mib`: make room")]
+    Full,
+    /// The store refused: locked, damaged.
     #[error("the journal can't be written or read: {0}")]
     Store(String),
     /// The writer is gone.
@@ -91,6 +124,41 @@ pub enum Error {
 /// A delivery's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryId(pub i64);
+
+/// One plugin's deliveries of one account.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Queue {
+    /// Whose.
+    pub plugin: PluginName,
+    /// Of which CRM.
+    pub account: String,
+}
+
+/// Which dead letters are meant; an empty filter means all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LetterFilter {
+    /// For this plugin.
+    pub plugin: Option<PluginName>,
+    /// Of this account.
+    pub account: Option<String>,
+    /// Of events of this name.
+    pub event: Option<String>,
+    /// With this code: a fault's, or `rejected`, or `retry`.
+    pub code: Option<String>,
+    /// Given up at this time or later, in milliseconds since 1970-01-01 UTC.
+    pub since: Option<i64>,
+    /// Given up before this time, in milliseconds since 1970-01-01 UTC.
+    pub until: Option<i64>,
+}
+
+/// What an operator decides about dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// They run again, with all their attempts before them.
+    Retry,
+    /// They are over.
+    Drop,
+}
 
 /// Which plugin wants which events.
 #[derive(Debug, Clone, Default)]
@@ -113,11 +181,15 @@ pub struct Claimed {
     /// Which.
     pub delivery: DeliveryId,
     /// For whom.
-    pub plugin: PluginName,
+    pub queue: Queue,
     /// The number of this attempt, from 1.
     pub attempt: u32,
     /// Attempts before that count towards giving up.
     pub failures: u32,
+    /// How often the process ended while it was claimed.
+    pub interruptions: u32,
+    /// How often the process ended while it was the only one under suspicion that ran.
+    pub crashes: u32,
     /// What it is about.
     pub event: Event,
 }
@@ -129,8 +201,10 @@ pub struct Taken {
     pub claimed: Vec<Claimed>,
     /// Whether events still wait to be routed.
     pub unrouted: bool,
-    /// When the next delivery that was not claimed falls due, for the plugins that were asked for.
+    /// When the next delivery that was not claimed falls due, for the queues that were asked for.
     pub next_due: Option<i64>,
+    /// Queues that got their first delivery.
+    pub opened: Vec<Queue>,
 }
 
 /// The end of an attempt.
@@ -167,11 +241,18 @@ enum Change {
     Append(Box<Event>, oneshot::Sender<Result<(), Error>>),
     Take {
         subscriptions: Arc<Subscriptions>,
-        budgets: Vec<(PluginName, usize)>,
+        budgets: Vec<(Queue, usize)>,
         reply: oneshot::Sender<Result<Taken, Error>>,
     },
     Settle(Arc<Settlement>, oneshot::Sender<Result<Settled, Error>>),
+    Begin(DeliveryId, oneshot::Sender<Result<(), Error>>),
     Release(DeliveryId, oneshot::Sender<Result<(), Error>>),
+    Resolve {
+        letters: Vec<DeliveryId>,
+        resolution: Resolution,
+        reply: oneshot::Sender<Result<usize, Error>>,
+    },
+    Sweep(Retention, oneshot::Sender<Result<Swept, Error>>),
 }
 
 /// The journal's writer.
@@ -192,7 +273,13 @@ impl Journal {
         let readers = Arc::new(read::Readers::new(layout::file(&options.data_dir)));
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
         let work = Arc::new(Notify::new());
-        let writer = write::Writer::new(connection, clock, Arc::clone(&work));
+        let writer = write::Writer::new(
+            connection,
+            clock,
+            Arc::clone(&work),
+            options.duplicates,
+            space::Space::new(options.data_dir.clone(), options.least_free),
+        );
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(receiver, MOST_TOGETHER))
@@ -235,11 +322,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::Closed`]: nothing is claimed.
-    pub async fn take(
-        &self,
-        subscriptions: Arc<Subscriptions>,
-        budgets: Vec<(PluginName, usize)>,
-    ) -> Result<Taken, Error> {
+    pub async fn take(&self, subscriptions: Arc<Subscriptions>, budgets: Vec<(Queue, usize)>) -> Result<Taken, Error> {
         self.ask(|reply| Change::Take { subscriptions, budgets, reply }).await
     }
 
@@ -252,12 +335,52 @@ impl Handle {
         self.ask(|reply| Change::Settle(settlement, reply)).await
     }
 
+    /// Says on disk that a delivery is about to run, so that the end of the process counts against it.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Closed`]: nothing is said.
+    pub async fn begin(&self, delivery: DeliveryId) -> Result<(), Error> {
+        self.ask(|reply| Change::Begin(delivery, reply)).await
+    }
+
     /// Gives back a delivery that was claimed and never began: it is ready again, as if it had not been claimed.
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::Closed`]: it counts as interrupted at the next start.
     pub async fn release(&self, delivery: DeliveryId) -> Result<(), Error> {
         self.ask(|reply| Change::Release(delivery, reply)).await
+    }
+
+    /// Retries or drops those of some dead letters that are still dead; tells how many.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Closed`]: none is changed.
+    pub async fn resolve(&self, letters: Vec<DeliveryId>, resolution: Resolution) -> Result<usize, Error> {
+        self.ask(|reply| Change::Resolve { letters, resolution, reply }).await
+    }
+
+    /// One step of forgetting what is over.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Closed`]: nothing is removed.
+    pub async fn sweep(&self, retention: Retention) -> Result<Swept, Error> {
+        self.ask(|reply| Change::Sweep(retention, reply)).await
+    }
+
+    /// Dead letters behind `after`, by number.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn letters(&self, filter: &LetterFilter, after: i64, limit: usize) -> Result<Vec<Letter>, Error> {
+        self.readers.letters(filter, after, limit)
+    }
+
+    /// Every queue that ever had a delivery.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn queues(&self) -> Result<Vec<Queue>, Error> {
+        self.readers.queues()
     }
 
     /// Returns when the writer is gone.
@@ -306,8 +429,17 @@ impl Handle {
     }
 }
 
+impl From<&rusqlite::Error> for Error {
+    fn from(error: &rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            _ => Self::Store(error.to_string()),
+        }
+    }
+}
+
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Store(error.to_string())
+        Self::from(&error)
     }
 }

@@ -47,6 +47,14 @@ impl Outcome {
         }
     }
 
+    /// The stable code of a fault.
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Failed(fault) => Some(fault.kind.code()),
+            _ => None,
+        }
+    }
+
     /// Why, in words; empty where there is nothing to say.
     pub fn reason(&self) -> String {
         match self {
@@ -88,18 +96,28 @@ pub enum FaultKind {
     CpuLimit,
     /// It took too long, waiting included.
     TimeLimit,
-    /// It asked for more memory or larger tables than it may have.
+    /// It asked for more memory than it may have.
     MemoryLimit,
+    /// It asked for larger tables than it may have.
+    TableLimit,
     /// Its calls were nested too deep.
     StackOverflow,
     /// Its reply is larger than allowed.
     ReplyLimit,
     /// It made more host calls than it may.
     CallLimit,
+    /// It handed over a text that is not UTF-8.
+    Text,
+    /// It handed over a pointer or a length that leads out of its memory.
+    Pointer,
+    /// It handed over a value that the contract does not know.
+    Reply,
     /// It ended its own process.
     Exit,
     /// It could not be started.
     Start,
+    /// The host's process ended while it ran, again and again.
+    Ended,
     /// The host itself failed.
     Host,
 }
@@ -112,11 +130,16 @@ impl FaultKind {
             Self::CpuLimit => "plugin.cpu_limit",
             Self::TimeLimit => "plugin.time_limit",
             Self::MemoryLimit => "plugin.memory_limit",
+            Self::TableLimit => "plugin.table_limit",
+            Self::Text => "plugin.bad_text",
+            Self::Pointer => "plugin.bad_pointer",
+            Self::Reply => "plugin.bad_value",
             Self::StackOverflow => "plugin.stack_overflow",
             Self::ReplyLimit => "plugin.reply_limit",
             Self::CallLimit => "plugin.call_limit",
             Self::Exit => "plugin.exit",
             Self::Start => "plugin.start",
+            Self::Ended => "host.ended",
             Self::Host => "host.internal",
         }
     }
@@ -133,6 +156,8 @@ pub struct Effects {
     pub lines_dropped: u64,
     /// Every call to the CRM and to the outside, with its answer.
     pub calls: Vec<HostCall>,
+    /// Whether its last call to the CRM brought no answer, or was still waiting for one.
+    pub crm_unanswered: bool,
     /// What it used.
     pub usage: Usage,
 }

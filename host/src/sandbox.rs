@@ -3,7 +3,7 @@
 //! - **A fresh instance per attempt**, from a shared compiled component: nothing leaks from event to event.
 //! - **Every bound ends in its own fault**: processor time, time, memory, tables, stack, calls, reply. The host goes on.
 //! - **Processor time is the thread's own**, so a plugin is not charged for a busy machine. A plugin that computes
-//!   yields every few milliseconds, so it delays others by no more than its share.
+//!   yields every few milliseconds; those that compute much share all processors but one, so that the rest never waits.
 //! - No folder, no variable, no socket. Clocks and random numbers are there.
 //!
 //! Not here: which event runs when (`dispatcher`), what a host call does (`capabilities`), the store.
@@ -11,9 +11,10 @@
 mod component;
 mod engine;
 mod fault;
+mod meter;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::Store;
 use wasmtime::component::{Component, HasSelf, Linker};
@@ -24,7 +25,8 @@ use crate::event::Event;
 use crate::outcome::{Effects, Fault, FaultKind, Outcome};
 use crate::plugin::{Limits, Manifest};
 pub use component::LoadError;
-use engine::{Engine, Meter, Metered, StoreLimits};
+use engine::{Engine, StoreLimits};
+use meter::{Meter, Metered};
 
 /// Bytes that a plugin can hand to the host in one call, before the host looks at them.
 const MOST_HANDED_OVER: usize = 4 << 20;
@@ -121,11 +123,11 @@ impl Sandbox {
             let event = contract::event_for_plugin(event, number);
             instance.call_handle(&mut store, &event).await.map_err(fault::Stage::Handle)
         };
-        let result = tokio::time::timeout(limits.time, Metered::new(call, &meter)).await;
+        let result = in_time(Metered::new(call, &meter, self.engine.heavy()), &meter, limits.time).await;
         let outcome = match result {
-            Ok(Ok(reply)) => bounded(contract::outcome_of(reply), limits),
-            Ok(Err(stage)) => Outcome::Failed(fault::of(stage, &store.data().limits, limits)),
-            Err(_) => Outcome::Failed(Fault::new(
+            Some(Ok(reply)) => bounded(contract::outcome_of(reply), limits),
+            Some(Err(stage)) => Outcome::Failed(fault::of(stage, &store.data().limits, limits)),
+            None => Outcome::Failed(Fault::new(
                 FaultKind::TimeLimit,
                 format!(
                     "the plugin did not answer within {} ms, waiting for calls included: raise `time_ms` under `[limits]` \
@@ -140,6 +142,21 @@ impl Sandbox {
         effects.usage.wall = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         effects.usage.memory = running.limits.peak();
         (outcome, effects)
+    }
+}
+
+/// What a call brings within its time; the time in which it waited for its turn on the processor is not counted.
+async fn in_time<F: Future>(call: Metered<'_, F>, meter: &Meter, time: Duration) -> Option<F::Output> {
+    let mut call = std::pin::pin!(call);
+    let began = Instant::now();
+    loop {
+        let left = (time + meter.waited()).saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return None;
+        }
+        if let Ok(output) = tokio::time::timeout(left, &mut call).await {
+            return Some(output);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use crate::journal::Claimed;
+use crate::journal::{Claimed, Queue};
 use crate::outcome::{Effects, Next, Outcome};
 use crate::plugin::{Manifest, PluginName};
 
@@ -78,7 +78,7 @@ pub(crate) fn event_not_stored(reason: &dyn Display) {
 
 pub(crate) fn delivered(claimed: &Claimed, outcome: &Outcome, next: Next, effects: &Effects) {
     let (event, name) = (claimed.event.id.to_string(), claimed.event.name.as_str());
-    let (delivery, plugin, attempt) = (claimed.delivery.0, claimed.plugin.as_str(), claimed.attempt);
+    let (delivery, plugin, attempt) = (claimed.delivery.0, claimed.queue.plugin.as_str(), claimed.attempt);
     let took = effects.usage.wall;
     // A plugin's own words may hold what the CRM or a chat answered: they are in the attempt.
     let reason = match outcome {
@@ -95,8 +95,41 @@ pub(crate) fn delivered(claimed: &Claimed, outcome: &Outcome, next: Next, effect
 }
 
 pub(crate) fn state_conflict(claimed: &Claimed) {
-    let (delivery, plugin) = (claimed.delivery.0, claimed.plugin.as_str());
+    let (delivery, plugin) = (claimed.delivery.0, claimed.queue.plugin.as_str());
     debug!(delivery, plugin, "State changed meanwhile, delivery runs again.");
+}
+
+pub(crate) fn plugin_paused(queue: &Queue, failures: usize, pause: i64) {
+    let (plugin, account) = (queue.plugin.as_str(), queue.account.as_str());
+    error!(plugin, account, failures, pause, "Plugin paused: it failed on many events in a row; its deliveries wait.");
+}
+
+pub(crate) fn plugin_resumed(queue: &Queue) {
+    let (plugin, account) = (queue.plugin.as_str(), queue.account.as_str());
+    info!(plugin, account, "Plugin resumed.");
+}
+
+pub(crate) fn crm_reachable(account: &str, reachable: bool) {
+    if reachable {
+        info!(account, "The CRM answers again; its deliveries go on.");
+    } else {
+        error!(account, "The CRM can't be reached; deliveries that need it wait.");
+    }
+}
+
+pub(crate) fn forgotten(events: usize, over: bool) {
+    if over {
+        warn!(
+            events,
+            "The journal is over `retention.max_mib`, and what is over has been forgotten: the rest still waits."
+        );
+    } else {
+        debug!(events, "Old events forgotten.");
+    }
+}
+
+pub(crate) fn letters_resolved(resolution: crate::journal::Resolution, letters: usize) {
+    info!(letters, resolution = ?resolution, "An operator decided about dead letters.");
 }
 
 pub(crate) fn store_refused(step: &str, reason: &dyn Display) {

@@ -92,7 +92,7 @@ async fn sandbox_against_bare(file: &Path) -> anyhow::Result<Value> {
     let compile = began.elapsed();
     let bare = bare::Bare::new(&bytes)?;
     let folder = tempfile::tempdir()?;
-    let journal = Journal::open(&journal::Options { data_dir: folder.path().to_owned() }, Clock::Wall)?;
+    let journal = Journal::open(&journal::Options::in_folder(folder.path()), Clock::Wall)?;
     let event = Event {
         id: EventId::new(),
         account: "main".to_owned(),

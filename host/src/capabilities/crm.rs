@@ -27,7 +27,10 @@ impl Attempt {
         let Some(client) = self.reach.crm.clone() else {
             return Err(crm::Error::Invalid("the event's account has no `[crm.NAME]` section with a `url`".into()));
         };
+        // Stays so where the attempt's time runs out before the answer.
+        self.effects.crm_unanswered = true;
         let result = client.call(method, action, arguments).await;
+        self.effects.crm_unanswered = matches!(result, Err(crm::Error::Transport(_)));
         let took = std::time::Duration::from_micros(self.since_start().saturating_sub(at));
         if !matches!(result, Err(crm::Error::Invalid(_))) {
             telemetry::crm_called(method, action, took, result.as_ref().err());

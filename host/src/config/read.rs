@@ -195,6 +195,7 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
     let data_dir: PathBuf = server.required("data_dir");
     let max_body = server.number("max_body_kib", 1, 1 << 20) << 10;
     let body_timeout = server.milliseconds("body_timeout_ms", 1);
+    let least_free = server.number("min_free_mib", 0, 1 << 30) << 20;
     let max_senders = server.number("max_senders", 1, 1 << 20);
     let drain = server.milliseconds("drain_ms", 0);
     server.end();
@@ -210,6 +211,26 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
     };
     retry.end();
 
+    let mut section = Section::new("breaker", sections.remove("breaker"), &mut problems);
+    let breaker = dispatcher::gate::Breaker {
+        failures: usize::try_from(section.number("failures", 1, 10_000)).unwrap_or(1),
+        pause: section.milliseconds("pause_ms", 1),
+        longest: section.milliseconds("longest_pause_ms", 1),
+    };
+    section.end();
+
+    let mut section = Section::new("duplicates", sections.remove("duplicates"), &mut problems);
+    let duplicates =
+        journal::Duplicates { fold: section.required("fold"), repeated_add: section.required("repeated_add") };
+    section.end();
+
+    let mut section = Section::new("retention", sections.remove("retention"), &mut problems);
+    let retention = journal::Retention {
+        age: Duration::from_secs(section.number("days", 1, 36_500) * 24 * 3_600),
+        size: section.number("max_mib", 16, 1 << 30) << 20,
+    };
+    section.end();
+
     let mut console = Section::new("console", sections.remove("console"), &mut problems);
     let console_enabled: bool = console.required("enabled");
     console.end();
@@ -223,7 +244,7 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
     log.end();
 
     for name in sections.keys() {
-        problems.push(format!("`[{name}]` is not a section of the configuration: known are server, plugins, crm, retry, console, telemetry"));
+        problems.push(format!("`[{name}]` is not a section of the configuration: known are server, plugins, crm, retry, breaker, duplicates, retention, console, telemetry"));
     }
     if !problems.is_empty() {
         return Err(Problems(problems));
@@ -237,8 +258,14 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
             body_timeout,
             max_senders: usize::try_from(max_senders).unwrap_or(usize::MAX),
         },
-        journal: journal::Options { data_dir: base.join(data_dir) },
-        dispatcher: dispatcher::Options { retry: policy, instances: usize::try_from(instances).unwrap_or(1), drain },
+        journal: journal::Options { data_dir: base.join(data_dir), duplicates, least_free },
+        retention,
+        dispatcher: dispatcher::Options {
+            retry: policy,
+            breaker,
+            instances: usize::try_from(instances).unwrap_or(1),
+            drain,
+        },
         sandbox: sandbox::Options { instances },
         registry,
         crm,

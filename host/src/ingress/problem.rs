@@ -42,6 +42,9 @@ pub enum Problem {
     /// Too many senders at once.
     #[error("too many events at once: send again in a moment")]
     Busy,
+    /// There is no room on the disk.
+    #[error("the host's disk is full or nearly full: make room there, then send again")]
+    DiskFull,
     /// The journal can't take it.
     #[error("the event can't be stored now: send it again later; the host's log says why")]
     NotStored,
@@ -70,6 +73,7 @@ impl Problem {
             Self::NoEvent => "ingress.no_event",
             Self::BadEvent => "ingress.bad_event",
             Self::Busy => "ingress.busy",
+            Self::DiskFull => "ingress.disk_full",
             Self::NotStored => "ingress.not_stored",
         }
     }
@@ -84,7 +88,7 @@ impl Problem {
             Self::Incomplete => StatusCode::REQUEST_TIMEOUT,
             Self::BodyOnGet | Self::Undecodable(_) | Self::NoEvent | Self::BadEvent => StatusCode::BAD_REQUEST,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotStored => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DiskFull | Self::NotStored => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

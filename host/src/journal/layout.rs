@@ -1,7 +1,7 @@
 //! The file: tables, indexes, format version, migrations.
 //!
 //! - A migration is a step in [`STEPS`], applied in one transaction with its version; steps are never edited.
-//! - Plugins are numbered, because a delivery is stored for each.
+//! - Plugins and queues are numbered, because a delivery is stored for each.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use super::Error;
 use crate::clock::Clock;
 
 /// One step per format version, from 1.
-const STEPS: &[&str] = &["
+pub(super) const STEPS: &[&str] = &["
     CREATE TABLE event (
         seq INTEGER PRIMARY KEY,
         id BLOB NOT NULL UNIQUE,
@@ -80,6 +80,43 @@ const STEPS: &[&str] = &["
         version INTEGER NOT NULL,
         PRIMARY KEY (plugin, account, key)
     ) STRICT, WITHOUT ROWID;
+", "
+    CREATE TABLE queue (
+        number INTEGER PRIMARY KEY,
+        plugin INTEGER NOT NULL,
+        account TEXT NOT NULL,
+        UNIQUE (plugin, account)
+    ) STRICT;
+    INSERT INTO queue (plugin, account)
+        SELECT DISTINCT d.plugin, e.account FROM delivery d JOIN event e ON e.seq = d.event;
+    CREATE TABLE delivery_2 (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        event INTEGER NOT NULL,
+        queue INTEGER NOT NULL,
+        lane TEXT,
+        state INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        failures INTEGER NOT NULL DEFAULT 0,
+        interruptions INTEGER NOT NULL DEFAULT 0,
+        began INTEGER NOT NULL DEFAULT 0,
+        crashes INTEGER NOT NULL DEFAULT 0,
+        reason TEXT,
+        code TEXT
+    ) STRICT;
+    INSERT INTO delivery_2 (seq, event, queue, lane, state, at, attempts, failures, reason)
+        SELECT d.seq, d.event, q.number, substr(d.lane, length(e.account) + 2), d.state, d.at, d.attempts, d.failures, d.reason
+          FROM delivery d JOIN event e ON e.seq = d.event JOIN queue q ON q.plugin = d.plugin AND q.account = e.account;
+    DROP TABLE delivery;
+    ALTER TABLE delivery_2 RENAME TO delivery;
+    CREATE INDEX delivery_event ON delivery (event);
+    CREATE INDEX delivery_ready ON delivery (queue, at, seq) WHERE state = 0;
+    CREATE INDEX delivery_lane ON delivery (queue, lane, seq) WHERE state IN (0, 1, 2);
+    CREATE INDEX delivery_running ON delivery (seq) WHERE state = 2;
+    CREATE INDEX delivery_dead ON delivery (seq) WHERE state = 5;
+    ALTER TABLE event ADD COLUMN duplicate TEXT;
+    ALTER TABLE event ADD COLUMN duplicate_of INTEGER;
+    CREATE INDEX event_entity ON event (account, entity_kind, entity_id);
 "];
 
 /// The journal's file in a data folder.
@@ -128,6 +165,8 @@ fn migrate(connection: &mut Connection, data_dir: &Path) -> Result<(), Error> {
 }
 
 /// Deliveries that were running when the last process ended are ready again; the attempt is kept as interrupted.
+///
+/// One that had been marked as begun ran alone among those under suspicion: the end of the process counts against it.
 fn recover(connection: &mut Connection, clock: &Clock) -> Result<(), Error> {
     let transaction = connection.transaction()?;
     let now = clock.now();
@@ -137,8 +176,12 @@ fn recover(connection: &mut Connection, clock: &Clock) -> Result<(), Error> {
            FROM delivery INDEXED BY delivery_running WHERE state = 2",
         params![now],
     )?;
-    transaction
-        .execute("UPDATE delivery INDEXED BY delivery_running SET state = 0, at = ?1 WHERE state = 2", params![now])?;
+    transaction.execute(
+        "UPDATE delivery INDEXED BY delivery_running
+                SET state = 0, at = ?1, interruptions = interruptions + 1, crashes = crashes + began, began = 0
+              WHERE state = 2",
+        params![now],
+    )?;
     transaction.commit()?;
     Ok(())
 }
@@ -154,5 +197,19 @@ pub(super) fn plugin_number(connection: &Connection, name: &str) -> rusqlite::Re
         None => connection
             .prepare_cached("INSERT INTO plugin (name) VALUES (?1) RETURNING number")?
             .query_row([name], |row| row.get(0)),
+    }
+}
+
+/// The number of a queue, and whether it is new.
+pub(super) fn queue_number(connection: &Connection, plugin: i64, account: &str) -> rusqlite::Result<(i64, bool)> {
+    let known = connection
+        .prepare_cached("SELECT number FROM queue WHERE plugin = ?1 AND account = ?2")?
+        .query_row(params![plugin, account], |row| row.get(0))
+        .optional()?;
+    match known {
+        Some(number) => Ok((number, false)),
+        None => connection
+            .prepare_cached("INSERT INTO queue (plugin, account) VALUES (?1, ?2) RETURNING number")?
+            .query_row(params![plugin, account], |row| Ok((row.get(0)?, true))),
     }
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use serde::Serialize;
 
-use super::{DeliveryId, Error};
+use super::letters::{self, Letter};
+use super::{DeliveryId, Error, LetterFilter, Queue};
 use crate::event::{Entity, Event, EventId, Via};
 use crate::outcome::{HostCall, LogLine, Usage};
 use crate::plugin::PluginName;
@@ -46,6 +47,8 @@ pub enum DeliveryState {
     Skipped,
     /// Over until an operator looks.
     Dead,
+    /// Over: an operator gave it up.
+    Dropped,
 }
 
 impl DeliveryState {
@@ -56,13 +59,14 @@ impl DeliveryState {
             2 => Self::Running,
             3 => Self::Done,
             4 => Self::Skipped,
-            _ => Self::Dead,
+            5 => Self::Dead,
+            _ => Self::Dropped,
         }
     }
 
     /// Whether nothing more happens by itself.
     pub fn is_over(self) -> bool {
-        matches!(self, Self::Done | Self::Skipped | Self::Dead)
+        matches!(self, Self::Done | Self::Skipped | Self::Dead | Self::Dropped)
     }
 }
 
@@ -83,6 +87,18 @@ pub struct EventSummary {
     pub actor: Option<u64>,
     /// The record, as `kind:id`.
     pub entity: Option<String>,
+    /// Why it has no deliveries of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicate: Option<Duplicate>,
+}
+
+/// What an event repeats.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Duplicate {
+    /// `folded`: it said the same as one that still waited. `repeated`: a second `*.add` of its record within a day.
+    pub how: String,
+    /// The first one, where it is still kept.
+    pub of: Option<EventId>,
 }
 
 /// An event with everything that became of it.
@@ -109,6 +125,8 @@ pub struct DeliveryView {
     pub state: DeliveryState,
     /// The last reason.
     pub reason: Option<String>,
+    /// Once it is over: the fault's code, or what the plugin answered.
+    pub code: Option<String>,
     /// When it is due, began or ended, as its state says.
     pub at: i64,
     /// In order.
@@ -187,13 +205,13 @@ impl Readers {
         self.read(|connection| {
             connection
                 .prepare_cached(&format!(
-                    "SELECT {EVENT_COLUMNS} FROM event
+                    "SELECT {EVENT_COLUMNS}, {DUPLICATE_COLUMNS} FROM event
                       WHERE seq < coalesce((SELECT seq FROM event WHERE id = ?1), 9223372036854775807)
                       ORDER BY seq DESC LIMIT ?2"
                 ))?
                 .query_map(
                     params![before.as_ref().map(EventId::as_bytes), i64::try_from(limit).unwrap_or(i64::MAX)],
-                    |row| event_from_row(row).map(summary),
+                    |row| Ok(summary(event_from_row(row)?, duplicate_from_row(row)?)),
                 )?
                 .collect()
         })
@@ -203,13 +221,36 @@ impl Readers {
         self.read(|connection| {
             let found = connection
                 .prepare_cached(&format!(
-                    "SELECT {EVENT_COLUMNS}, seq, seq <= (SELECT seq FROM cursor WHERE name = 'routed') FROM event WHERE id = ?1"
+                    "SELECT {EVENT_COLUMNS}, {DUPLICATE_COLUMNS}, seq, seq <= (SELECT seq FROM cursor WHERE name = 'routed')
+                       FROM event WHERE id = ?1"
                 ))?
-                .query_row([id.as_bytes()], |row| Ok((event_from_row(row)?, row.get::<_, i64>(9)?, row.get::<_, bool>(10)?)))
+                .query_row([id.as_bytes()], |row| {
+                    let (seq, routed): (i64, bool) = (row.get(11)?, row.get(12)?);
+                    Ok((event_from_row(row)?, duplicate_from_row(row)?, seq, routed))
+                })
                 .optional()?;
-            let Some((event, seq, routed)) = found else { return Ok(None) };
+            let Some((event, duplicate, seq, routed)) = found else { return Ok(None) };
             let fields = serde_json::from_str(&event.fields).unwrap_or_default();
-            Ok(Some(EventPath { event: summary(event), fields, routed, deliveries: deliveries(connection, seq)? }))
+            let deliveries = deliveries(connection, seq)?;
+            Ok(Some(EventPath { event: summary(event, duplicate), fields, routed, deliveries }))
+        })
+    }
+
+    pub(super) fn letters(&self, filter: &LetterFilter, after: i64, limit: usize) -> Result<Vec<Letter>, Error> {
+        self.read(|connection| letters::list(connection, filter, after, limit))
+    }
+
+    pub(super) fn queues(&self) -> Result<Vec<Queue>, Error> {
+        self.read(|connection| {
+            let mut queues = connection
+                .prepare_cached("SELECT p.name, q.account FROM queue q JOIN plugin p ON p.number = q.plugin")?;
+            let rows = queues.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
+            // Only names that were checked are stored.
+            rows.filter_map(|row| {
+                row.map(|(name, account)| PluginName::try_from(name).ok().map(|plugin| Queue { plugin, account }))
+                    .transpose()
+            })
+            .collect()
         })
     }
 
@@ -232,7 +273,15 @@ impl Readers {
     }
 }
 
-fn summary(event: Event) -> EventSummary {
+/// What an event repeats, behind [`EVENT_COLUMNS`].
+const DUPLICATE_COLUMNS: &str = "duplicate, (SELECT first.id FROM event first WHERE first.seq = event.duplicate_of)";
+
+fn duplicate_from_row(row: &Row<'_>) -> rusqlite::Result<Option<Duplicate>> {
+    let Some(how) = row.get(9)? else { return Ok(None) };
+    Ok(Some(Duplicate { how, of: row.get::<_, Option<[u8; 16]>>(10)?.map(EventId::from_bytes) }))
+}
+
+fn summary(event: Event, duplicate: Option<Duplicate>) -> EventSummary {
     EventSummary {
         id: event.id,
         account: event.account,
@@ -241,13 +290,15 @@ fn summary(event: Event) -> EventSummary {
         via: event.via,
         actor: event.actor,
         entity: event.entity.map(|entity| entity.to_string()),
+        duplicate,
     }
 }
 
 fn deliveries(connection: &Connection, event: i64) -> rusqlite::Result<Vec<DeliveryView>> {
     let mut views: Vec<DeliveryView> = connection
         .prepare_cached(
-            "SELECT d.seq, p.name, d.state, d.reason, d.at FROM delivery d JOIN plugin p ON p.number = d.plugin
+            "SELECT d.seq, p.name, d.state, d.reason, d.at, d.code FROM delivery d
+               JOIN queue q ON q.number = d.queue JOIN plugin p ON p.number = q.plugin
               WHERE d.event = ?1 ORDER BY d.seq",
         )?
         .query_map([event], |row| {
@@ -257,6 +308,7 @@ fn deliveries(connection: &Connection, event: i64) -> rusqlite::Result<Vec<Deliv
                 state: DeliveryState::from_number(row.get(2)?),
                 reason: row.get(3)?,
                 at: row.get(4)?,
+                code: row.get(5)?,
                 attempts: Vec::new(),
             })
         })?

@@ -1,9 +1,9 @@
-//! The journal against a model: whatever is asked in whatever order, with the process dying in between.
+//! The journal case by case; whatever is asked in whatever order is `model`.
+
+mod model;
 
 use std::path::Path;
 use std::sync::Arc;
-
-use proptest::prelude::*;
 
 use super::*;
 use crate::event::{Entity, Via};
@@ -36,8 +36,13 @@ fn event(name: &str, record: Option<u8>) -> Event {
         via: Via::Json,
         actor: Some(1),
         entity: record.map(|id| Entity { kind: "deal".to_owned(), id: id.to_string() }),
-        fields: "{}".to_owned(),
+        // No two are the same, unless a test wants them to be.
+        fields: format!("{{\"n\":\"{}\"}}", EventId::new()),
     }
+}
+
+fn queue(name: &str) -> Queue {
+    Queue { plugin: plugin(name), account: "main".to_owned() }
 }
 
 fn settlement(claimed: &Claimed, outcome: Outcome, next: Next) -> Settlement {
@@ -54,236 +59,11 @@ fn settlement(claimed: &Claimed, outcome: Outcome, next: Next) -> Settlement {
 }
 
 fn open(folder: &Path, clock: &Clock) -> Journal {
-    Journal::open(&Options { data_dir: folder.to_owned() }, clock.clone()).unwrap()
+    Journal::open(&Options::in_folder(folder), clock.clone()).unwrap()
 }
 
-fn budgets(each: usize) -> Vec<(PluginName, usize)> {
-    PLUGINS.iter().map(|name| (plugin(name), each)).collect()
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Append { deal: bool, record: Option<u8> },
-    Take { budget: usize },
-    Settle { which: usize, how: How },
-    Wait { milliseconds: i64 },
-    Die,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum How {
-    Done,
-    Skip,
-    Dead,
-    Again { after: i64, counts: bool },
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let how = prop_oneof![
-        4 => Just(How::Done),
-        1 => Just(How::Skip),
-        1 => Just(How::Dead),
-        3 => (0..50_i64, any::<bool>()).prop_map(|(after, counts)| How::Again { after, counts }),
-    ];
-    prop_oneof![
-        4 => (any::<bool>(), proptest::option::weighted(0.8, 0..3_u8)).prop_map(|(deal, record)| Step::Append { deal, record }),
-        3 => (0..4_usize).prop_map(|budget| Step::Take { budget }),
-        4 => (any::<usize>(), how).prop_map(|(which, how)| Step::Settle { which, how }),
-        1 => (1..60_i64).prop_map(|milliseconds| Step::Wait { milliseconds }),
-        1 => Just(Step::Die),
-    ]
-}
-
-/// What one delivery should look like.
-#[derive(Debug, Clone, PartialEq)]
-struct Expected {
-    plugin: &'static str,
-    event: usize,
-    lane: Option<u8>,
-    state: DeliveryState,
-    at: i64,
-    attempts: u32,
-    failures: u32,
-}
-
-#[derive(Default)]
-struct Model {
-    events: Vec<Event>,
-    routed: usize,
-    deliveries: Vec<Expected>,
-}
-
-impl Model {
-    fn route(&mut self, now: i64) {
-        for (index, event) in self.events.iter().enumerate().skip(self.routed) {
-            for name in PLUGINS {
-                if name == "beta" && !event.name.starts_with("deal.") {
-                    continue;
-                }
-                let record = event.entity.as_ref().map(|entity| entity.id.parse().unwrap());
-                let lane = record.filter(|_| name == "alpha");
-                let busy = lane.is_some()
-                    && self
-                        .deliveries
-                        .iter()
-                        .any(|other| other.plugin == name && other.lane == lane && !other.state.is_over());
-                let state = if busy { DeliveryState::Behind } else { DeliveryState::Ready };
-                self.deliveries.push(Expected {
-                    plugin: name,
-                    event: index,
-                    lane,
-                    state,
-                    at: now,
-                    attempts: 0,
-                    failures: 0,
-                });
-            }
-        }
-        self.routed = self.events.len();
-    }
-
-    /// What a take should claim: event, plugin, attempt, failures.
-    fn take(&mut self, budget: usize, now: i64) -> Vec<(EventId, &'static str, u32, u32)> {
-        self.route(now);
-        let mut claimed = Vec::new();
-        for name in PLUGINS {
-            let mut due: Vec<usize> = (0..self.deliveries.len())
-                .filter(|index| {
-                    let delivery = &self.deliveries[*index];
-                    delivery.plugin == name && delivery.state == DeliveryState::Ready && delivery.at <= now
-                })
-                .collect();
-            due.sort_by_key(|index| (self.deliveries[*index].at, *index));
-            for index in due.into_iter().take(budget) {
-                let delivery = &mut self.deliveries[index];
-                delivery.state = DeliveryState::Running;
-                delivery.attempts += 1;
-                delivery.at = now;
-                claimed.push((self.events[delivery.event].id, name, delivery.attempts, delivery.failures));
-            }
-        }
-        claimed
-    }
-
-    fn settle(&mut self, index: usize, how: How, now: i64) {
-        let delivery = &mut self.deliveries[index];
-        match how {
-            How::Again { after, counts } => {
-                (delivery.state, delivery.at) = (DeliveryState::Ready, now + after);
-                delivery.failures += u32::from(counts);
-                return;
-            }
-            How::Done => delivery.state = DeliveryState::Done,
-            How::Skip => delivery.state = DeliveryState::Skipped,
-            How::Dead => delivery.state = DeliveryState::Dead,
-        }
-        let (name, lane) = (delivery.plugin, delivery.lane);
-        let next = self
-            .deliveries
-            .iter_mut()
-            .find(|other| other.plugin == name && other.lane == lane && !other.state.is_over());
-        if let Some(next) = next.filter(|_| lane.is_some()) {
-            next.state = DeliveryState::Ready;
-        }
-    }
-
-    fn die(&mut self, now: i64) {
-        for delivery in self.deliveries.iter_mut().filter(|delivery| delivery.state == DeliveryState::Running) {
-            (delivery.state, delivery.at) = (DeliveryState::Ready, now);
-        }
-    }
-}
-
-async fn run(steps: Vec<Step>) {
-    let folder = tempfile::tempdir().unwrap();
-    let clock = Clock::manual(1_000);
-    let mut journal = open(folder.path(), &clock);
-    let mut model = Model::default();
-    let mut running: Vec<Claimed> = Vec::new();
-    for step in steps {
-        let handle = journal.handle();
-        match step {
-            Step::Append { deal, record } => {
-                let event = event(if deal { "deal.edit" } else { "task.edit" }, record);
-                handle.append(event.clone()).await.unwrap();
-                model.events.push(event);
-            }
-            Step::Take { budget } => {
-                let taken = handle.take(subscriptions(), budgets(budget)).await.unwrap();
-                let found: Vec<_> = taken
-                    .claimed
-                    .iter()
-                    .map(|c| (c.event.id, c.plugin.as_str().to_owned(), c.attempt, c.failures))
-                    .collect();
-                let expected: Vec<_> = model
-                    .take(budget, clock.now())
-                    .into_iter()
-                    .map(|(id, name, a, f)| (id, name.to_owned(), a, f))
-                    .collect();
-                assert_eq!(found, expected);
-                running.extend(taken.claimed);
-            }
-            Step::Settle { which, how } if !running.is_empty() => {
-                let claimed = running.remove(which % running.len());
-                let (outcome, next) = match how {
-                    How::Done => (Outcome::Done, Next::Done),
-                    How::Skip => (Outcome::Skipped { reason: "x".to_owned() }, Next::Skipped),
-                    How::Dead => (Outcome::Rejected { reason: "x".to_owned() }, Next::Dead),
-                    How::Again { after, counts } => (
-                        Outcome::Retry { reason: "x".to_owned(), after: None },
-                        Next::Again { at: clock.now() + after, counts },
-                    ),
-                };
-                assert_eq!(handle.settle(settlement(&claimed, outcome.clone(), next)).await.unwrap(), Settled::Applied);
-                // A second word on the same attempt changes nothing.
-                assert_eq!(handle.settle(settlement(&claimed, outcome, Next::Dead)).await.unwrap(), Settled::Applied);
-                let index = usize::try_from(claimed.delivery.0 - 1).unwrap();
-                model.settle(index, how, clock.now());
-            }
-            Step::Settle { .. } => {}
-            Step::Wait { milliseconds } => clock.advance(milliseconds),
-            Step::Die => {
-                drop(handle);
-                journal.close();
-                journal = open(folder.path(), &clock);
-                model.die(clock.now());
-                running.clear();
-            }
-        }
-    }
-    let handle = journal.handle();
-    // Events that were never taken are routed now, so that the whole can be compared.
-    let claimed = handle.take(subscriptions(), Vec::new()).await.unwrap().claimed;
-    assert_eq!(claimed, []);
-    model.route(clock.now());
-    let mut found = Vec::new();
-    for event in &model.events {
-        let path = handle.path_of(event.id).unwrap().unwrap();
-        assert!(path.routed);
-        found.extend(path.deliveries.into_iter().map(|delivery| {
-            // Every attempt that ended is there, in order; one that runs is not.
-            let numbers: Vec<u32> = delivery.attempts.iter().map(|attempt| attempt.number).collect();
-            assert_eq!(numbers, (1..=u32::try_from(numbers.len()).unwrap()).collect::<Vec<_>>());
-            let open = u32::from(delivery.state == DeliveryState::Running);
-            (delivery.plugin, delivery.state, u32::try_from(numbers.len()).unwrap() + open)
-        }));
-    }
-    let mut expected = model.deliveries.clone();
-    expected.sort_by_key(|delivery| delivery.event);
-    let expected: Vec<_> =
-        expected.into_iter().map(|delivery| (delivery.plugin.to_owned(), delivery.state, delivery.attempts)).collect();
-    assert_eq!(found, expected);
-    drop(handle);
-    journal.close();
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-
-    #[test]
-    fn the_store_is_never_other_than_its_model(steps in proptest::collection::vec(step(), 1..60)) {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(steps));
-    }
+fn budgets(each: usize) -> Vec<(Queue, usize)> {
+    PLUGINS.iter().map(|name| (queue(name), each)).collect()
 }
 
 fn stateful(claimed: &Claimed, seen: &[(&str, Option<u64>)], writes: &[(&str, StateWrite)]) -> Settlement {
@@ -306,7 +86,7 @@ async fn state_that_changed_meanwhile_is_never_overwritten() {
     for _ in 0..3 {
         handle.append(event("deal.edit", None)).await.unwrap();
     }
-    let alpha = vec![(plugin("alpha"), 3)];
+    let alpha = vec![(queue("alpha"), 3)];
     let claimed = handle.take(subscriptions(), alpha.clone()).await.unwrap().claimed;
     let [first, second, third] = &claimed[..] else { panic!("{claimed:?}") };
     let set = |text: &str| StateWrite::Set(text.to_owned());
@@ -343,7 +123,7 @@ async fn a_store_of_a_newer_program_is_left_alone() {
     let connection = rusqlite::Connection::open(layout::file(folder.path())).unwrap();
     connection.pragma_update(None, "user_version", 999).unwrap();
     drop(connection);
-    let error = Journal::open(&Options { data_dir: folder.path().to_owned() }, Clock::Wall).err().unwrap();
+    let error = Journal::open(&Options::in_folder(folder.path()), Clock::Wall).err().unwrap();
     assert!(matches!(error, Error::Newer { found: 999, .. }), "{error}");
 }
 
@@ -363,11 +143,146 @@ fn claiming_and_promoting_never_scan_the_backlog() {
             .join("; ")
     };
     let claim = plan(
-        "SELECT seq FROM delivery INDEXED BY delivery_ready WHERE plugin = 1 AND state = 0 AND at <= 5 ORDER BY at, seq LIMIT 9",
+        "SELECT seq FROM delivery INDEXED BY delivery_ready WHERE queue = 1 AND state = 0 AND at <= 5 ORDER BY at, seq LIMIT 9",
     );
-    assert_eq!(claim, "SEARCH delivery USING COVERING INDEX delivery_ready (plugin=? AND at<?)");
+    assert_eq!(claim, "SEARCH delivery USING COVERING INDEX delivery_ready (queue=? AND at<?)");
     let next = plan(
-        "SELECT min(seq) FROM delivery INDEXED BY delivery_lane WHERE plugin = 1 AND lane = 'x' AND state IN (0, 1, 2)",
+        "SELECT min(seq) FROM delivery INDEXED BY delivery_lane WHERE queue = 1 AND lane = 'x' AND state IN (0, 1, 2)",
     );
-    assert_eq!(next, "SEARCH delivery USING INDEX delivery_lane (plugin=? AND lane=?)");
+    assert_eq!(next, "SEARCH delivery USING INDEX delivery_lane (queue=? AND lane=?)");
+    let earlier = plan(
+        "SELECT seq FROM event INDEXED BY event_entity WHERE account = 'a' AND entity_kind IS NULL AND entity_id IS NULL AND seq < 9
+          ORDER BY seq DESC LIMIT 1",
+    );
+    assert_eq!(
+        earlier,
+        "SEARCH event USING COVERING INDEX event_entity (account=? AND entity_kind=? AND entity_id=? AND rowid<?)"
+    );
+    let waits = plan("SELECT count(*), total(attempts), min(state) FROM delivery WHERE event = 5");
+    assert_eq!(waits, "SEARCH delivery USING INDEX delivery_event (event=?)");
+}
+
+#[tokio::test]
+async fn what_is_over_is_forgotten_by_age_and_size_and_nothing_else_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(1_000);
+    let journal = open(folder.path(), &clock);
+    let handle = journal.handle();
+    let mut ids = Vec::new();
+    for _ in 0..400 {
+        let event = event("task.edit", None);
+        ids.push(event.id);
+        handle.append(event).await.unwrap();
+    }
+    let mut claimed = Vec::new();
+    while claimed.len() < 400 {
+        claimed.extend(handle.take(subscriptions(), vec![(queue("alpha"), 400)]).await.unwrap().claimed);
+    }
+    // Every tenth stays open, every tenth is a dead letter.
+    for (index, claimed) in claimed.iter().enumerate() {
+        let (outcome, next) = match index % 10 {
+            3 => continue,
+            7 => (Outcome::Rejected { reason: "no".to_owned() }, Next::Dead),
+            _ => (Outcome::Done, Next::Done),
+        };
+        handle.settle(settlement(claimed, outcome, next)).await.unwrap();
+    }
+    let left = |handle: &Handle| ids.iter().filter(|id| handle.path_of(**id).unwrap().is_some()).count();
+    let sweep = async |retention: Retention| {
+        let mut removed = 0;
+        loop {
+            let swept = handle.sweep(retention).await.unwrap();
+            removed += swept.removed;
+            if !swept.more {
+                return (removed, swept.over);
+            }
+        }
+    };
+    let day = std::time::Duration::from_secs(24 * 3_600);
+    let by_age = Retention { age: day, size: u64::MAX };
+    // Events here say that they came at 0: a day later they are a day old, and not more.
+    clock.advance(24 * 3_600_000 - 1_000);
+    assert_eq!((sweep(by_age).await, left(&handle)), ((0, false), 400));
+    clock.advance(1);
+    // The last event stays, so that no number is given twice.
+    assert_eq!((sweep(by_age).await, left(&handle)), ((319, false), 81));
+    assert_eq!((sweep(by_age).await, left(&handle)), ((0, false), 81));
+
+    let mut late = event("task.edit", None);
+    late.received_at = clock.now();
+    let late = (late.id, handle.append(late).await.unwrap()).0;
+    let mut next = event("task.edit", None);
+    next.received_at = clock.now();
+    handle.append(next).await.unwrap();
+    for claimed in handle.take(subscriptions(), vec![(queue("alpha"), 400)]).await.unwrap().claimed {
+        handle.settle(settlement(&claimed, Outcome::Done, Next::Done)).await.unwrap();
+    }
+    let by_size = Retention { age: day, size: 1 };
+    assert_eq!(sweep(by_size).await, (2, true));
+    assert_eq!((left(&handle), handle.path_of(late).unwrap()), (80, None));
+    drop(handle);
+    journal.close();
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_what_is_new_and_keeps_what_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(1_000);
+    let journal = open(folder.path(), &clock);
+    let handle = journal.handle();
+    let kept = event("deal.edit", Some(1));
+    handle.append(kept.clone()).await.unwrap();
+    drop(handle);
+    journal.close();
+    // More than any disk has.
+    let options = Options { least_free: u64::MAX, ..Options::in_folder(folder.path()) };
+    let journal = Journal::open(&options, clock.clone()).unwrap();
+    let handle = journal.handle();
+    let refused = handle.append(event("deal.edit", Some(2))).await;
+    assert!(matches!(refused, Err(Error::Full)), "{refused:?}");
+    let claimed = handle.take(subscriptions(), budgets(4)).await.unwrap().claimed;
+    assert_eq!(claimed.iter().map(|claimed| claimed.event.id).collect::<Vec<_>>(), [kept.id, kept.id]);
+    for claimed in claimed {
+        handle.settle(settlement(&claimed, Outcome::Done, Next::Done)).await.unwrap();
+    }
+    drop(handle);
+    journal.close();
+}
+
+#[tokio::test]
+async fn a_store_of_the_first_format_is_brought_up_with_everything_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = rusqlite::Connection::open(layout::file(folder.path())).unwrap();
+    connection.execute_batch(layout::STEPS[0]).unwrap();
+    connection
+        .execute_batch(
+            "INSERT INTO plugin VALUES (1, 'alpha'), (2, 'beta');
+             INSERT INTO event VALUES
+                (1, x'018f0000000070008000000000000001', 'main', 'deal.edit', 5, 'json', 1, 'deal', '7', '{}'),
+                (2, x'018f0000000070008000000000000002', 'main', 'deal.edit', 6, 'json', 1, 'deal', '7', '{}'),
+                (3, x'018f0000000070008000000000000003', 'other', 'deal.edit', 7, 'json', 1, 'deal', '7', '{}');
+             UPDATE cursor SET seq = 3;
+             INSERT INTO delivery VALUES
+                (1, 1, 1, 'main/deal:7', 2, 5, 1, 0, NULL), (2, 1, 2, NULL, 5, 6, 8, 8, 'no'),
+                (3, 2, 1, 'main/deal:7', 1, 6, 0, 0, NULL), (4, 3, 1, 'other/deal:7', 0, 7, 0, 0, NULL);
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    drop(connection);
+    let journal = open(folder.path(), &Clock::manual(1_000));
+    let handle = journal.handle();
+    let other = Queue { plugin: plugin("alpha"), account: "other".to_owned() };
+    let budgets = vec![(queue("alpha"), 9), (other, 9), (queue("beta"), 9)];
+    let claimed = handle.take(subscriptions(), budgets.clone()).await.unwrap().claimed;
+    let rows = |claimed: &[Claimed]| -> Vec<_> {
+        claimed.iter().map(|c| (c.delivery.0, c.queue.account.clone(), c.attempt, c.interruptions)).collect()
+    };
+    assert_eq!(rows(&claimed), [(1, "main".to_owned(), 2, 1), (4, "other".to_owned(), 1, 0)]);
+    handle.settle(settlement(&claimed[0], Outcome::Done, Next::Done)).await.unwrap();
+    let next = handle.take(subscriptions(), budgets).await.unwrap().claimed;
+    assert_eq!(rows(&next), [(3, "main".to_owned(), 1, 0)]);
+    let letters = handle.letters(&LetterFilter::default(), 0, 9).unwrap();
+    assert_eq!(letters.iter().map(|l| (l.delivery, l.plugin.as_str())).collect::<Vec<_>>(), [(2, "beta")]);
+    drop(handle);
+    journal.close();
 }

@@ -2,35 +2,45 @@
 //!
 //! - A change that fails takes the whole transaction with it: nobody in it is told that it is stored.
 //! - The writer never waits for more work while something is uncommitted.
+//! - New events are refused while the disk is nearly full; what is on it already is still worked on.
 
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{Notify, mpsc};
 
-use super::layout::plugin_number;
+use super::layout::{plugin_number, queue_number};
 use super::read::{EVENT_COLUMNS, event_from_row};
-use super::{Change, Claimed, DeliveryId, Error, Settled, Settlement, Subscriptions, Taken};
+use super::retention::Sweep;
+use super::space::Space;
+use super::{
+    Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken, letters, route,
+};
 use crate::clock::Clock;
 use crate::event::Event;
 use crate::outcome::{Effects, Next, Outcome, StateWrite};
-use crate::plugin::PluginName;
-
-/// Events that one take routes at most, so that settling never waits long behind it.
-const MOST_ROUTED: i64 = 512;
 
 pub(super) struct Writer {
     connection: Connection,
     clock: Clock,
     work: Arc<Notify>,
+    duplicates: Duplicates,
+    space: Space,
+    sweep: Sweep,
 }
 
 /// Sends one answer; called after the commit, or with the reason why there was none.
-type Answer = Box<dyn FnOnce(Result<(), &rusqlite::Error>)>;
+type Answer = Box<dyn FnOnce(Result<(), &Error>)>;
 
 impl Writer {
-    pub(super) fn new(connection: Connection, clock: Clock, work: Arc<Notify>) -> Self {
-        Self { connection, clock, work }
+    pub(super) fn new(
+        connection: Connection,
+        clock: Clock,
+        work: Arc<Notify>,
+        duplicates: Duplicates,
+        space: Space,
+    ) -> Self {
+        Self { connection, clock, work, duplicates, space, sweep: Sweep::default() }
     }
 
     pub(super) fn run(mut self, mut changes: mpsc::Receiver<Change>, most: usize) {
@@ -47,18 +57,30 @@ impl Writer {
         drop(self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
     }
 
-    fn commit(&mut self, batch: Vec<Change>) {
+    fn commit(&mut self, mut batch: Vec<Change>) {
+        if batch.iter().any(|change| matches!(change, Change::Append(..))) && self.space.is_low() {
+            batch.retain_mut(|change| match change {
+                Change::Append(_, reply) => {
+                    let (unused, _) = tokio::sync::oneshot::channel();
+                    // Whoever no longer waits does not need an answer.
+                    drop(std::mem::replace(reply, unused).send(Err(Error::Full)));
+                    false
+                }
+                _ => true,
+            });
+        }
         let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
         let mut changes = batch.into_iter();
         let mut news = false;
         let result = self.connection.transaction().and_then(|transaction| {
             let now = self.clock.now();
             for change in changes.by_ref() {
-                news |= matches!(change, Change::Append(..) | Change::Settle(..));
-                answers.push(apply(&transaction, change, now)?);
+                news |= !matches!(change, Change::Take { .. } | Change::Sweep(..));
+                answers.push(apply(&transaction, change, now, self.duplicates, &mut self.sweep)?);
             }
             transaction.commit()
         });
+        let result = result.map_err(|error| self.space.explain(&error));
         // The change that failed has been answered; those before it are told here, those behind it below.
         for answer in answers {
             answer(result.as_ref().copied());
@@ -75,27 +97,40 @@ impl Writer {
 }
 
 impl Change {
-    fn refuse(self, error: &rusqlite::Error) {
-        let error = || Error::Store(error.to_string());
+    fn refuse(self, error: &Error) {
+        let error = || error.clone();
         // Whoever no longer waits does not need an answer.
         match self {
             Self::Append(_, reply) => drop(reply.send(Err(error()))),
             Self::Take { reply, .. } => drop(reply.send(Err(error()))),
             Self::Settle(_, reply) => drop(reply.send(Err(error()))),
-            Self::Release(_, reply) => drop(reply.send(Err(error()))),
+            Self::Begin(_, reply) | Self::Release(_, reply) => drop(reply.send(Err(error()))),
+            Self::Resolve { reply, .. } => drop(reply.send(Err(error()))),
+            Self::Sweep(_, reply) => drop(reply.send(Err(error()))),
         }
     }
 }
 
-/// Applies one change; on failure its sender is told at once.
-fn apply(connection: &Connection, change: Change, now: i64) -> rusqlite::Result<Answer> {
+/// Applies one change; where it fails, its sender is among those who are told.
+fn apply(
+    connection: &Connection,
+    change: Change,
+    now: i64,
+    duplicates: Duplicates,
+    sweep: &mut Sweep,
+) -> rusqlite::Result<Answer> {
     match change {
         Change::Append(event, reply) => answer_of(append(connection, &event), reply),
         Change::Take { subscriptions, budgets, reply } => {
-            answer_of(take(connection, &subscriptions, &budgets, now), reply)
+            answer_of(take(connection, &subscriptions, &budgets, duplicates, now), reply)
         }
         Change::Settle(settlement, reply) => answer_of(settle(connection, &settlement, now), reply),
+        Change::Begin(DeliveryId(seq), reply) => answer_of(begin(connection, seq), reply),
         Change::Release(DeliveryId(seq), reply) => answer_of(release(connection, seq), reply),
+        Change::Resolve { letters, resolution, reply } => {
+            answer_of(letters::resolve(connection, &letters, resolution, now), reply)
+        }
+        Change::Sweep(retention, reply) => answer_of(sweep.step(connection, &retention, now), reply),
     }
 }
 
@@ -105,10 +140,10 @@ fn answer_of<T: 'static>(
 ) -> rusqlite::Result<Answer> {
     match result {
         Ok(value) => Ok(Box::new(move |committed| {
-            drop(reply.send(committed.map(|()| value).map_err(|error| Error::Store(error.to_string()))));
+            drop(reply.send(committed.map(|()| value).map_err(Clone::clone)));
         })),
         Err(error) => {
-            drop(reply.send(Err(Error::Store(error.to_string()))));
+            drop(reply.send(Err(Error::from(&error))));
             Err(error)
         }
     }
@@ -137,18 +172,21 @@ fn append(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
 fn take(
     connection: &Connection,
     subscriptions: &Subscriptions,
-    budgets: &[(PluginName, usize)],
+    budgets: &[(Queue, usize)],
+    duplicates: Duplicates,
     now: i64,
 ) -> rusqlite::Result<Taken> {
-    let mut taken = Taken { unrouted: route(connection, subscriptions, now)?, ..Taken::default() };
-    for (plugin, budget) in budgets {
-        let number = plugin_number(connection, plugin.as_str())?;
+    let mut taken = Taken::default();
+    taken.unrouted = route::route(connection, subscriptions, duplicates, now, &mut taken.opened)?;
+    for (queue, budget) in budgets {
+        let plugin = plugin_number(connection, queue.plugin.as_str())?;
+        let (number, _) = queue_number(connection, plugin, &queue.account)?;
         let before = taken.claimed.len();
-        claim(connection, plugin, number, *budget, now, &mut taken.claimed)?;
+        claim(connection, queue, number, *budget, now, &mut taken.claimed)?;
         if taken.claimed.len() - before < *budget {
             let due = connection
                 .prepare_cached(
-                    "SELECT min(at) FROM delivery INDEXED BY delivery_ready WHERE plugin = ?1 AND state = 0",
+                    "SELECT min(at) FROM delivery INDEXED BY delivery_ready WHERE queue = ?1 AND state = 0",
                 )?
                 .query_row([number], |row| row.get::<_, Option<i64>>(0))?;
             taken.next_due = [taken.next_due, due].into_iter().flatten().min();
@@ -157,67 +195,39 @@ fn take(
     Ok(taken)
 }
 
-/// Makes the deliveries of the next events; tells whether more wait.
-fn route(connection: &Connection, subscriptions: &Subscriptions, now: i64) -> rusqlite::Result<bool> {
-    let cursor: i64 =
-        connection.prepare_cached("SELECT seq FROM cursor WHERE name = 'routed'")?.query_row([], |row| row.get(0))?;
-    let mut events = connection.prepare_cached(
-        "SELECT seq, account, name, entity_kind, entity_id FROM event WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-    )?;
-    let mut rows = events.query(params![cursor, MOST_ROUTED])?;
-    let (mut last, mut count) = (cursor, 0);
-    while let Some(row) = rows.next()? {
-        let (seq, account, name): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let entity: Option<(String, String)> = row.get::<_, Option<String>>(3)?.zip(row.get(4)?);
-        for subscription in &subscriptions.0 {
-            if !subscription.events.iter().any(|pattern| pattern.matches(&name)) {
-                continue;
-            }
-            let lane =
-                entity.as_ref().filter(|_| subscription.ordered).map(|(kind, id)| format!("{account}/{kind}:{id}"));
-            let plugin = plugin_number(connection, subscription.plugin.as_str())?;
-            connection
-                .prepare_cached(
-                    "INSERT INTO delivery (event, plugin, lane, state, at)
-                     VALUES (?1, ?2, ?3, EXISTS (SELECT 1 FROM delivery INDEXED BY delivery_lane
-                                                  WHERE plugin = ?2 AND lane = ?3 AND state IN (0, 1, 2)), ?4)",
-                )?
-                .execute(params![seq, plugin, lane, now])?;
-        }
-        (last, count) = (seq, count + 1);
-    }
-    if count > 0 {
-        connection.prepare_cached("UPDATE cursor SET seq = ?1 WHERE name = 'routed'")?.execute([last])?;
-    }
-    Ok(count == MOST_ROUTED)
-}
-
 fn claim(
     connection: &Connection,
-    plugin: &PluginName,
+    queue: &Queue,
     number: i64,
     budget: usize,
     now: i64,
     claimed: &mut Vec<Claimed>,
 ) -> rusqlite::Result<()> {
-    let due: Vec<(i64, i64, u32, u32)> = connection
-        .prepare_cached(
-            "SELECT seq, event, attempts, failures FROM delivery INDEXED BY delivery_ready
-              WHERE plugin = ?1 AND state = 0 AND at <= ?2 ORDER BY at, seq LIMIT ?3",
-        )?
+    let mut due = connection.prepare_cached(
+        "SELECT seq, event, attempts, failures, interruptions, crashes FROM delivery INDEXED BY delivery_ready
+          WHERE queue = ?1 AND state = 0 AND at <= ?2 ORDER BY at, seq LIMIT ?3",
+    )?;
+    let due: Vec<(i64, i64, u32, u32, u32, u32)> = due
         .query_map(params![number, now, i64::try_from(budget).unwrap_or(i64::MAX)], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
-    for (seq, event, attempts, failures) in due {
+    for (seq, event, attempts, failures, interruptions, crashes) in due {
         connection
             .prepare_cached("UPDATE delivery SET state = 2, attempts = ?2, at = ?3 WHERE seq = ?1")?
             .execute(params![seq, attempts + 1, now])?;
         let event = connection
             .prepare_cached(&format!("SELECT {EVENT_COLUMNS} FROM event WHERE seq = ?1"))?
             .query_row([event], event_from_row)?;
-        let (delivery, plugin) = (DeliveryId(seq), plugin.clone());
-        claimed.push(Claimed { delivery, plugin, attempt: attempts + 1, failures, event });
+        claimed.push(Claimed {
+            delivery: DeliveryId(seq),
+            queue: queue.clone(),
+            attempt: attempts + 1,
+            failures,
+            interruptions,
+            crashes,
+            event,
+        });
     }
     Ok(())
 }
@@ -226,15 +236,16 @@ fn settle(connection: &Connection, settlement: &Settlement, now: i64) -> rusqlit
     let DeliveryId(seq) = settlement.delivery;
     let running = connection
         .prepare_cached(
-            "SELECT d.plugin, d.lane, e.account FROM delivery d JOIN event e ON e.seq = d.event
+            "SELECT d.queue, d.lane, q.plugin, q.account FROM delivery d JOIN queue q ON q.number = d.queue
               WHERE d.seq = ?1 AND d.state = 2 AND d.attempts = ?2",
         )?
         .query_row(params![seq, settlement.attempt], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, String>(2)?))
+            let lane: (i64, Option<String>) = (row.get(0)?, row.get(1)?);
+            Ok((lane, row.get::<_, i64>(2)?, row.get::<_, String>(3)?))
         })
         .optional()?;
     // Settled before: one terminal outcome per delivery, the first.
-    let Some((plugin, lane, account)) = running else { return Ok(Settled::Applied) };
+    let Some(((queue, lane), plugin, account)) = running else { return Ok(Settled::Applied) };
 
     let good = matches!(settlement.outcome, Outcome::Done | Outcome::Skipped { .. });
     if good && !settlement.effects.state.writes.is_empty() {
@@ -256,31 +267,51 @@ fn settle(connection: &Connection, settlement: &Settlement, now: i64) -> rusqlit
         Next::Skipped => 4,
         Next::Dead => 5,
     };
+    // The words by which dead letters are found: the fault's code, or what the plugin answered.
+    let code = settlement.outcome.code().unwrap_or(settlement.outcome.as_str());
     connection
-        .prepare_cached("UPDATE delivery SET state = ?2, at = ?3, reason = nullif(?4, '') WHERE seq = ?1")?
-        .execute(params![seq, over, settlement.ended_at, reason])?;
+        .prepare_cached(
+            "UPDATE delivery SET state = ?2, at = ?3, began = 0, reason = nullif(?4, ''), code = ?5 WHERE seq = ?1",
+        )?
+        .execute(params![seq, over, settlement.ended_at, reason, code])?;
     if let Some(lane) = lane {
-        connection
-            .prepare_cached(
-                "UPDATE delivery SET state = 0 WHERE seq = (
-                     SELECT min(seq) FROM delivery INDEXED BY delivery_lane
-                      WHERE plugin = ?1 AND lane = ?2 AND state IN (0, 1, 2)) AND state = 1",
-            )?
-            .execute(params![plugin, lane])?;
+        promote(connection, queue, &lane)?;
     }
     Ok(Settled::Applied)
 }
 
+/// Makes the oldest of those that wait in a lane ready.
+fn promote(connection: &Connection, queue: i64, lane: &str) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE delivery SET state = 0 WHERE seq = (
+                 SELECT min(seq) FROM delivery INDEXED BY delivery_lane
+                  WHERE queue = ?1 AND lane = ?2 AND state IN (0, 1, 2)) AND state = 1",
+        )?
+        .execute(params![queue, lane])?;
+    Ok(())
+}
+
+/// Says on disk that a delivery under suspicion is about to run.
+fn begin(connection: &Connection, seq: i64) -> rusqlite::Result<()> {
+    connection.prepare_cached("UPDATE delivery SET began = 1 WHERE seq = ?1 AND state = 2")?.execute([seq])?;
+    Ok(())
+}
+
 fn release(connection: &Connection, seq: i64) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("UPDATE delivery SET state = 0, attempts = attempts - 1 WHERE seq = ?1 AND state = 2")?
+        .prepare_cached(
+            "UPDATE delivery SET state = 0, began = 0, attempts = attempts - 1 WHERE seq = ?1 AND state = 2",
+        )?
         .execute([seq])?;
     Ok(())
 }
 
 fn again(connection: &Connection, seq: i64, at: i64, counts: bool, reason: &str) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("UPDATE delivery SET state = 0, at = ?2, failures = failures + ?3, reason = ?4 WHERE seq = ?1")?
+        .prepare_cached(
+            "UPDATE delivery SET state = 0, began = 0, at = ?2, failures = failures + ?3, reason = ?4 WHERE seq = ?1",
+        )?
         .execute(params![seq, at, counts, reason])?;
     Ok(())
 }
@@ -340,10 +371,7 @@ fn write_state(connection: &Connection, plugin: i64, account: &str, settlement: 
 fn record(connection: &Connection, settlement: &Settlement, outcome: &str, reason: &str) -> rusqlite::Result<()> {
     let DeliveryId(seq) = settlement.delivery;
     let effects = &settlement.effects;
-    let code = match &settlement.outcome {
-        Outcome::Failed(fault) => Some(fault.kind.code()),
-        _ => None,
-    };
+    let code = settlement.outcome.code();
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     // Lines are plain text and numbers: they always print.
     let lines = serde_json::to_string(&effects.lines).unwrap_or_else(|_| "[]".to_owned());

@@ -1,18 +1,17 @@
-//! The engine's settings, the clock of processor time, and the bounds on memory.
+//! The engine's settings, its ticks, and the bounds on memory.
 
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::Semaphore;
 use wasmtime::{
     Config, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store, UpdateDeadline,
 };
 
 use super::Running;
+use super::meter::Meter;
 use crate::capabilities::LimitHit;
 use crate::outcome::FaultKind;
 use crate::plugin::Limits;
@@ -28,11 +27,12 @@ const MEMORIES: u32 = 4;
 /// Tables of one component.
 const TABLES: u32 = 16;
 /// Elements of one table: engines of other languages need a hundred thousand.
-const TABLE_ELEMENTS: usize = 120_000;
+pub(super) const TABLE_ELEMENTS: usize = 120_000;
 
 pub(super) struct Engine {
     engine: wasmtime::Engine,
     ticker: Ticker,
+    heavy: Arc<Semaphore>,
 }
 
 impl Engine {
@@ -64,7 +64,14 @@ impl Engine {
             .memory_guard_size(32 << 20);
         let engine = wasmtime::Engine::new(&config)?;
         let ticker = Ticker::start(engine.clone());
-        Ok(Self { engine, ticker })
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let heavy = Arc::new(Semaphore::new(processors.saturating_sub(1).max(1)));
+        Ok(Self { engine, ticker, heavy })
+    }
+
+    /// The processors that plugins which compute much share: one less than there are, so that the rest never waits.
+    pub(super) fn heavy(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.heavy)
     }
 
     pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -78,7 +85,7 @@ impl Engine {
             if meter.is_used_up() {
                 let detail = format!(
                     "the plugin used up its {} ms of processor time: it may be in a loop, or needs `cpu_ms` raised under `[limits]`",
-                    meter.limit / 1_000_000
+                    meter.limit_millis()
                 );
                 return Err(LimitHit { kind: FaultKind::CpuLimit, detail }.into());
             }
@@ -162,87 +169,32 @@ impl Drop for Awake {
     }
 }
 
-/// Counts an attempt's processor time, in nanoseconds.
-pub(super) struct Meter {
-    limit: u64,
-    used: AtomicU64,
-    /// The thread's clock when the present stretch began.
-    since: AtomicU64,
-}
-
-impl Meter {
-    pub(super) fn new(limit: Duration) -> Self {
-        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        Self { limit, used: AtomicU64::new(0), since: AtomicU64::new(0) }
-    }
-
-    fn begin(&self) {
-        self.since.store(thread_time(), Ordering::Relaxed);
-    }
-
-    fn end(&self) {
-        let stretch = thread_time().saturating_sub(self.since.load(Ordering::Relaxed));
-        self.used.fetch_add(stretch, Ordering::Relaxed);
-    }
-
-    /// Called from within a stretch.
-    fn is_used_up(&self) -> bool {
-        let stretch = thread_time().saturating_sub(self.since.load(Ordering::Relaxed));
-        self.used.load(Ordering::Relaxed).saturating_add(stretch) > self.limit
-    }
-
-    pub(super) fn used_micros(&self) -> u64 {
-        self.used.load(Ordering::Relaxed) / 1_000
-    }
-}
-
-fn thread_time() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
-}
-
-/// A future whose time on the processor is counted.
-pub(super) struct Metered<'a, F> {
-    inner: Pin<Box<F>>,
-    meter: &'a Meter,
-}
-
-impl<'a, F: Future> Metered<'a, F> {
-    pub(super) fn new(inner: F, meter: &'a Meter) -> Self {
-        Self { inner: Box::pin(inner), meter }
-    }
-}
-
-impl<F: Future> Future for Metered<'_, F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        self.meter.begin();
-        let result = self.inner.as_mut().poll(context);
-        self.meter.end();
-        result
-    }
-}
-
 /// The bound on memories and tables, all of an instance together.
 pub(super) struct StoreLimits {
     most: usize,
     now: usize,
     peak: usize,
-    refused: bool,
+    refused: Option<Refused>,
+}
+
+/// What a plugin wanted and did not get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    Memory,
+    Table,
 }
 
 impl StoreLimits {
     pub(super) fn new(most: u64) -> Self {
-        Self { most: usize::try_from(most).unwrap_or(usize::MAX), now: 0, peak: 0, refused: false }
+        Self { most: usize::try_from(most).unwrap_or(usize::MAX), now: 0, peak: 0, refused: None }
     }
 
     pub(super) fn peak(&self) -> u64 {
         u64::try_from(self.peak).unwrap_or(u64::MAX)
     }
 
-    /// Whether memory was refused at some time.
-    pub(super) fn refused(&self) -> bool {
+    /// What was refused last.
+    pub(super) fn refused(&self) -> Option<Refused> {
         self.refused
     }
 }
@@ -251,7 +203,7 @@ impl ResourceLimiter for StoreLimits {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let after = self.now.saturating_add(desired.saturating_sub(current));
         if after > self.most {
-            self.refused = true;
+            self.refused = Some(Refused::Memory);
             return Ok(false);
         }
         self.now = after;
@@ -261,7 +213,9 @@ impl ResourceLimiter for StoreLimits {
 
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let allowed = desired <= TABLE_ELEMENTS;
-        self.refused |= !allowed;
+        if !allowed {
+            self.refused = Some(Refused::Table);
+        }
         Ok(allowed)
     }
 }

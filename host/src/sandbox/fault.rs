@@ -3,7 +3,7 @@
 use wasmtime::{Error, Trap};
 use wasmtime_wasi::I32Exit;
 
-use super::engine::StoreLimits;
+use super::engine::{Refused, StoreLimits, TABLE_ELEMENTS};
 use crate::capabilities::LimitHit;
 use crate::outcome::{Fault, FaultKind};
 use crate::plugin::Limits;
@@ -43,21 +43,52 @@ pub(super) fn of(stage: Stage, memory: &StoreLimits, limits: &Limits) -> Fault {
             "the plugin's calls are nested too deep: it may call itself without end",
         );
     }
+    if let Some((kind, what)) = broken_contract(trap, &error) {
+        return Fault::new(kind, format!("{what}: {}; build the plugin with the SDK", words(&error)));
+    }
     // A plugin that is refused memory usually panics or traps right after; the refusal is the cause.
-    if memory.refused() {
-        return Fault::new(
-            FaultKind::MemoryLimit,
-            format!(
-                "the plugin wanted more than its {} MiB of memory or tables: raise `memory_mib` under `[limits]` if it needs more",
-                limits.memory >> 20
-            ),
-        );
+    match memory.refused() {
+        Some(Refused::Memory) => {
+            return Fault::new(
+                FaultKind::MemoryLimit,
+                format!(
+                    "the plugin wanted more than its {} MiB of memory: raise `memory_mib` under `[limits]` if it needs more",
+                    limits.memory >> 20
+                ),
+            );
+        }
+        Some(Refused::Table) => {
+            return Fault::new(
+                FaultKind::TableLimit,
+                format!("the plugin wanted a table of more than {TABLE_ELEMENTS} elements: tell its author"),
+            );
+        }
+        None => {}
     }
     if starting {
         return Fault::new(FaultKind::Start, format!("the plugin could not be started: {}", words(&error)));
     }
     let what = trap.map_or_else(|| error.root_cause().to_string(), ToString::to_string);
     Fault::new(FaultKind::Trap, format!("the plugin stopped: {what}; its last log line may say why\n{}", words(&error)))
+}
+
+/// What a plugin handed over that is not what it says.
+fn broken_contract(trap: Option<&Trap>, error: &Error) -> Option<(FaultKind, &'static str)> {
+    if trap.is_some() {
+        return None;
+    }
+    let words = format!("{error:#}");
+    let says = |parts: &[&str]| parts.iter().any(|part| words.contains(part));
+    if says(&["invalid utf-8", "incomplete utf-8"]) {
+        return Some((FaultKind::Text, "the plugin handed over a text that is not UTF-8"));
+    }
+    if says(&["out of bounds", "not aligned"]) {
+        return Some((FaultKind::Pointer, "the plugin handed over a place that is not in its memory"));
+    }
+    if says(&["discriminant", "unknown handle", "invalid variant"]) {
+        return Some((FaultKind::Reply, "the plugin handed over a value that the contract does not know"));
+    }
+    None
 }
 
 /// The engine's words with the plugin's own frames.

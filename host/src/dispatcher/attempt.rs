@@ -1,0 +1,151 @@
+//! One attempt: a place, the plugin, the decision, the record.
+
+use std::sync::Arc;
+
+use super::gate::{self, Change, Verdict};
+use super::{Counted, STORE_AGAIN, Shared, retry};
+use crate::capabilities::Reach;
+use crate::journal::{self, Claimed, Settled, Settlement};
+use crate::outcome::{Effects, Fault, FaultKind, Next, Outcome};
+use crate::registry::Live;
+use crate::telemetry;
+
+/// Interruptions after which a delivery is under suspicion, and runs with no other such beside it.
+const SUSPECT_AFTER: u32 = 2;
+/// Ends of the process, while it alone of those under suspicion ran, after which a delivery is given up.
+const MOST_CRASHES: u32 = 2;
+
+pub(super) async fn deliver(shared: Arc<Shared>, live: Arc<Live>, claimed: Claimed, counted: Counted) {
+    let suspect = claimed.interruptions >= SUSPECT_AFTER;
+    let alone = if suspect { Some(shared.alone.lock().await) } else { None };
+    let Some(place) = shared.places.take(counted.line.seat).await else {
+        // The queue is held back, or the host stops: what has not begun does not begin.
+        return release(&shared, &claimed).await;
+    };
+    let started_at = shared.tools.clock.now();
+    let given_up = claimed.crashes >= MOST_CRASHES;
+    let (outcome, effects) = if given_up {
+        let words = "the host's process ended each time while this delivery ran: the system's log may say why";
+        (Outcome::Failed(Fault::new(FaultKind::Ended, words)), Effects::default())
+    } else {
+        if suspect && let Err(error) = shared.tools.journal.begin(claimed.delivery).await {
+            telemetry::store_refused("begin", &error);
+            return release(&shared, &claimed).await;
+        }
+        invoke(&shared, &live, &claimed).await
+    };
+    // One at a time means that the next attempt sees this one's state.
+    let _kept = Some(place).filter(|_| live.concurrency == 1);
+    let unreachable = crm_is_away(&shared, &claimed, &outcome, &effects).await;
+    let ended_at = shared.tools.clock.now();
+    let next = if given_up {
+        Next::Dead
+    } else if unreachable {
+        Next::Again { at: ended_at, counts: false }
+    } else {
+        retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), ended_at)
+    };
+    judge(&shared, &claimed, &counted, gate::verdict(&outcome, unreachable), ended_at);
+    telemetry::delivered(&claimed, &outcome, next, &effects);
+    // Shared, so that asking the store again costs no copy of the log and the calls.
+    let settlement = Arc::new(Settlement {
+        delivery: claimed.delivery,
+        attempt: claimed.attempt,
+        version: live.version(),
+        started_at,
+        ended_at,
+        outcome,
+        effects,
+        next,
+    });
+    loop {
+        match shared.tools.journal.settle(Arc::clone(&settlement)).await {
+            Ok(Settled::Applied) => break,
+            Ok(Settled::Conflict) => {
+                telemetry::state_conflict(&claimed);
+                break;
+            }
+            // The journal ends after the dispatcher; what it no longer takes is run again at the next start.
+            Err(journal::Error::Closed) => break,
+            Err(error) => {
+                telemetry::store_refused("settle", &error);
+                tokio::time::sleep(STORE_AGAIN).await;
+            }
+        }
+    }
+    drop(alone);
+    drop(counted);
+}
+
+async fn release(shared: &Shared, claimed: &Claimed) {
+    loop {
+        match shared.tools.journal.release(claimed.delivery).await {
+            Ok(()) | Err(journal::Error::Closed) => return,
+            Err(error) => {
+                telemetry::store_refused("release", &error);
+                tokio::time::sleep(STORE_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Whether an attempt failed only because the CRM can't be reached by anybody.
+async fn crm_is_away(shared: &Shared, claimed: &Claimed, outcome: &Outcome, effects: &Effects) -> bool {
+    let excused = match outcome {
+        Outcome::Retry { .. } => true,
+        Outcome::Failed(fault) => matches!(fault.kind, FaultKind::Trap | FaultKind::TimeLimit | FaultKind::Exit),
+        Outcome::Done | Outcome::Skipped { .. } | Outcome::Rejected { .. } => false,
+    };
+    if !excused || !effects.crm_unanswered {
+        return false;
+    }
+    match shared.tools.crm.get(&claimed.event.account) {
+        Some(client) => client.is_away().await,
+        None => false,
+    }
+}
+
+fn judge(shared: &Shared, claimed: &Claimed, counted: &Counted, verdict: Verdict, now: i64) {
+    let line = &counted.line;
+    let mut gate = line.gate();
+    let change = gate.settled(claimed.event.id, verdict, now);
+    // The CRM may have come back between its last word and this one: nobody would open the gate then.
+    if verdict == Verdict::Unreachable
+        && let Some(client) = shared.tools.crm.get(&claimed.event.account)
+        && *client.reachable().borrow()
+    {
+        gate.reachable();
+    }
+    let streak = gate.streak();
+    drop(gate);
+    match change {
+        Some(Change::Paused { until }) => telemetry::plugin_paused(&line.queue, streak, until.saturating_sub(now)),
+        Some(Change::Resumed) => telemetry::plugin_resumed(&line.queue),
+        None => {}
+    }
+    if change.is_some() || verdict == Verdict::Unreachable {
+        shared.places.limit(line.seat, if matches!(change, Some(Change::Resumed)) { 1 } else { 0 });
+    }
+}
+
+async fn invoke(shared: &Arc<Shared>, live: &Arc<Live>, claimed: &Claimed) -> (Outcome, Effects) {
+    let tools = &shared.tools;
+    let reach = Reach {
+        grants: Arc::clone(&live.grants),
+        crm: tools.crm.get(&claimed.event.account).cloned(),
+        state: tools.journal.state(&claimed.queue.plugin, &claimed.event.account),
+        outside: tools.outside.clone(),
+        settings: Arc::clone(&live.settings),
+        secrets: Arc::clone(&live.secrets),
+    };
+    let (sandbox, live) = (Arc::clone(&tools.sandbox), Arc::clone(live));
+    let (event, attempt) = (claimed.event.clone(), claimed.attempt);
+    // A task of its own, so that a panic in the host's part ends as this attempt's fault.
+    let running =
+        tokio::spawn(async move { sandbox.invoke(&live.compiled, &event, attempt, reach, &live.limits).await });
+    running.await.unwrap_or_else(|error| {
+        telemetry::host_fault("sandbox", &error);
+        let fault = Fault::new(FaultKind::Host, "the host failed while it ran the plugin: its log says more");
+        (Outcome::Failed(fault), Effects::default())
+    })
+}

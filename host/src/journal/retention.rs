@@ -1,0 +1,121 @@
+//! Forgets what is over: by age, and by size where the file grows beyond what it may.
+//!
+//! - Only events are removed of which nothing waits, runs or is a dead letter, with all that belongs to them.
+//! - In small steps: each looks at some hundred events, so that intake never waits behind it.
+//! - The newest routed event stays, because numbers are given after the highest.
+//!
+//! Not here: a plugin's state, which has no age.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+
+use super::{Error, Handle};
+
+/// Events that one step looks at.
+const STEP: i64 = 128;
+/// The pause between steps.
+const BETWEEN_STEPS: Duration = Duration::from_millis(20);
+/// The pause between rounds.
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(60);
+
+/// What is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// How long events that are over are kept.
+    pub age: Duration,
+    /// Bytes that the store may use.
+    pub size: u64,
+}
+
+/// What one step came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Events removed.
+    pub removed: usize,
+    /// Whether there is more to look at.
+    pub more: bool,
+    /// Whether the store is over its size.
+    pub over: bool,
+}
+
+/// How far the present round has come.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    after: i64,
+}
+
+impl Sweep {
+    pub(super) fn step(&mut self, connection: &Connection, retention: &Retention, now: i64) -> rusqlite::Result<Swept> {
+        let over = used(connection)? > retention.size;
+        let oldest = now.saturating_sub(i64::try_from(retention.age.as_millis()).unwrap_or(i64::MAX));
+        let mut candidates = connection.prepare_cached(
+            "SELECT e.seq, e.received_at < ?2,
+                    EXISTS (SELECT 1 FROM delivery d WHERE d.event = e.seq AND d.state IN (0, 1, 2, 5))
+               FROM event e WHERE e.seq > ?1 AND e.seq < (SELECT seq FROM cursor WHERE name = 'routed')
+              ORDER BY e.seq LIMIT ?3",
+        )?;
+        let rows: Vec<(i64, bool, bool)> = candidates
+            .query_map(params![self.after, oldest, STEP], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut swept = Swept { more: rows.len() == usize::try_from(STEP).unwrap_or(0), over, ..Swept::default() };
+        for (seq, old, needed) in rows {
+            if !old && !over {
+                swept.more = false;
+                break;
+            }
+            if !needed {
+                remove(connection, seq)?;
+                swept.removed += 1;
+            }
+            self.after = seq;
+        }
+        if !swept.more {
+            self.after = 0;
+        }
+        Ok(swept)
+    }
+}
+
+fn used(connection: &Connection) -> rusqlite::Result<u64> {
+    let ask = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
+    let pages = ask("page_count")?.saturating_sub(ask("freelist_count")?);
+    Ok(u64::try_from(pages.saturating_mul(ask("page_size")?)).unwrap_or(0))
+}
+
+fn remove(connection: &Connection, event: i64) -> rusqlite::Result<()> {
+    for statement in [
+        "DELETE FROM host_call WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
+        "DELETE FROM attempt WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
+        "DELETE FROM delivery WHERE event = ?1",
+        "DELETE FROM event WHERE seq = ?1",
+    ] {
+        connection.prepare_cached(statement)?.execute([event])?;
+    }
+    Ok(())
+}
+
+/// Sweeps for as long as the journal is open; `told` hears of every round that removed something, or could not make room.
+pub async fn keep(journal: Handle, retention: Retention, told: impl Fn(usize, bool)) {
+    loop {
+        let mut removed = 0;
+        let over = loop {
+            match journal.sweep(retention).await {
+                Ok(swept) => {
+                    removed += swept.removed;
+                    if !swept.more {
+                        break swept.over;
+                    }
+                }
+                Err(Error::Closed) => return,
+                // A store that refuses is asked again in the next round.
+                Err(_) => break false,
+            }
+            tokio::time::sleep(BETWEEN_STEPS).await;
+        };
+        if removed > 0 || over {
+            told(removed, over);
+        }
+        tokio::time::sleep(BETWEEN_ROUNDS).await;
+    }
+}

@@ -1,0 +1,108 @@
+//! The clock of processor time, and the share of those that use much of it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+
+/// Processor time, in nanoseconds, from which on an attempt shares the processors of those that compute much.
+const HEAVY: u64 = 10_000_000;
+
+/// Counts an attempt's processor time, in nanoseconds.
+pub(super) struct Meter {
+    limit: u64,
+    used: AtomicU64,
+    /// The thread's clock when the present stretch began.
+    since: AtomicU64,
+    /// How long it waited for its turn.
+    waited: AtomicU64,
+}
+
+impl Meter {
+    pub(super) fn new(limit: Duration) -> Self {
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        Self { limit, used: AtomicU64::new(0), since: AtomicU64::new(0), waited: AtomicU64::new(0) }
+    }
+
+    pub(super) fn limit_millis(&self) -> u64 {
+        self.limit / 1_000_000
+    }
+
+    fn begin(&self) {
+        self.since.store(thread_time(), Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        let stretch = thread_time().saturating_sub(self.since.load(Ordering::Relaxed));
+        self.used.fetch_add(stretch, Ordering::Relaxed);
+    }
+
+    /// Called from within a stretch.
+    pub(super) fn is_used_up(&self) -> bool {
+        let stretch = thread_time().saturating_sub(self.since.load(Ordering::Relaxed));
+        self.used.load(Ordering::Relaxed).saturating_add(stretch) > self.limit
+    }
+
+    pub(super) fn used_micros(&self) -> u64 {
+        self.used.load(Ordering::Relaxed) / 1_000
+    }
+
+    /// How long the attempt waited because others compute much: the host's doing, not the plugin's.
+    pub(super) fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
+    }
+
+    fn is_heavy(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > HEAVY
+    }
+}
+
+fn thread_time() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+type Turn = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+
+/// A future whose time on the processor is counted. Once it has used much, it waits for its turn before each stretch.
+pub(super) struct Metered<'a, F> {
+    inner: Pin<Box<F>>,
+    meter: &'a Meter,
+    heavy: Arc<Semaphore>,
+    turn: Option<(Instant, Turn)>,
+}
+
+impl<'a, F: Future> Metered<'a, F> {
+    pub(super) fn new(inner: F, meter: &'a Meter, heavy: Arc<Semaphore>) -> Self {
+        Self { inner: Box::pin(inner), meter, heavy, turn: None }
+    }
+}
+
+impl<F: Future> Future for Metered<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        let mut permit = None;
+        if this.meter.is_heavy() {
+            let heavy = &this.heavy;
+            let (since, turn) =
+                this.turn.get_or_insert_with(|| (Instant::now(), Box::pin(Arc::clone(heavy).acquire_owned())));
+            let Poll::Ready(granted) = turn.as_mut().poll(context) else { return Poll::Pending };
+            let waited = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            this.meter.waited.fetch_add(waited, Ordering::Relaxed);
+            this.turn = None;
+            // The semaphore is never closed.
+            permit = granted.ok();
+        }
+        this.meter.begin();
+        let result = this.inner.as_mut().poll(context);
+        this.meter.end();
+        drop(permit);
+        result
+    }
+}
