@@ -50,6 +50,8 @@ pub struct Options {
     pub instances: usize,
     /// How long running plugins may go on when the host stops.
     pub drain: Duration,
+    /// The names of all CRMs.
+    pub accounts: Vec<String>,
 }
 
 /// What a delivery needs besides its plugin.
@@ -96,7 +98,7 @@ pub struct QueueView {
 }
 
 impl Handle {
-    /// Every queue that ever had a delivery.
+    /// Every queue of a live plugin, and every other that ever had a delivery.
     pub fn queues(&self) -> Vec<QueueView> {
         let lines: Vec<Arc<Line>> = locked(&self.shared.lines).values().cloned().collect();
         lines
@@ -240,7 +242,7 @@ impl Dispatcher {
         let journal = self.shared.tools.journal.clone();
         match tokio::task::spawn_blocking(move || journal.queues()).await {
             Ok(Ok(queues)) => {
-                queues.into_iter().for_each(|queue| self.open(queue));
+                queues.iter().for_each(|queue| self.open(queue));
                 true
             }
             Ok(Err(error)) => {
@@ -254,9 +256,9 @@ impl Dispatcher {
         }
     }
 
-    fn open(&self, queue: Queue) {
+    fn open(&self, queue: &Queue) {
         let mut lines = locked(&self.shared.lines);
-        if !lines.contains_key(&queue) {
+        if !lines.contains_key(queue) {
             let line = Line {
                 queue: queue.clone(),
                 seat: self.shared.places.seat(),
@@ -264,7 +266,7 @@ impl Dispatcher {
                 hash: Mutex::default(),
                 claimed: AtomicUsize::new(0),
             };
-            lines.insert(queue, Arc::new(line));
+            lines.insert(queue.clone(), Arc::new(line));
         }
     }
 
@@ -272,6 +274,12 @@ impl Dispatcher {
     async fn turn(&self) -> Duration {
         let snapshot = self.shared.tools.registry.snapshot();
         let now = self.shared.tools.clock.now();
+        // Before their first delivery, so that a place is kept for it.
+        for plugin in snapshot.plugins.keys() {
+            for account in &self.shared.options.accounts {
+                self.open(&Queue { plugin: plugin.clone(), account: account.clone() });
+            }
+        }
         let lines: Vec<Arc<Line>> = locked(&self.shared.lines).values().cloned().collect();
         let mut budgets = Vec::with_capacity(lines.len());
         let mut next_look: Option<i64> = None;
@@ -306,7 +314,7 @@ impl Dispatcher {
             }
         };
         let opened = !taken.opened.is_empty();
-        taken.opened.into_iter().for_each(|queue| self.open(queue));
+        taken.opened.iter().for_each(|queue| self.open(queue));
         for claimed in taken.claimed {
             let line = locked(&self.shared.lines).get(&claimed.queue).cloned();
             let Some((live, line)) = snapshot.plugins.get(&claimed.queue.plugin).zip(line) else { continue };

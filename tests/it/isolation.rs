@@ -6,7 +6,13 @@ use integration_tests::host::{Host, Setup};
 use serde_json::Value;
 
 async fn host() -> Host {
-    Setup::new().unwrap().plugins(crate::guests()).more("[retry]\nattempts = 1").start().await.unwrap()
+    Setup::new()
+        .unwrap()
+        .plugins(crate::guests())
+        .more("[retry]\nattempts = 1\n[breaker]\nfailures = 10000")
+        .start()
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -132,7 +138,13 @@ async fn a_looping_plugin_does_not_hold_up_intake_or_other_plugins() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::copy(crate::guests().join("guests.wasm"), folder.path().join("guests.wasm")).unwrap();
     std::fs::copy(crate::samples().join("audit.wasm"), folder.path().join("audit.wasm")).unwrap();
-    let host = Setup::new().unwrap().plugins(folder.path()).more("[retry]\nattempts = 1").start().await.unwrap();
+    let host = Setup::new()
+        .unwrap()
+        .plugins(folder.path())
+        .more("[retry]\nattempts = 1\n[breaker]\nfailures = 10000")
+        .start()
+        .await
+        .unwrap();
     for _ in 0..20 {
         host.accepted("event=test.sin&sin=loop").await.unwrap();
     }

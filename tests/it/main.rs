@@ -6,8 +6,11 @@ mod answers;
 mod crm_client;
 mod delivery;
 mod durability;
+mod handmade;
 mod intake;
 mod isolation;
+mod overload;
+mod resilience;
 mod start;
 mod tidy;
 

@@ -3,10 +3,12 @@
 //! Absolute times are the machine's; the ratios are what is compared from run to run. The load generator runs on the same
 //! processors as the host.
 
+#[path = "bench/backlog.rs"]
+mod backlog;
 #[path = "bench/bare.rs"]
 mod bare;
-#[path = "bench/load.rs"]
-mod load;
+#[path = "bench/fairness.rs"]
+mod fairness;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Parser;
 use integration_tests::host::{Host, Setup};
+use integration_tests::load;
 use salesman_host::capabilities::{Outside, Reach};
 use salesman_host::clock::Clock;
 use salesman_host::event::{Event, EventId, Via};
@@ -36,6 +39,12 @@ struct Arguments {
     /// Seconds of each load.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Deliveries of the large backlog.
+    #[arg(long, default_value_t = 1_000_000)]
+    backlog: usize,
+    /// Measure only this: sandbox, intake, settled, memory, fairness, backlog.
+    #[arg(long)]
+    only: Option<String>,
 }
 
 #[tokio::main]
@@ -54,31 +63,38 @@ async fn main() -> ExitCode {
 
 async fn bench(arguments: Arguments) -> anyhow::Result<Value> {
     let duration = Duration::from_secs(arguments.seconds);
-    eprintln!("sandbox against a bare loop …");
-    let sandbox = sandbox_against_bare(&arguments.guests.join("guests.wasm")).await?;
-
-    eprintln!("intake at 2,000 events/s …");
-    let host = Setup::new()?.start().await?;
-    let paced = load::paced(&host.hook(), 2_000, 32, duration).await?;
-    eprintln!("intake at saturation …");
-    let saturated = load::saturated(&host.hook(), 64, duration).await?;
-    drop(host);
-
-    eprintln!("intake to settled …");
-    let settled = ingest_to_settled(&arguments.plugins).await?;
-
-    eprintln!("memory at rest …");
-    let host = Setup::new()?.plugins(&arguments.plugins).start().await?;
-    let memory = resident(&host)?;
-    drop(host);
-
-    Ok(json!({
-        "sandbox": sandbox,
-        "ingest_paced": paced,
-        "ingest_saturated": saturated,
-        "ingest_to_settled": settled,
-        "idle_resident_mib_with_four_plugins": memory,
-    }))
+    let wanted = |name: &str| arguments.only.as_deref().is_none_or(|only| only == name);
+    let guest = arguments.guests.join("guests.wasm");
+    let mut figures = serde_json::Map::new();
+    if wanted("sandbox") {
+        eprintln!("sandbox against a bare loop …");
+        figures.insert("sandbox".to_owned(), sandbox_against_bare(&guest).await?);
+    }
+    if wanted("intake") {
+        eprintln!("intake at 2,000 events/s …");
+        let host = Setup::new()?.start().await?;
+        figures.insert("ingest_paced".to_owned(), load::paced(&host.hook(), 2_000, 32, duration).await?);
+        eprintln!("intake at saturation …");
+        figures.insert("ingest_saturated".to_owned(), load::saturated(&host.hook(), 64, duration).await?);
+    }
+    if wanted("settled") {
+        eprintln!("intake to settled …");
+        figures.insert("ingest_to_settled".to_owned(), ingest_to_settled(&arguments.plugins).await?);
+    }
+    if wanted("memory") {
+        eprintln!("memory at rest …");
+        let host = Setup::new()?.plugins(&arguments.plugins).start().await?;
+        figures.insert("idle_resident_mib_with_four_plugins".to_owned(), json!(resident(&host)?));
+    }
+    if wanted("fairness") {
+        eprintln!("a healthy plugin beside a bad one …");
+        figures.insert("fairness".to_owned(), fairness::measure(&std::fs::read(&guest)?, duration).await?);
+    }
+    if wanted("backlog") {
+        eprintln!("a large backlog …");
+        figures.insert("backlog".to_owned(), backlog::measure(arguments.backlog).await?);
+    }
+    Ok(Value::Object(figures))
 }
 
 /// One no-op delivery, in our sandbox and in a bare loop over the same component, in turns.

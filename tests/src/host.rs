@@ -33,6 +33,10 @@ pub struct Setup {
     pub server: String,
     /// Whether plugins are granted what they ask.
     pub dev: bool,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
+    /// Bytes of a disk of its own for the data folder, in a name space of its own; none by default.
+    pub disk: Option<u64>,
 }
 
 impl Setup {
@@ -55,7 +59,16 @@ impl Setup {
             "`{}` is older than its sources: `cargo xtask test` builds it",
             program.display()
         );
-        Ok(Self { program, plugins: None, crm: None, more: String::new(), server: String::new(), dev: true })
+        Ok(Self {
+            program,
+            plugins: None,
+            crm: None,
+            more: String::new(),
+            server: String::new(),
+            dev: true,
+            environment: Vec::new(),
+            disk: None,
+        })
     }
 
     /// With this CRM.
@@ -77,6 +90,13 @@ impl Setup {
     pub fn more(mut self, lines: &str) -> Self {
         self.more.push_str(lines);
         self.more.push('\n');
+        self
+    }
+
+    /// With an environment variable.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -143,11 +163,22 @@ impl Host {
     /// When it does not start; the error holds what it said.
     pub async fn start(&mut self) -> anyhow::Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file())?;
-        let mut command = Command::new(&self.setup.program);
+        let mut command = match self.setup.disk {
+            None => Command::new(&self.setup.program),
+            Some(bytes) => {
+                std::fs::create_dir_all(self.data())?;
+                let mut command = Command::new("unshare");
+                command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+                command.arg(format!("mount -t tmpfs -o size={bytes} tmpfs \"$1\" && shift && exec \"$@\""));
+                command.arg("sh").arg(self.data()).arg(&self.setup.program);
+                command
+            }
+        };
         command.arg("serve").arg("--config").arg(self.folder.path().join("host.toml"));
         if self.setup.dev {
             command.arg("--dev");
         }
+        command.envs(self.setup.environment.iter().cloned());
         let mut process = command.stdout(Stdio::piped()).stderr(log).spawn().context("failed to start the host")?;
         let stdout = process.stdout.take().context("the host has no standard output")?;
         let line = tokio::task::spawn_blocking(move || {
@@ -242,6 +273,16 @@ impl Host {
         Ok(serde_json::from_str(&response.text().await?)?)
     }
 
+    /// Asks the host's API to change something; returns status and answer.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn ask(&self, path: &str, body: &Value) -> anyhow::Result<(u16, Value)> {
+        let request = self.http.post(format!("{}/api/v1/{path}", self.base));
+        let response = request.header("content-type", "application/json").body(body.to_string()).send().await?;
+        Ok((response.status().as_u16(), serde_json::from_str(&response.text().await?)?))
+    }
+
     /// Posts a form that must be accepted; returns the event's id.
     ///
     /// # Errors
@@ -260,7 +301,7 @@ impl Host {
         wait_until(&format!("the deliveries of {id}"), PATIENCE, async || {
             let path = self.api(&format!("events/{id}")).await?;
             let over = |delivery: &Value| {
-                matches!(delivery.get("state").and_then(Value::as_str), Some("done" | "skipped" | "dead"))
+                matches!(delivery.get("state").and_then(Value::as_str), Some("done" | "skipped" | "dead" | "dropped"))
             };
             let deliveries = path.get("deliveries").and_then(Value::as_array).cloned().unwrap_or_default();
             let routed = path.get("routed").and_then(Value::as_bool).unwrap_or_default();
@@ -278,6 +319,18 @@ impl Host {
             let backlog = self.api("backlog").await?;
             let count = |key: &str| backlog.get(key).and_then(Value::as_u64).unwrap_or(1);
             Ok((count("unrouted") == 0 && count("open") == 0).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until no more than this many deliveries wait or run, of which none but these may.
+    ///
+    /// # Errors
+    /// When more still do after the patience.
+    pub async fn idle_but(&self, most: u64) -> anyhow::Result<()> {
+        wait_until("a small backlog", PATIENCE, async || {
+            let open = self.api("backlog").await?.get("open").and_then(Value::as_u64).unwrap_or(u64::MAX);
+            Ok((open <= most).then_some(()))
         })
         .await
     }

@@ -2,7 +2,10 @@
 //!
 //! Not here: the tests themselves (`it/`), and anything that the product uses.
 
+pub mod crash;
+pub mod guest;
 pub mod host;
+pub mod load;
 pub mod stand_in;
 pub mod traffic;
 

@@ -13,6 +13,9 @@ cargo xtask COMMAND
                    (--once: end after checking every effect)
   test             format, lints and every test
   bench            measure, and print the figures as JSON
+                   (--only NAME, --seconds N, --backlog N)
+  crash --rounds N kill the host N times under load, and look whether anything acknowledged is lost
+  soak --minutes N steady load; memory, file handles and latency at the start and at the end
   wasm-target      make wasm32-wasip1 usable on this machine
   plugins          build the sample plugins into target/plugins
 ";
@@ -31,10 +34,10 @@ fn main() -> ExitCode {
 fn run(arguments: &[&str]) -> anyhow::Result<()> {
     match arguments {
         ["demo", rest @ ..] => program("demo", &[], &[], rest),
-        ["bench", rest @ ..] => {
-            // Its no-op is one of the hostile plugin's sins: none.
+        [name @ ("bench" | "crash" | "soak"), rest @ ..] => {
+            // Their no-op is one of the hostile plugin's sins: none.
             let guests = plugins::build_guests(&root())?;
-            program("bench", &["--release"], &[OsStr::new("--guests"), guests.as_os_str()], rest)
+            program(name, &["--release"], &[OsStr::new("--guests"), guests.as_os_str()], rest)
         }
         ["test", rest @ ..] => test(rest),
         ["wasm-target"] => {

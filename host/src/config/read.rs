@@ -253,7 +253,7 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
         listen,
         console: console_enabled,
         ingress: ingress::Options {
-            accounts,
+            accounts: accounts.clone(),
             max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
             body_timeout,
             max_senders: usize::try_from(max_senders).unwrap_or(usize::MAX),
@@ -265,6 +265,7 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
             breaker,
             instances: usize::try_from(instances).unwrap_or(1),
             drain,
+            accounts: accounts.keys().cloned().collect(),
         },
         sandbox: sandbox::Options { instances },
         registry,

@@ -1,7 +1,7 @@
 //! The places in which plugins run: so many together, so many per queue, and none left out.
 //!
-//! - A queue that runs nothing finds a place at once: as long as there are as many places as queues, the others leave it
-//!   one. So a plugin whose deliveries are slow, however many wait, takes nothing from another.
+//! - A queue that runs nothing finds a place at once: the others leave one for each that is idle, up to half of all
+//!   places. So a plugin whose deliveries are slow, however many wait, takes nothing from another.
 //! - Beyond that a free place goes to the queue that runs least.
 //! - A queue whose limit becomes 0 gives back what waits for a place.
 
@@ -19,6 +19,7 @@ pub(super) struct Places {
 }
 
 struct State {
+    all: usize,
     free: usize,
     closed: bool,
     served: u64,
@@ -75,7 +76,7 @@ impl State {
                 .map(|(seat, row)| (seat, row.running));
             let Some((seat, running)) = next else { return };
             // The idle ones' places are theirs.
-            if running > 0 && self.free <= idle {
+            if running > 0 && self.free <= idle.min(self.all / 2) {
                 return;
             }
             let Some(row) = self.seats.get_mut(seat) else { return };
@@ -97,7 +98,8 @@ impl State {
 
 impl Places {
     pub(super) fn new(free: usize) -> Self {
-        Self { state: Arc::new(Mutex::new(State { free: free.max(1), closed: false, served: 0, seats: Vec::new() })) }
+        let all = free.max(1);
+        Self { state: Arc::new(Mutex::new(State { all, free: all, closed: false, served: 0, seats: Vec::new() })) }
     }
 
     /// A seat for one more queue.
@@ -174,6 +176,16 @@ mod tests {
         for seat in &seats[1..] {
             assert_eq!(start(&places, *seat, 1).await.len(), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn many_idle_queues_do_not_keep_a_busy_one_from_half_of_the_places() {
+        let places = Places::new(8);
+        let seats: Vec<Seat> = (0..50).map(|_| places.seat()).collect();
+        for seat in &seats {
+            places.limit(*seat, 100);
+        }
+        assert_eq!(start(&places, seats[7], 50).await.len(), 4);
     }
 
     #[tokio::test]

@@ -82,7 +82,7 @@ fn broken_contract(trap: Option<&Trap>, error: &Error) -> Option<(FaultKind, &'s
     if says(&["invalid utf-8", "incomplete utf-8"]) {
         return Some((FaultKind::Text, "the plugin handed over a text that is not UTF-8"));
     }
-    if says(&["out of bounds", "not aligned"]) {
+    if says(&["out of bounds", "not aligned", "beyond end of memory"]) {
         return Some((FaultKind::Pointer, "the plugin handed over a place that is not in its memory"));
     }
     if says(&["discriminant", "unknown handle", "invalid variant"]) {

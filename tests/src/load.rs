@@ -2,6 +2,7 @@
 //!
 //! A lean client of its own, because it shares two processors with the host that it measures.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -30,12 +31,8 @@ impl Connection {
         Ok(Self { stream, head, answer: vec![0; 4096] })
     }
 
-    /// Sends event number `n`; returns when it is accepted.
-    async fn send(&mut self, n: usize) -> anyhow::Result<()> {
-        let body = format!(
-            "did={}&autor=1&stepOld=20&stepNew=60&reason=%D0%B4%D0%B0%D0%BB%D1%8C%D1%88%D0%B5&comment=&event=deal.change.step&identity=1&iduser1=1",
-            n % 1_000 + 1
-        );
+    /// Sends an event; returns when it is accepted.
+    async fn post(&mut self, body: &str) -> anyhow::Result<()> {
         let request = format!("{}Content-Length: {}\r\n\r\n{body}", self.head, body.len());
         self.stream.write_all(request.as_bytes()).await?;
         let mut read = 0;
@@ -54,6 +51,14 @@ impl Connection {
     }
 }
 
+/// Numbered, because the host folds what says the same.
+fn step_change(n: usize) -> String {
+    format!(
+        "did={}&autor=1&stepOld=20&stepNew=60&reason=%D0%B4%D0%B0%D0%BB%D1%8C%D1%88%D0%B5&comment={n}&event=deal.change.step&identity=1&iduser1=1",
+        n % 1_000 + 1
+    )
+}
+
 fn figures(all: &Histogram<u64>, elapsed: Duration) -> Value {
     let milliseconds = |quantile: f64| (all.value_at_quantile(quantile) as f64 / 10.0).round() / 100.0;
     json!({
@@ -70,22 +75,90 @@ fn histogram() -> anyhow::Result<Histogram<u64>> {
 }
 
 /// Sends `rate` events a second; an answer's time counts from when its event was due, so a stall is not hidden.
-pub(crate) async fn paced(hook: &str, rate: u32, connections: u32, duration: Duration) -> anyhow::Result<Value> {
+///
+/// # Errors
+/// When an event is not accepted.
+pub async fn paced(hook: &str, rate: u32, connections: u32, duration: Duration) -> anyhow::Result<Value> {
+    at_pace(hook, rate, connections, duration, step_change).await
+}
+
+/// Sends `rate` events a second for the hostile plugin: most ask for nothing, some for every kind of harm.
+///
+/// # Errors
+/// When an event is not accepted.
+pub async fn sins(hook: &str, rate: u32, connections: u32, duration: Duration) -> anyhow::Result<Value> {
+    const HARM: [&str; 8] = ["count", "retry", "panic", "memory", "long-log", "reject", "stack", "many-calls"];
+    at_pace(hook, rate, connections, duration, |n| {
+        let sin = if n % 10 == 0 { HARM.get(n / 10 % HARM.len()).copied() } else { None };
+        format!("event=test.sin&id={}&sin={}&n={n}", n % 500, sin.unwrap_or("none"))
+    })
+    .await
+}
+
+/// Sends `events` that ask the plugin `bad` for one kind of harm.
+///
+/// # Errors
+/// When an event is not accepted.
+pub async fn queue(hook: &str, connections: usize, events: usize, sin: &str) -> anyhow::Result<()> {
+    let sin = sin.to_owned();
+    let body = move |n| format!("event=bad.event&id={n}&sin={sin}");
+    closed_loop(hook, connections, move |n| n < events, body).await.map(drop)
+}
+
+/// Sends `rate` events a second that have the plugin `well` call `origin` with their number; tells when each was due.
+///
+/// # Errors
+/// When an event is not accepted.
+pub async fn fetches(
+    hook: &str,
+    rate: u32,
+    connections: u32,
+    duration: Duration,
+    origin: &str,
+) -> anyhow::Result<BTreeMap<usize, Instant>> {
     let began = Instant::now() + Duration::from_millis(100);
     let gap = Duration::from_secs(1) / rate;
+    let origin = origin.to_owned();
+    let due = move |n: u32| began + gap * n;
+    let body = move |n: usize| format!("event=well.event&id={n}&sin=fetch&url={origin}/{n}");
+    let sent = paced_from(hook, connections, due, began + duration, body).await?;
+    Ok((0..u32::try_from(sent.len())?).map(|n| (n as usize, due(n))).collect())
+}
+
+async fn at_pace(
+    hook: &str,
+    rate: u32,
+    connections: u32,
+    duration: Duration,
+    body: impl Fn(usize) -> String + Clone + Send + 'static,
+) -> anyhow::Result<Value> {
+    let began = Instant::now() + Duration::from_millis(100);
+    let gap = Duration::from_secs(1) / rate;
+    let times = paced_from(hook, connections, move |n| began + gap * n, began + duration, body).await?;
+    Ok(figures(&times, duration))
+}
+
+async fn paced_from(
+    hook: &str,
+    connections: u32,
+    due: impl Fn(u32) -> Instant + Clone + Send + 'static,
+    end: Instant,
+    body: impl Fn(usize) -> String + Clone + Send + 'static,
+) -> anyhow::Result<Histogram<u64>> {
     let mut senders = Vec::new();
     for index in 0..connections {
         let mut connection = Connection::open(hook).await?;
+        let (due, body) = (due.clone(), body.clone());
         senders.push(tokio::spawn(async move {
             let mut times = histogram()?;
             let mut n = index;
             loop {
-                let due = began + gap * n;
-                if due >= began + duration {
+                let due = due(n);
+                if due >= end {
                     return anyhow::Ok(times);
                 }
                 tokio::time::sleep_until(due.into()).await;
-                connection.send(n as usize).await?;
+                connection.post(&body(n as usize)).await?;
                 times.record(u64::try_from(due.elapsed().as_micros())?)?;
                 n += connections;
             }
@@ -95,31 +168,38 @@ pub(crate) async fn paced(hook: &str, rate: u32, connections: u32, duration: Dur
     for sender in senders {
         all.add(sender.await??)?;
     }
-    Ok(figures(&all, duration))
+    Ok(all)
 }
 
 /// Sends as fast as the answers come.
-pub(crate) async fn saturated(hook: &str, connections: usize, duration: Duration) -> anyhow::Result<Value> {
+///
+/// # Errors
+/// When an event is not accepted.
+pub async fn saturated(hook: &str, connections: usize, duration: Duration) -> anyhow::Result<Value> {
     let began = Instant::now();
-    let all = closed_loop(hook, connections, move |_| began.elapsed() < duration).await?;
+    let all = closed_loop(hook, connections, move |_| began.elapsed() < duration, step_change).await?;
     Ok(figures(&all, began.elapsed()))
 }
 
 /// Sends `events` as fast as the answers come.
-pub(crate) async fn burst(hook: &str, connections: usize, events: usize) -> anyhow::Result<()> {
-    closed_loop(hook, connections, move |n| n < events).await.map(drop)
+///
+/// # Errors
+/// When an event is not accepted.
+pub async fn burst(hook: &str, connections: usize, events: usize) -> anyhow::Result<()> {
+    closed_loop(hook, connections, move |n| n < events, step_change).await.map(drop)
 }
 
 async fn closed_loop(
     hook: &str,
     connections: usize,
     more: impl Fn(usize) -> bool + Clone + Send + 'static,
+    body: impl Fn(usize) -> String + Clone + Send + 'static,
 ) -> anyhow::Result<Histogram<u64>> {
     let next = Arc::new(AtomicUsize::new(0));
     let mut senders = Vec::new();
     for _ in 0..connections {
         let mut connection = Connection::open(hook).await?;
-        let (next, more) = (Arc::clone(&next), more.clone());
+        let (next, more, body) = (Arc::clone(&next), more.clone(), body.clone());
         senders.push(tokio::spawn(async move {
             let mut times = histogram()?;
             loop {
@@ -128,7 +208,7 @@ async fn closed_loop(
                     return anyhow::Ok(times);
                 }
                 let began = Instant::now();
-                connection.send(n).await?;
+                connection.post(&body(n)).await?;
                 times.record(u64::try_from(began.elapsed().as_micros())?)?;
             }
         }));
