@@ -19,16 +19,17 @@ use crate::dispatcher::{Dispatcher, Tools};
 use crate::journal::{self, Journal};
 use crate::registry::{self, Registry};
 use crate::sandbox::Sandbox;
-use crate::{console, crm, ingress, telemetry};
+use crate::{console, crm, ingress, server, telemetry};
 
 /// A host that is up.
 pub struct App {
     address: SocketAddr,
     stop_intake: watch::Sender<bool>,
     stop_dispatcher: watch::Sender<bool>,
-    server: JoinHandle<std::io::Result<()>>,
+    server: JoinHandle<()>,
     dispatcher: JoinHandle<bool>,
-    sweeper: JoinHandle<()>,
+    /// What goes on beside: forgetting, polling, asking for the host's own user.
+    helpers: Vec<JoinHandle<()>>,
     journal: Journal,
     /// Held, because its handles see no change once it is gone.
     registry: Registry,
@@ -60,6 +61,15 @@ impl App {
         for (account, options) in config.crm {
             clients.insert(account, crm::Client::new(options).map_err(|error| one(&error))?);
         }
+        let mut helpers = Vec::new();
+        for (account, client) in &clients {
+            let known = config.users.get(account).copied();
+            helpers.push(tokio::spawn(know_user(account.clone(), client.clone(), known, journal.handle())));
+            if let Some(options) = config.watches.get(account) {
+                let watch = crate::watch::Watch::new(account.clone(), client.clone(), journal.handle(), clock.clone());
+                helpers.push(tokio::spawn(watch.run(options.clone())));
+            }
+        }
         let tools = Tools {
             journal: journal.handle(),
             registry: registry.handle(),
@@ -72,7 +82,7 @@ impl App {
         let dispatcher = Dispatcher::new(config.dispatcher, tools);
         let queues = dispatcher.handle();
         let dispatcher = tokio::spawn(dispatcher.run(stopped));
-        let sweeper = tokio::spawn(journal::keep(journal.handle(), config.retention, telemetry::forgotten));
+        helpers.push(tokio::spawn(journal::keep(journal.handle(), config.retention, telemetry::forgotten)));
 
         let address = listener.local_addr().map_err(|error| one(&error))?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| one(&error))?;
@@ -85,18 +95,10 @@ impl App {
         if config.console {
             router = router.merge(console::routes(journal.handle(), registry.handle(), queues));
         }
-        let (stop_intake, mut stopped) = watch::channel(false);
-        let serve = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>());
-        let server = tokio::spawn(
-            serve
-                .with_graceful_shutdown(async move {
-                    // An error means that the sender is gone, which is a stop as well.
-                    drop(stopped.wait_for(|stop| *stop).await);
-                })
-                .into_future(),
-        );
+        let (stop_intake, stopped) = watch::channel(false);
+        let server = tokio::spawn(server::serve(listener, router, config.server, stopped));
         telemetry::listening(address, registry.handle().snapshot().plugins.len(), accounts);
-        Ok(Self { address, stop_intake, stop_dispatcher, server, dispatcher, sweeper, journal, registry })
+        Ok(Self { address, stop_intake, stop_dispatcher, server, dispatcher, helpers, journal, registry })
     }
 
     /// Where it listens.
@@ -126,7 +128,7 @@ impl App {
         }
         self.stop_dispatcher.send_replace(true);
         let drained = self.dispatcher.await.unwrap_or(false);
-        self.sweeper.abort();
+        self.helpers.iter().for_each(JoinHandle::abort);
         drop(self.registry);
         let journal = self.journal;
         // Waits for the last handle; a delivery that was cut off, or a slow sender, may hold one until the runtime ends.
@@ -136,6 +138,27 @@ impl App {
         }
         telemetry::stopped(drained);
         drained
+    }
+}
+
+/// Learns which user of a CRM the host is, and remembers it: the last known number serves while the CRM can't say.
+async fn know_user(account: String, client: crm::Client, known: Option<u64>, journal: journal::Handle) {
+    let mut wait = std::time::Duration::from_secs(1);
+    loop {
+        let user = match known {
+            Some(user) => Ok(user),
+            None => client.own_user().await,
+        };
+        match user {
+            Ok(user) => match journal.know_user(&account, user).await {
+                Ok(()) => return telemetry::own_user(&account, user),
+                Err(journal::Error::Closed) => return,
+                Err(error) => telemetry::store_refused("user", &error),
+            },
+            Err(error) => telemetry::own_user_unknown(&account, &error),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(std::time::Duration::from_secs(300));
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - Each call does the same: count → check the grant → act → record on the attempt.
 //! - What an attempt may collect in the host's memory is bounded, whatever the plugin does.
+//! - No write to the CRM is sent twice (`writes`).
 //! - State is read as it is stored, and written to the attempt's [`Effects`] only.
 //!
 //! Not here: instances and their limits of memory and time (`sandbox`), and what becomes of the effects (`journal`).
@@ -10,6 +11,7 @@ mod crm;
 mod http;
 mod log;
 mod state;
+mod writes;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,7 +23,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::contract;
-use crate::journal::StateView;
+use crate::journal::{self, DeliveryId, StateView};
 use crate::outcome::{Effects, FaultKind, HostCall};
 use crate::plugin::{Grants, Limits};
 use crate::secret::Secret;
@@ -38,6 +40,12 @@ pub struct Reach {
     pub grants: Arc<Grants>,
     /// The CRM that the event came from; `None` where none is configured.
     pub crm: Option<crate::crm::Client>,
+    /// That CRM's name.
+    pub account: String,
+    /// Which delivery this is an attempt at: its writes are known by it.
+    pub delivery: DeliveryId,
+    /// Where writes are recorded.
+    pub journal: journal::Handle,
     /// The plugin's state for that CRM.
     pub state: StateView,
     /// The way to the outside.
@@ -72,6 +80,8 @@ pub(crate) struct Attempt {
     log_left: u64,
     kept: usize,
     effects: Effects,
+    /// How often each write was asked for, by its digest.
+    asked: BTreeMap<[u8; 16], u32>,
     /// The plugin's own writes, which its reads must see.
     overlay: BTreeMap<String, state::Pending>,
     wasi: WasiCtx,
@@ -90,6 +100,7 @@ impl Attempt {
             log_left: limits.log,
             kept: 0,
             effects: Effects::default(),
+            asked: BTreeMap::new(),
             overlay: BTreeMap::new(),
             // No folder, no variable, no argument, no socket; standard output and error go nowhere.
             wasi: WasiCtx::builder().build(),

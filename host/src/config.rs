@@ -12,7 +12,7 @@ mod show;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::{crm, dispatcher, ingress, journal, registry, sandbox, telemetry};
+use crate::{crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, watch};
 
 /// The defaults, as they are documented.
 pub const DEFAULT: &str = include_str!("../default.toml");
@@ -38,6 +38,12 @@ pub struct Config {
     pub registry: registry::Options,
     /// One client per CRM that has an address.
     pub crm: BTreeMap<String, crm::Options>,
+    /// The number of the host's own user, for the accounts that name it.
+    pub users: BTreeMap<String, u64>,
+    /// What is polled, for the accounts that want it.
+    pub watches: BTreeMap<String, watch::Options>,
+    /// The listener's options.
+    pub server: server::Options,
     /// The log's options.
     pub telemetry: telemetry::Options,
 }

@@ -153,6 +153,9 @@ async fn resolve(console: &Console, choice: Result<Json<Choice>, JsonRejection>,
             "send a JSON object with `deliveries`, or with plugin, account, event, code, since, until, or `all`",
         );
     };
+    if choice.after.is_some() || choice.limit.is_some() {
+        return bad("`after` and `limit` are for lists: name `deliveries` to decide about some");
+    }
     let (given, all) = (choice.deliveries.take(), choice.all);
     let filter = choice.filter();
     let changed = match given {

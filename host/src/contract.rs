@@ -34,6 +34,7 @@ pub(crate) fn event_for_plugin(event: &Event, attempt: u32) -> types::Event {
             Via::Form => types::Via::Form,
             Via::Query => types::Via::Query,
             Via::Json => types::Via::Json,
+            Via::Poll => types::Via::Poll,
         },
         actor: event.actor,
         entity: event.entity.as_ref().map(|entity| types::Entity { kind: entity.kind.clone(), id: entity.id.clone() }),

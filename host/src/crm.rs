@@ -11,7 +11,9 @@
 
 pub mod answer;
 mod form;
+pub mod lookup;
 mod reachability;
+pub mod target;
 pub mod update;
 
 use std::sync::Arc;
@@ -56,9 +58,12 @@ pub enum Error {
         /// Its words.
         text: String,
     },
-    /// It could not be reached, did not answer in time, or its web server said that it is down.
+    /// It did not answer in time, or its web server said that it is down: a write may have happened all the same.
     #[error("{0}")]
     Transport(String),
+    /// It could not be reached: nothing was sent.
+    #[error("{0}")]
+    Unsent(String),
     /// An answer that the API does not give.
     #[error("{0}")]
     BadAnswer(String),
@@ -99,7 +104,20 @@ impl Client {
         Ok(Self { inner: Arc::new(Inner { base, options, http, places, reachability: Reachability::new() }) })
     }
 
-    /// Whether nobody can reach the CRM now. Tries a cheap read where that is not known, for 5 seconds at most.
+    /// The number of the user whose login the host uses.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Error::BadAnswer`] when the CRM names no number.
+    pub async fn own_user(&self) -> Result<u64, Error> {
+        let mut arguments = Map::new();
+        arguments.insert("user".into(), self.inner.options.login.clone().into());
+        let answer = self.call("user", "user", &arguments).await?;
+        let user = answer.pointer("/data/iduser");
+        user.and_then(|user| user.as_u64().or_else(|| user.as_str()?.parse().ok()))
+            .ok_or_else(|| Error::BadAnswer("`user.user` names no `iduser`".into()))
+    }
+
+    /// Whether nobody can reach the CRM now. Tries a cheap read where that is not known, for 5 seconds or as long as a call may take.
     pub async fn is_away(&self) -> bool {
         self.inner.is_away().await
     }
@@ -126,16 +144,22 @@ impl Client {
         let mut waits = READ_AGAIN_AFTER.iter().filter(|_| is_read(action));
         loop {
             if !self.inner.reachability.answers() {
-                return Err(Error::Transport("the CRM can't be reached: the call was not sent".into()));
+                return Err(Error::Unsent("the CRM can't be reached: the call was not sent".into()));
             }
             let answer = {
                 // The semaphore is never closed.
                 let _place =
-                    self.inner.places.acquire().await.map_err(|_| Error::Transport("the client is closed".into()))?;
+                    self.inner.places.acquire().await.map_err(|_| Error::Unsent("the client is closed".into()))?;
+                // It may have gone away meanwhile.
+                if !self.inner.reachability.answers() {
+                    continue;
+                }
                 self.inner.send(method, action, arguments).await
             };
             match answer {
-                Err(Error::Transport(_)) if let Some(wait) = waits.next() => tokio::time::sleep(*wait).await,
+                Err(Error::Transport(_) | Error::Unsent(_)) if let Some(wait) = waits.next() => {
+                    tokio::time::sleep(*wait).await
+                }
                 answer => return answer,
             }
         }
@@ -159,7 +183,10 @@ impl Inner {
             ("application/x-www-form-urlencoded", form::encode(&body))
         };
         let request = http.post(format!("{base}/{method}")).header("content-type", content_type).body(body);
-        let transport = |error: reqwest::Error| Error::Transport(safe_words(&error));
+        let transport = |error: reqwest::Error| match safe_words(&error) {
+            words if error.is_connect() => Error::Unsent(words),
+            words => Error::Transport(words),
+        };
         let mut response = request.send().await.map_err(transport)?;
         let status = response.status();
         if matches!(status.as_u16(), 502..=504) {
@@ -184,7 +211,7 @@ impl Inner {
 
 /// PHP trims a field's name, cuts it at a NUL and takes brackets for groups, so ` action` would replace the host's own
 /// `action`; and it drops what comes after 1,000 fields. Neither gets out.
-fn checked(arguments: &Map<String, Value>) -> Result<(), Error> {
+pub(crate) fn checked(arguments: &Map<String, Value>) -> Result<(), Error> {
     let plain = |name: &str| {
         let mut bytes = name.bytes();
         bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')

@@ -4,7 +4,7 @@
 //! - A place is taken before an instance is made (`places`), and none is taken for a queue that is held back (`gate`).
 //! - An outcome is handed to the journal until it is stored, for as long as the host runs.
 //! - A host bug costs one attempt, not the process. A delivery that ends the process again and again is found out by
-//!   running those under suspicion one at a time, and given up.
+//!   running those of its queue that are under suspicion one at a time, and given up.
 //!
 //! Not here: WebAssembly, HTTP, SQL. When to retry is `retry`; one attempt is `attempt`.
 
@@ -122,8 +122,6 @@ struct Shared {
     options: Options,
     places: Places,
     lines: Mutex<BTreeMap<Queue, Arc<Line>>>,
-    /// Held by the one delivery under suspicion that runs.
-    alone: tokio::sync::Mutex<()>,
     /// Rung when there may be something to do for the loop.
     bell: Notify,
 }
@@ -136,6 +134,8 @@ struct Line {
     /// The hash of the plugin's last version.
     hash: Mutex<String>,
     claimed: AtomicUsize,
+    /// Held by the one of its deliveries under suspicion that runs.
+    alone: tokio::sync::Mutex<()>,
 }
 
 impl Line {
@@ -172,14 +172,7 @@ impl Dispatcher {
     /// A dispatcher; nothing runs yet.
     pub fn new(options: Options, tools: Tools) -> Self {
         let places = Places::new(options.instances);
-        let shared = Shared {
-            tools,
-            options,
-            places,
-            lines: Mutex::new(BTreeMap::new()),
-            alone: tokio::sync::Mutex::new(()),
-            bell: Notify::new(),
-        };
+        let shared = Shared { tools, options, places, lines: Mutex::new(BTreeMap::new()), bell: Notify::new() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -265,6 +258,7 @@ impl Dispatcher {
                 gate: Mutex::new(Gate::new(self.shared.options.breaker.clone())),
                 hash: Mutex::default(),
                 claimed: AtomicUsize::new(0),
+                alone: tokio::sync::Mutex::new(()),
             };
             lines.insert(queue.clone(), Arc::new(line));
         }
@@ -342,6 +336,10 @@ impl Dispatcher {
                 self.shared.bell.notified().await;
             }
         };
-        tokio::time::timeout(self.shared.options.drain, empty).await.is_ok()
+        let ended = tokio::time::timeout(self.shared.options.drain, empty).await.is_ok();
+        if !ended && let Err(error) = self.shared.tools.journal.end_in_order().await {
+            telemetry::store_refused("end", &error);
+        }
+        ended
     }
 }

@@ -59,8 +59,10 @@ pub enum Via {
     Form,
     /// `GET` with a query string: an administrator's own variant of it.
     Query,
-    /// `POST` with JSON: the CRM's webhooks.
+    /// `POST` with JSON: the CRM's webhooks, or the file that `events-php` writes.
     Json,
+    /// Not sent: found by reading the CRM's lists.
+    Poll,
 }
 
 impl Via {
@@ -70,12 +72,13 @@ impl Via {
             Self::Form => "form",
             Self::Query => "query",
             Self::Json => "json",
+            Self::Poll => "poll",
         }
     }
 
     /// Reads the stored word.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Form, Self::Query, Self::Json].into_iter().find(|via| via.as_str() == text)
+        [Self::Form, Self::Query, Self::Json, Self::Poll].into_iter().find(|via| via.as_str() == text)
     }
 }
 

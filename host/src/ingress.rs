@@ -2,7 +2,8 @@
 //!
 //! - The answer comes after the event is on disk, and before anything is done about it: the CRM's user waits for it.
 //! - `ses` is dropped while decoding; tokens and addresses are never logged.
-//! - Body size, decoding work, waiting senders and the time for a body are bounded.
+//! - Body size, the size of all bodies at once, decoding work, waiting senders and the time for a body are bounded.
+//! - A sender can name its event (`Idempotency-Key`): sent again, it is the same event.
 //!
 //! Not here: plugins. This room does not know that they exist; the journal wakes the dispatcher.
 
@@ -10,16 +11,18 @@ pub mod decode;
 pub mod problem;
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{ConnectInfo, Path, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
@@ -34,8 +37,10 @@ use problem::Problem;
 /// What the room needs to be told.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Account name to its tokens; several are valid at a time, so that one can be changed without a gap.
-    pub accounts: BTreeMap<String, Vec<String>>,
+    /// The accounts by name.
+    pub accounts: BTreeMap<String, Account>,
+    /// Whose word about the sender's address is taken (`X-Forwarded-For`).
+    pub proxies: Vec<IpNet>,
     /// Bytes of one body.
     pub max_body: usize,
     /// How long a body may take to arrive.
@@ -44,10 +49,27 @@ pub struct Options {
     pub max_senders: usize,
 }
 
+/// One CRM, as far as its events are concerned.
+#[derive(Debug, Clone, Default)]
+pub struct Account {
+    /// The tokens; several are valid at a time, so that one can be changed without a gap.
+    pub tokens: Vec<String>,
+    /// The addresses that may send; empty: all.
+    pub allow: Vec<IpNet>,
+}
+
+/// Bytes of bodies that are read at once, all senders together.
+const MOST_READ_AT_ONCE: usize = 64 << 20;
+/// Bytes of the header that names an event.
+const MOST_KEY: usize = 128;
+
 struct Ingress {
     journal: journal::Handle,
     clock: Clock,
-    accounts: Vec<(String, [u8; 32])>,
+    accounts: Vec<(String, [u8; 32], Arc<[IpNet]>)>,
+    proxies: Vec<IpNet>,
+    /// Kibibytes of bodies that may still be read.
+    room: Semaphore,
     max_body: usize,
     body_timeout: Duration,
     senders: Semaphore,
@@ -55,13 +77,17 @@ struct Ingress {
 
 /// The routes `/events` and `/events/{token}`.
 pub fn routes(options: Options, journal: journal::Handle, clock: Clock) -> Router {
-    let tokens = options.accounts.into_iter().flat_map(|(account, tokens)| {
-        tokens.into_iter().map(move |token| (account.clone(), Sha256::digest(token.as_bytes()).into()))
+    let tokens = options.accounts.into_iter().flat_map(|(name, account)| {
+        let allow: Arc<[IpNet]> = account.allow.into();
+        let digest = |token: String| Sha256::digest(token.as_bytes()).into();
+        account.tokens.into_iter().map(move |token| (name.clone(), digest(token), Arc::clone(&allow)))
     });
     let ingress = Arc::new(Ingress {
         journal,
         clock,
         accounts: tokens.collect(),
+        proxies: options.proxies,
+        room: Semaphore::new(MOST_READ_AT_ONCE.max(options.max_body) >> 10),
         max_body: options.max_body,
         body_timeout: options.body_timeout,
         senders: Semaphore::new(options.max_senders),
@@ -98,27 +124,52 @@ impl Ingress {
     }
 
     async fn accept(&self, token: &str, request: Request) -> Result<(EventId, String), Problem> {
-        let account = self.account(token).ok_or(Problem::UnknownToken)?.to_owned();
+        let (account, allow) = self.account(token).ok_or(Problem::UnknownToken)?;
+        let account = account.to_owned();
+        if !allow.is_empty() && !self.sender(&request).is_some_and(|from| allow.iter().any(|net| net.contains(&from))) {
+            return Err(Problem::Address);
+        }
         let _sender = self.senders.try_acquire().map_err(|_| Problem::Busy)?;
+        let length =
+            request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let room = length.unwrap_or(self.max_body).min(self.max_body).div_ceil(1 << 10);
+        let _room = self.room.try_acquire_many(u32::try_from(room).unwrap_or(u32::MAX)).map_err(|_| Problem::Busy)?;
+        let key = key(request.headers())?;
         let (via, fields) = self.read(request).await?;
         let event = normal_event(account, via, fields, self.clock.now())?;
-        let (id, name) = (event.id, event.name.clone());
-        self.journal.append(event).await.map_err(|error| {
+        let name = event.name.clone();
+        let id = self.journal.append_once(event, key).await.map_err(|error| {
             telemetry::event_not_stored(&error);
             if matches!(error, journal::Error::Full) { Problem::DiskFull } else { Problem::NotStored }
         })?;
         Ok((id, name))
     }
 
+    /// Where the event comes from: the peer, or who a trusted proxy says it was, the last one that is no such proxy.
+    fn sender(&self, request: &Request) -> Option<IpAddr> {
+        let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
+        let trusted = |address: &IpAddr| self.proxies.iter().any(|net| net.contains(address));
+        let mut sender = peer.ip().to_canonical();
+        let forwarded: Vec<&str> =
+            request.headers().get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+        for hop in forwarded.join(",").rsplit(',').map(str::trim).filter(|hop| !hop.is_empty()) {
+            if !trusted(&sender) {
+                break;
+            }
+            sender = hop.parse::<IpAddr>().ok()?.to_canonical();
+        }
+        Some(sender)
+    }
+
     /// Looks at every token and compares digests, so that neither a token's length nor its place shows in the time.
-    fn account(&self, token: &str) -> Option<&str> {
+    fn account(&self, token: &str) -> Option<(&str, &[IpNet])> {
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let mut found = u32::MAX;
-        for (index, (_, known)) in (0_u32..).zip(&self.accounts) {
+        for (index, (_, known, _)) in (0_u32..).zip(&self.accounts) {
             let same: Choice = known.ct_eq(&digest);
             found.conditional_assign(&index, same);
         }
-        self.accounts.get(usize::try_from(found).ok()?).map(|(account, _)| account.as_str())
+        self.accounts.get(usize::try_from(found).ok()?).map(|(account, _, allow)| (account.as_str(), &**allow))
     }
 
     async fn read(&self, request: Request) -> Result<(Via, Map<String, Value>), Problem> {
@@ -148,6 +199,13 @@ impl Ingress {
             _ => Err(Problem::Incomplete),
         }
     }
+}
+
+/// The sender's own name of the event: what comes again under it is the same event.
+fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().ok().map(str::trim).filter(|key| !key.is_empty() && key.len() <= MOST_KEY);
+    key.map(|key| Some(key.to_owned())).ok_or(Problem::BadKey)
 }
 
 fn content_type(headers: &HeaderMap) -> Option<Via> {

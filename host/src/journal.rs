@@ -28,6 +28,7 @@
 //! Not here: which plugin wants what and when to try again (`dispatcher`), WebAssembly, HTTP. No SQLite type leaves
 //! this room, so that another store can take its place.
 
+mod causes;
 mod layout;
 mod letters;
 mod read;
@@ -35,10 +36,12 @@ mod retention;
 mod route;
 mod space;
 mod write;
+mod writes;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,9 +53,11 @@ use crate::clock::Clock;
 use crate::event::{Event, EventId};
 use crate::outcome::{Effects, Next, Outcome};
 use crate::plugin::{Pattern, PluginName};
+pub use causes::Cause;
 pub use letters::Letter;
 pub use read::{AttemptView, Backlog, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary, StateView};
 pub use retention::{Retention, Swept, keep};
+pub use writes::{Intended, Intent, Write, WriteView, Written};
 
 /// Changes that are committed together at most.
 const MOST_TOGETHER: usize = 512;
@@ -173,6 +178,23 @@ pub struct Subscription {
     pub events: Vec<Pattern>,
     /// Whether events of one entity are kept in order.
     pub ordered: bool,
+    /// Whether events that the plugin caused itself are delivered to it.
+    pub own_events: bool,
+    /// How many events in a row plugins may cause before this one no longer gets them.
+    pub most_depth: u32,
+    /// The accounts whose events it does not get.
+    pub not_from: BTreeSet<String>,
+}
+
+impl Subscription {
+    /// A subscription with everything else as it is by default.
+    pub fn new(plugin: PluginName, events: Vec<Pattern>) -> Self {
+        Self { plugin, events, ordered: true, own_events: false, most_depth: 5, not_from: BTreeSet::new() }
+    }
+
+    fn wants(&self, account: &str, name: &str) -> bool {
+        self.events.iter().any(|pattern| pattern.matches(name)) && !self.not_from.contains(account)
+    }
 }
 
 /// A delivery that is now running.
@@ -238,7 +260,21 @@ pub enum Settled {
 }
 
 enum Change {
-    Append(Box<Event>, oneshot::Sender<Result<(), Error>>),
+    Append(Box<Event>, Option<String>, oneshot::Sender<Result<EventId, Error>>),
+    Intend(Box<Intent>, oneshot::Sender<Result<Intended, Error>>),
+    Written(Box<(Write, Written)>, oneshot::Sender<Result<(), Error>>),
+    KnowUser {
+        account: String,
+        user: i64,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    Polled {
+        account: String,
+        list: String,
+        records: Vec<(String, String)>,
+        events: Vec<Event>,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
     Take {
         subscriptions: Arc<Subscriptions>,
         budgets: Vec<(Queue, usize)>,
@@ -246,6 +282,7 @@ enum Change {
     },
     Settle(Arc<Settlement>, oneshot::Sender<Result<Settled, Error>>),
     Begin(DeliveryId, oneshot::Sender<Result<(), Error>>),
+    EndInOrder(oneshot::Sender<Result<(), Error>>),
     Release(DeliveryId, oneshot::Sender<Result<(), Error>>),
     Resolve {
         letters: Vec<DeliveryId>,
@@ -315,7 +352,97 @@ impl Handle {
     /// # Errors
     /// [`Error::Store`] when it is not stored: nothing of it is left. [`Error::Closed`].
     pub async fn append(&self, event: Event) -> Result<(), Error> {
-        self.ask(|reply| Change::Append(Box::new(event), reply)).await
+        self.append_once(event, None).await.map(drop)
+    }
+
+    /// Stores an event, unless one of this account came with the same key before; returns the id of the one that is
+    /// stored.
+    ///
+    /// # Errors
+    /// As [`Handle::append`].
+    pub async fn append_once(&self, event: Event, key: Option<String>) -> Result<EventId, Error> {
+        self.ask(|reply| Change::Append(Box::new(event), key, reply)).await
+    }
+
+    /// Records that a write is about to be sent, and tells what is known of it.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Closed`]: the write must not be sent.
+    pub async fn intend(&self, intent: Intent) -> Result<Intended, Error> {
+        self.ask(|reply| Change::Intend(Box::new(intent), reply)).await
+    }
+
+    /// Records what became of a write.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Closed`]: it counts as uncertain.
+    pub async fn written(&self, write: Write, written: Written) -> Result<(), Error> {
+        self.ask(|reply| Change::Written(Box::new((write, written)), reply)).await
+    }
+
+    /// What is known of a write; nothing is recorded.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn known_write(&self, write: &Write) -> Result<Option<Intended>, Error> {
+        self.readers.known_write(write)
+    }
+
+    /// Records that a delivery added, as the CRM's own events tell, and that are no known answer of it.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn added_by(&self, delivery: DeliveryId, kind: &str) -> Result<Vec<String>, Error> {
+        self.readers.added_by(delivery, kind)
+    }
+
+    /// The highest number of a record that the host added itself before a time.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn added_before(&self, account: &str, kind: &str, time: i64) -> Result<Option<u64>, Error> {
+        self.readers.added_before(account, kind, time)
+    }
+
+    /// Remembers the number of the host's own user of a CRM.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Closed`]: the one that was known before stays.
+    pub async fn know_user(&self, account: &str, user: u64) -> Result<(), Error> {
+        let (account, user) = (account.to_owned(), i64::try_from(user).unwrap_or(i64::MAX));
+        self.ask(|reply| Change::KnowUser { account, user, reply }).await
+    }
+
+    /// Remembers what records of a list said when they were polled, together with the events that this makes; records that
+    /// say nothing are forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Closed`]: nothing is remembered, and no event stored.
+    pub async fn polled(
+        &self,
+        account: &str,
+        list: &str,
+        records: Vec<(String, String)>,
+        events: Vec<Event>,
+    ) -> Result<(), Error> {
+        let (account, list) = (account.to_owned(), list.to_owned());
+        self.ask(|reply| Change::Polled { account, list, records, events, reply }).await
+    }
+
+    /// What the records of a list said when they were polled last.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn polled_before(&self, account: &str, list: &str) -> Result<BTreeMap<String, String>, Error> {
+        self.readers.polled_before(account, list)
+    }
+
+    /// Whether an event of this record has come at `since` (milliseconds since 1970-01-01 UTC) or later, among its last 100.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn came_since(&self, account: &str, kind: &str, id: &str, since: i64) -> Result<bool, Error> {
+        self.readers.came_since(account, kind, id, since)
     }
 
     /// Makes deliveries of events that have none yet, then claims up to each budget of those that are due.
@@ -341,6 +468,14 @@ impl Handle {
     /// [`Error::Store`], [`Error::Closed`]: nothing is said.
     pub async fn begin(&self, delivery: DeliveryId) -> Result<(), Error> {
         self.ask(|reply| Change::Begin(delivery, reply)).await
+    }
+
+    /// Says on disk that the process is about to end in order: what still runs is not held responsible.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Closed`]: it counts as interrupted.
+    pub async fn end_in_order(&self) -> Result<(), Error> {
+        self.ask(Change::EndInOrder).await
     }
 
     /// Gives back a delivery that was claimed and never began: it is ready again, as if it had not been claimed.

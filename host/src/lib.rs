@@ -26,5 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod registry;
+pub mod server;
 pub mod telemetry;
 mod tls;
+pub mod watch;

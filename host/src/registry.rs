@@ -5,8 +5,8 @@
 //!
 //! Not here: running them.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub struct Options {
     pub concurrency: usize,
     /// What is configured per plugin.
     pub plugins: BTreeMap<PluginName, PluginOptions>,
+    /// The accounts that name their plugins: no others get their events.
+    pub accounts: BTreeMap<String, BTreeSet<PluginName>>,
 }
 
 /// What an administrator can say about one plugin.
@@ -45,6 +47,10 @@ pub struct PluginOptions {
     pub limits: LimitsPatch,
     /// `true`: its events of one entity need no order.
     pub unordered: bool,
+    /// `true`: events that it caused itself are delivered to it.
+    pub own_events: bool,
+    /// How many events in a row plugins may cause before it no longer gets them.
+    pub most_depth: Option<u32>,
     /// Deliveries at once.
     pub concurrency: Option<usize>,
     /// What it may do.
@@ -175,11 +181,7 @@ impl Registry {
                 Err(error) => problems.push(error),
             }
         }
-        let subscriptions = plugins.iter().map(|(name, live)| Subscription {
-            plugin: name.clone(),
-            events: live.compiled.manifest.events.clone(),
-            ordered: live.ordered,
-        });
+        let subscriptions = plugins.iter().map(|(name, live)| subscription(name, live, options));
         let subscriptions = Arc::new(Subscriptions(subscriptions.collect()));
         let (sender, _) = watch::channel(Arc::new(Snapshot { plugins, subscriptions }));
         Ok((Self { sender }, problems))
@@ -188,6 +190,19 @@ impl Registry {
     /// A door to it.
     pub fn handle(&self) -> Handle {
         Handle { current: self.sender.subscribe() }
+    }
+}
+
+fn subscription(name: &PluginName, live: &Live, options: &Options) -> Subscription {
+    let own = options.plugins.get(name);
+    let others = options.accounts.iter().filter(|(_, plugins)| !plugins.contains(name));
+    let plain = Subscription::new(name.clone(), live.compiled.manifest.events.clone());
+    Subscription {
+        ordered: live.ordered,
+        own_events: own.is_some_and(|own| own.own_events),
+        most_depth: own.and_then(|own| own.most_depth).unwrap_or(plain.most_depth),
+        not_from: others.map(|(account, _)| account.clone()).collect(),
+        ..plain
     }
 }
 

@@ -28,6 +28,8 @@ pub use component::LoadError;
 use engine::{Engine, StoreLimits};
 use meter::{Meter, Metered};
 
+/// How soon an attempt that waits for its turn is looked at again when its time seems to be over.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Bytes that a plugin can hand to the host in one call, before the host looks at them.
 const MOST_HANDED_OVER: usize = 4 << 20;
 
@@ -150,9 +152,13 @@ async fn in_time<F: Future>(call: Metered<'_, F>, meter: &Meter, time: Duration)
     let mut call = std::pin::pin!(call);
     let began = Instant::now();
     loop {
-        let left = (time + meter.waited()).saturating_sub(began.elapsed());
+        let mut left = (time + meter.waited()).saturating_sub(began.elapsed());
         if left.is_zero() {
-            return None;
+            if !meter.waits() {
+                return None;
+            }
+            // The wait that goes on now is counted when it ends.
+            left = LOOK_AGAIN;
         }
         if let Ok(output) = tokio::time::timeout(left, &mut call).await {
             return Some(output);

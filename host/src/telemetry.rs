@@ -72,6 +72,10 @@ pub(crate) fn event_refused(code: &str, reason: &str) {
     warn!(code, reason, "Event refused.");
 }
 
+pub(crate) fn connection_refused() {
+    warn!("Connection closed: too many are open, in all or from its address.");
+}
+
 pub(crate) fn event_not_stored(reason: &dyn Display) {
     error!(code = "ingress.not_stored", %reason, "Event not stored; its sender was told so.");
 }
@@ -117,8 +121,10 @@ pub(crate) fn crm_reachable(account: &str, reachable: bool) {
     }
 }
 
-pub(crate) fn forgotten(events: usize, over: bool) {
-    if over {
+pub(crate) fn forgotten(events: usize, over: bool, failure: Option<&crate::journal::Error>) {
+    if let Some(reason) = failure {
+        store_refused("forget", reason);
+    } else if over {
         warn!(
             events,
             "The journal is over `retention.max_mib`, and what is over has been forgotten: the rest still waits."
@@ -147,13 +153,33 @@ pub(crate) fn crm_called(method: &str, action: &str, took: Duration, failure: Op
         Some(failure) => {
             let (kind, code) = match failure {
                 crate::crm::Error::Refused { code, .. } => ("refused", code.as_deref()),
-                crate::crm::Error::Transport(_) => ("transport", None),
+                crate::crm::Error::Transport(_) | crate::crm::Error::Unsent(_) => ("transport", None),
                 crate::crm::Error::BadAnswer(_) => ("bad answer", None),
                 crate::crm::Error::Invalid(_) => ("invalid", None),
             };
             warn!(method, action, took, kind, code, "CRM call failed.");
         }
     }
+}
+
+pub(crate) fn write_uncertain(call: &str, delivery: i64) {
+    warn!(call, delivery, "A write to the CRM was sent, and nobody knows whether it was done.");
+}
+
+pub(crate) fn own_user(account: &str, user: u64) {
+    info!(account, user, "Events of this user are the host's own, where a write of a plugin fits.");
+}
+
+pub(crate) fn own_user_unknown(account: &str, reason: &dyn Display) {
+    warn!(account, %reason, "The host's own user of the CRM is not known: set `user_id`; it is asked again.");
+}
+
+pub(crate) fn polled(account: &str, list: &str, events: usize) {
+    debug!(account, list, events, "List polled.");
+}
+
+pub(crate) fn not_polled(account: &str, list: &str, reason: &dyn Display) {
+    warn!(account, list, %reason, "List not polled; it is read again at the next pass.");
 }
 
 pub(crate) fn broken(part: &str) {

@@ -36,6 +36,9 @@ pub enum CrmError {
     BadAnswer(String),
     /// The arguments are wrong, or this delivery's limit of calls is used up.
     Invalid(String),
+    /// An earlier attempt sent this very write, its answer was lost, and looking does not tell whether it was done. It is
+    /// not sent again. Returned from the handler it makes a dead letter: somebody must look.
+    Uncertain(String),
 }
 
 impl CrmError {
@@ -63,6 +66,7 @@ impl fmt::Display for CrmError {
             Self::Transport(text) => write!(formatter, "the CRM could not be reached: {text}"),
             Self::BadAnswer(text) => write!(formatter, "the CRM gave an answer that is not the API's: {text}"),
             Self::Invalid(text) => write!(formatter, "the call can't be made: {text}"),
+            Self::Uncertain(text) => formatter.write_str(text),
         }
     }
 }
@@ -191,6 +195,9 @@ impl<'a> Crm<'a> {
     }
 
     /// Calls `method.action` as it is. Credentials, pace and retries of reads are the host's business.
+    ///
+    /// A write that an earlier attempt at this delivery completed is not sent again: its answer comes back. Nor is one whose
+    /// answer was lost sent blindly: the host looks for an added record first ([`CrmError::Uncertain`] when it can't tell).
     ///
     /// **Danger:** `person.update` empties every field that is not sent, `deal.update` the list of contacts,
     /// `task.update` description and priority. [`Crm::update`] does not.

@@ -36,6 +36,8 @@ pub enum Via {
     Query,
     /// `POST` with JSON, as the CRM's webhooks send it.
     Json,
+    /// Not sent by the CRM: the host found the change by reading the CRM's lists.
+    Poll,
 }
 
 impl Via {
@@ -50,6 +52,7 @@ impl Via {
             Self::Form => "form",
             Self::Query => "query",
             Self::Json => "json",
+            Self::Poll => "poll",
         }
     }
 }

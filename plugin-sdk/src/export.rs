@@ -100,6 +100,7 @@ fn event_from(event: types::Event) -> Result<Event, String> {
             types::Via::Form => Via::Form,
             types::Via::Query => Via::Query,
             types::Via::Json => Via::Json,
+            types::Via::Poll => Via::Poll,
         },
         actor: event.actor,
         entity: event.entity.map(|entity| Entity { kind: entity.kind, id: entity.id }),
@@ -196,6 +197,7 @@ fn crm_error(error: contract::crm::Error) -> CrmError {
         contract::crm::Error::Transport(text) => CrmError::Transport(text),
         contract::crm::Error::BadAnswer(text) => CrmError::BadAnswer(text),
         contract::crm::Error::Invalid(text) => CrmError::Invalid(text),
+        contract::crm::Error::Uncertain(text) => CrmError::Uncertain(text),
     }
 }
 

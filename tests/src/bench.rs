@@ -131,6 +131,9 @@ async fn sandbox_against_bare(file: &Path) -> anyhow::Result<Value> {
             let reach = Reach {
                 grants: Arc::clone(&grants),
                 crm: None,
+                account: event.account.clone(),
+                delivery: journal::DeliveryId(0),
+                journal: handle.clone(),
                 state: handle.state(&plugin.manifest.name, &event.account),
                 outside: outside.clone(),
                 settings: Arc::clone(&settings),

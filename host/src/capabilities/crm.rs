@@ -3,8 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::Attempt;
+use super::writes::Failure;
 use crate::contract::crm::{Error, Host, RecordKind, Refusal, Request};
-use crate::crm::update::{self, Caller};
+use crate::crm::{is_read, update};
 use crate::{crm, telemetry};
 
 impl Attempt {
@@ -17,7 +18,7 @@ impl Attempt {
     }
 
     /// The answer, and its text as it is recorded and handed to the plugin: large lists are written out once.
-    async fn crm_call(
+    pub(super) async fn crm_call(
         &mut self,
         method: &str,
         action: &str,
@@ -30,7 +31,7 @@ impl Attempt {
         // Stays so where the attempt's time runs out before the answer.
         self.effects.crm_unanswered = true;
         let result = client.call(method, action, arguments).await;
-        self.effects.crm_unanswered = matches!(result, Err(crm::Error::Transport(_)));
+        self.effects.crm_unanswered = matches!(result, Err(crm::Error::Transport(_) | crm::Error::Unsent(_)));
         let took = std::time::Duration::from_micros(self.since_start().saturating_sub(at));
         if !matches!(result, Err(crm::Error::Invalid(_))) {
             telemetry::crm_called(method, action, took, result.as_ref().err());
@@ -63,7 +64,14 @@ impl Host for Attempt {
             Ok(arguments) => arguments,
             Err(error) => return Ok(Err(error)),
         };
-        Ok(self.crm_call(&method, &action, &arguments).await.map(|(_, text)| text).map_err(error_for_plugin))
+        if is_read(&action) {
+            return Ok(self
+                .crm_call(&method, &action, &arguments)
+                .await
+                .map(|(_, text)| text)
+                .map_err(error_for_plugin));
+        }
+        answer_for_plugin(self.crm_write(&method, &action, &arguments).await)
     }
 
     async fn update(
@@ -86,16 +94,7 @@ impl Host for Attempt {
             Ok(changes) => changes,
             Err(error) => return Ok(Err(error)),
         };
-        Ok(update::update(&mut Recorded(self), kind, id, &changes).await.map_err(error_for_plugin))
-    }
-}
-
-/// The attempt as the one who makes an update's calls.
-struct Recorded<'a>(&'a mut Attempt);
-
-impl Caller for Recorded<'_> {
-    async fn call(&mut self, method: &str, action: &str, arguments: Map<String, Value>) -> Result<Value, crm::Error> {
-        self.0.crm_call(method, action, &arguments).await.map(|(body, _)| body)
+        answer_for_plugin(self.crm_update(kind, id, &changes).await)
     }
 }
 
@@ -109,10 +108,19 @@ fn object(text: &str) -> Result<Map<String, Value>, Error> {
     serde_json::from_str(text).map_err(|error| Error::Invalid(format!("the arguments are not a JSON object: {error}")))
 }
 
+fn answer_for_plugin<T>(result: Result<T, Failure>) -> wasmtime::Result<Result<T, Error>> {
+    match result {
+        Ok(value) => Ok(Ok(value)),
+        Err(Failure::Crm(error)) => Ok(Err(error_for_plugin(error))),
+        Err(Failure::Uncertain(words)) => Ok(Err(Error::Uncertain(words))),
+        Err(Failure::Hit(hit)) => Err(hit.into()),
+    }
+}
+
 fn error_for_plugin(error: crm::Error) -> Error {
     match error {
         crm::Error::Refused { code, text } => Error::Refused(Refusal { code, text }),
-        crm::Error::Transport(text) => Error::Transport(text),
+        crm::Error::Transport(text) | crm::Error::Unsent(text) => Error::Transport(text),
         crm::Error::BadAnswer(text) => Error::BadAnswer(text),
         crm::Error::Invalid(text) => Error::Invalid(text),
     }

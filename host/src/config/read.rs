@@ -11,7 +11,7 @@ use super::{Config, DEFAULT, Problems, Source};
 use crate::plugin::{LimitsPatch, Permissions, PluginName};
 use crate::registry::PluginOptions;
 use crate::secret::Secret;
-use crate::{crm, dispatcher, ingress, journal, registry, sandbox, telemetry};
+use crate::{crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, watch};
 
 /// The longest time that can be configured: a week.
 const MOST_MILLISECONDS: u64 = 7 * 24 * 3_600_000;
@@ -198,10 +198,19 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
     let least_free = server.number("min_free_mib", 0, 1 << 30) << 20;
     let max_senders = server.number("max_senders", 1, 1 << 20);
     let drain = server.milliseconds("drain_ms", 0);
+    let server_options = server::Options {
+        head_timeout: server.milliseconds("head_timeout_ms", 1),
+        most_connections: usize::try_from(server.number("max_connections", 1, 1 << 20)).unwrap_or(1),
+        most_per_address: usize::try_from(server.number("max_connections_per_address", 1, 1 << 20)).unwrap_or(1),
+    };
+    let proxies: Vec<ipnet::IpNet> = networks(&mut server, "trust_proxies");
     server.end();
 
-    let (crm, accounts) = accounts(sections.remove("crm"), base, &mut problems);
-    let (registry, instances) = plugins(sections.remove("plugins"), base, source.dev, &mut problems);
+    let Accounts { clients: crm, intake: accounts, plugins: own_plugins, users, watches } =
+        accounts(sections.remove("crm"), base, &mut problems);
+    let (mut registry, instances) = plugins(sections.remove("plugins"), base, source.dev, &mut problems);
+
+    registry.accounts = own_plugins;
 
     let mut retry = Section::new("retry", sections.remove("retry"), &mut problems);
     let policy = dispatcher::retry::Policy {
@@ -254,6 +263,7 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
         console: console_enabled,
         ingress: ingress::Options {
             accounts: accounts.clone(),
+            proxies,
             max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
             body_timeout,
             max_senders: usize::try_from(max_senders).unwrap_or(usize::MAX),
@@ -270,14 +280,41 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
         sandbox: sandbox::Options { instances },
         registry,
         crm,
+        users,
+        watches,
+        server: server_options,
         telemetry: telemetry::Options { level, json: format == "json" },
     })
 }
 
-type Accounts = (BTreeMap<String, crm::Options>, BTreeMap<String, Vec<String>>);
+/// What is said about the CRMs, sorted by who needs it.
+#[derive(Default)]
+struct Accounts {
+    clients: BTreeMap<String, crm::Options>,
+    intake: BTreeMap<String, ingress::Account>,
+    plugins: BTreeMap<String, BTreeSet<PluginName>>,
+    users: BTreeMap<String, u64>,
+    watches: BTreeMap<String, watch::Options>,
+}
+
+/// Addresses and networks: `10.0.0.5`, `192.168.0.0/16`.
+fn networks(section: &mut Section<'_>, key: &'static str) -> Vec<ipnet::IpNet> {
+    let texts: Vec<String> = section.optional(key).unwrap_or_default();
+    let mut networks = Vec::new();
+    for text in texts {
+        match text.parse::<ipnet::IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(Into::into)) {
+            Ok(network) => networks.push(network),
+            Err(_) => section.problem(
+                key,
+                format!("holds `{text}`, which is neither an address nor a network such as `192.168.0.0/16`"),
+            ),
+        }
+    }
+    networks
+}
 
 fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Accounts {
-    let (mut clients, mut tokens): Accounts = (BTreeMap::new(), BTreeMap::new());
+    let mut all = Accounts::default();
     let root = Section::new("crm", value, problems).table;
     for (name, value) in root {
         let mut section = Section::new(format!("crm.{name}"), Some(value), problems);
@@ -299,11 +336,25 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
         if own.iter().any(|token| token.len() < 16 || token.contains(['/', '?', '#', '%', ' '])) {
             section.problem("token", "must have at least 16 characters, and none of `/ ? # %` or spaces");
         }
-        let taken = tokens.values().flatten().any(|token| own.contains(token));
+        let taken = all.intake.values().flat_map(|account| &account.tokens).any(|token| own.contains(token));
         if taken {
             section.problem("token", "is another account's token too: the host could not tell their events apart");
         }
-        tokens.insert(name.clone(), own);
+        let allow = networks(&mut section, "allow");
+        all.intake.insert(name.clone(), ingress::Account { tokens: own, allow });
+        if let Some(plugins) = section.optional::<BTreeSet<PluginName>>("plugins") {
+            all.plugins.insert(name.clone(), plugins);
+        }
+        if let Some(user) = section.optional::<u64>("user_id") {
+            all.users.insert(name.clone(), user);
+        }
+        if let Some(lists) = section.optional::<BTreeSet<watch::List>>("watch") {
+            let pace =
+                Duration::from_millis(section.optional_number("watch_ms", 100, MOST_MILLISECONDS).unwrap_or(60_000));
+            all.watches.insert(name.clone(), watch::Options { lists, pace });
+        } else if section.optional::<u64>("watch_ms").is_some() {
+            section.problem("watch_ms", "is of no use without `watch`");
+        }
 
         let url: Option<String> = section.optional("url");
         let login: Option<String> = section.optional("login");
@@ -323,7 +374,7 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
                     match (login, api_key) {
                         (Some(login), Some(api_key)) => {
                             let concurrency = usize::try_from(concurrency).unwrap_or(2);
-                            clients.insert(name, crm::Options { url, login, api_key, concurrency, timeout });
+                            all.clients.insert(name, crm::Options { url, login, api_key, concurrency, timeout });
                         }
                         (login, _) => {
                             if login.is_none() {
@@ -340,7 +391,7 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
         }
         section.end();
     }
-    (clients, tokens)
+    all
 }
 
 fn plugins(value: Option<Value>, base: &Path, dev: bool, problems: &mut Vec<String>) -> (registry::Options, u32) {
@@ -364,7 +415,8 @@ fn plugins(value: Option<Value>, base: &Path, dev: bool, problems: &mut Vec<Stri
             Err(error) => problems.push(format!("`[plugins.{name}]`: {error}")),
         }
     }
-    (registry::Options { dir: base.join(dir), dev, concurrency, plugins }, instances)
+    let accounts = BTreeMap::new();
+    (registry::Options { dir: base.join(dir), dev, concurrency, plugins, accounts }, instances)
 }
 
 /// Puts secrets into the place of `{ env = "NAME" }` and `{ file = "path" }`, wherever they stand in a plugin's settings.
@@ -422,7 +474,10 @@ fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> 
         section.table.insert("settings".to_owned(), settings);
     }
     let concurrency = section.optional_number("concurrency", 1, 1_000);
+    let most_depth = section.optional_number("most_depth", 0, 60);
     let options = PluginOptions {
+        own_events: section.optional("own_events").unwrap_or_default(),
+        most_depth: most_depth.and_then(|depth| u32::try_from(depth).ok()),
         disabled: !section.optional("enabled").unwrap_or(true),
         settings: section.optional("settings").unwrap_or_default(),
         limits,

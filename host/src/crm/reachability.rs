@@ -4,14 +4,14 @@
 //! - While the CRM is away, calls fail at once, and the read is tried again and again, at growing distances.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Map;
 use tokio::sync::watch;
 
 use super::{Error, Inner};
 
-/// How long the read may take.
+/// How long the read may take at least; a CRM that is allowed slower calls gets their time.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The wait before the first repetition; it doubles.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -20,12 +20,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 pub(super) struct Reachability {
     answers: watch::Sender<bool>,
-    asking: tokio::sync::Mutex<()>,
+    /// When an answer came last to somebody who asked.
+    asking: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Reachability {
     pub(super) fn new() -> Self {
-        Self { answers: watch::Sender::new(true), asking: tokio::sync::Mutex::new(()) }
+        Self { answers: watch::Sender::new(true), asking: tokio::sync::Mutex::new(None) }
     }
 
     pub(super) fn answers(&self) -> bool {
@@ -40,11 +41,16 @@ impl Reachability {
 impl Inner {
     /// Whether nobody can reach the CRM; tries it where that is not known.
     pub(super) async fn is_away(self: &Arc<Self>) -> bool {
-        let _asking = self.reachability.asking.lock().await;
+        let since = Instant::now();
+        let mut answered = self.reachability.asking.lock().await;
         if !self.reachability.answers() {
             return true;
         }
+        if answered.is_some_and(|at| at > since) {
+            return false;
+        }
         if self.answers_now().await {
+            *answered = Some(Instant::now());
             return false;
         }
         self.reachability.answers.send_replace(false);
@@ -69,6 +75,9 @@ impl Inner {
     async fn answers_now(&self) -> bool {
         let nothing = Map::new();
         let read = self.send("client", "fields", &nothing);
-        !matches!(tokio::time::timeout(PATIENCE, read).await, Err(_) | Ok(Err(Error::Transport(_))))
+        !matches!(
+            tokio::time::timeout(self.options.timeout.max(PATIENCE), read).await,
+            Err(_) | Ok(Err(Error::Transport(_) | Error::Unsent(_)))
+        )
     }
 }

@@ -222,6 +222,11 @@ fn holds(record: &Map<String, Value>, field: &str, value: &Value) -> bool {
     beside.iter().filter_map(|name| record.get(name)).any(|stored| stored_text(stored) == stored_text(value))
 }
 
+/// Whether two texts are the same once the CRM has stored them.
+pub(super) fn same_text(one: &str, other: &str) -> bool {
+    stored_text(&Value::from(one)) == stored_text(&Value::from(other))
+}
+
 /// A value's text as the CRM would keep it, with everything left out that it rewrites.
 fn stored_text(value: &Value) -> String {
     let text = match value {

@@ -10,14 +10,17 @@ use crate::outcome::{Effects, Fault, FaultKind, Next, Outcome};
 use crate::registry::Live;
 use crate::telemetry;
 
-/// Interruptions after which a delivery is under suspicion, and runs with no other such beside it.
+/// Interruptions after which a delivery is under suspicion, and runs with no other such of its queue beside it.
 const SUSPECT_AFTER: u32 = 2;
-/// Ends of the process, while it alone of those under suspicion ran, after which a delivery is given up.
-const MOST_CRASHES: u32 = 2;
+/// Ends of the process while it ran under suspicion, after which a delivery is given up.
+const MOST_CRASHES: u32 = 3;
+/// Attempts that may go uncounted: a delivery that itself brings the CRM down would come back for ever.
+const MOST_EXCUSED: u32 = 20;
 
 pub(super) async fn deliver(shared: Arc<Shared>, live: Arc<Live>, claimed: Claimed, counted: Counted) {
     let suspect = claimed.interruptions >= SUSPECT_AFTER;
-    let alone = if suspect { Some(shared.alone.lock().await) } else { None };
+    let line = Arc::clone(&counted.line);
+    let alone = if suspect { Some(line.alone.lock().await) } else { None };
     let Some(place) = shared.places.take(counted.line.seat).await else {
         // The queue is held back, or the host stops: what has not begun does not begin.
         return release(&shared, &claimed).await;
@@ -36,11 +39,12 @@ pub(super) async fn deliver(shared: Arc<Shared>, live: Arc<Live>, claimed: Claim
     };
     // One at a time means that the next attempt sees this one's state.
     let _kept = Some(place).filter(|_| live.concurrency == 1);
+    // Asked after the place is free again, where it is: it may take seconds.
     let unreachable = crm_is_away(&shared, &claimed, &outcome, &effects).await;
     let ended_at = shared.tools.clock.now();
     let next = if given_up {
         Next::Dead
-    } else if unreachable {
+    } else if unreachable && claimed.attempt.saturating_sub(claimed.failures) <= MOST_EXCUSED {
         Next::Again { at: ended_at, counts: false }
     } else {
         retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), ended_at)
@@ -93,7 +97,11 @@ async fn release(shared: &Shared, claimed: &Claimed) {
 async fn crm_is_away(shared: &Shared, claimed: &Claimed, outcome: &Outcome, effects: &Effects) -> bool {
     let excused = match outcome {
         Outcome::Retry { .. } => true,
-        Outcome::Failed(fault) => matches!(fault.kind, FaultKind::Trap | FaultKind::TimeLimit | FaultKind::Exit),
+        // A plugin that tries again by itself, while calls fail at once, meets its other limits.
+        Outcome::Failed(fault) => {
+            use FaultKind::{CallLimit, CpuLimit, Exit, TimeLimit, Trap};
+            matches!(fault.kind, Trap | TimeLimit | Exit | CallLimit | CpuLimit)
+        }
         Outcome::Done | Outcome::Skipped { .. } | Outcome::Rejected { .. } => false,
     };
     if !excused || !effects.crm_unanswered {
@@ -133,6 +141,9 @@ async fn invoke(shared: &Arc<Shared>, live: &Arc<Live>, claimed: &Claimed) -> (O
     let reach = Reach {
         grants: Arc::clone(&live.grants),
         crm: tools.crm.get(&claimed.event.account).cloned(),
+        account: claimed.event.account.clone(),
+        delivery: claimed.delivery,
+        journal: tools.journal.clone(),
         state: tools.journal.state(&claimed.queue.plugin, &claimed.event.account),
         outside: tools.outside.clone(),
         settings: Arc::clone(&live.settings),

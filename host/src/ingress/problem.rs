@@ -15,6 +15,12 @@ pub enum Problem {
     /// No account has this token.
     #[error("the token is unknown: use the `token` of a `[crm.NAME]` section, in the address or as a bearer token")]
     UnknownToken,
+    /// The account takes events from other addresses only.
+    #[error("events of this account are not taken from this address: add it to `allow` of its `[crm.NAME]` section")]
+    Address,
+    /// A key that can't be kept.
+    #[error("the header `Idempotency-Key` must have 1 to 128 visible characters")]
+    BadKey,
     /// Neither `GET` nor `POST`.
     #[error("send events with GET or POST")]
     Method,
@@ -55,6 +61,8 @@ impl Problem {
     pub fn code(&self) -> &'static str {
         match self {
             Self::UnknownToken => "ingress.unknown_token",
+            Self::Address => "ingress.address",
+            Self::BadKey => "ingress.bad_key",
             Self::Method => "ingress.method",
             Self::BodyOnGet => "ingress.body_on_get",
             Self::ContentType => "ingress.content_type",
@@ -82,11 +90,14 @@ impl Problem {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::UnknownToken => StatusCode::UNAUTHORIZED,
+            Self::Address => StatusCode::FORBIDDEN,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::ContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Incomplete => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyOnGet | Self::Undecodable(_) | Self::NoEvent | Self::BadEvent => StatusCode::BAD_REQUEST,
+            Self::BadKey | Self::BodyOnGet | Self::Undecodable(_) | Self::NoEvent | Self::BadEvent => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
             Self::DiskFull | Self::NotStored => StatusCode::SERVICE_UNAVAILABLE,
         }

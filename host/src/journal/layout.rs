@@ -117,6 +117,36 @@ pub(super) const STEPS: &[&str] = &["
     ALTER TABLE event ADD COLUMN duplicate TEXT;
     ALTER TABLE event ADD COLUMN duplicate_of INTEGER;
     CREATE INDEX event_entity ON event (account, entity_kind, entity_id);
+", "
+    ALTER TABLE event ADD COLUMN key TEXT;
+    ALTER TABLE event ADD COLUMN same_login INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE event ADD COLUMN cause INTEGER;
+    ALTER TABLE event ADD COLUMN depth INTEGER NOT NULL DEFAULT 0;
+    CREATE UNIQUE INDEX event_key ON event (account, key) WHERE key IS NOT NULL;
+    CREATE INDEX event_cause ON event (cause) WHERE cause IS NOT NULL;
+    CREATE TABLE account (name TEXT PRIMARY KEY, user INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE write (
+        delivery INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        occurrence INTEGER NOT NULL,
+        call TEXT NOT NULL,
+        account TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        record TEXT,
+        sent_at INTEGER NOT NULL,
+        answered_at INTEGER,
+        answer TEXT,
+        PRIMARY KEY (delivery, digest, occurrence)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX write_record ON write (account, kind, sent_at);
+    CREATE INDEX write_uncertain ON write (delivery) WHERE answered_at IS NULL;
+    CREATE TABLE polled (
+        account TEXT NOT NULL,
+        list TEXT NOT NULL,
+        record TEXT NOT NULL,
+        says TEXT NOT NULL,
+        PRIMARY KEY (account, list, record)
+    ) STRICT, WITHOUT ROWID;
 "];
 
 /// The journal's file in a data folder.
@@ -178,7 +208,7 @@ fn recover(connection: &mut Connection, clock: &Clock) -> Result<(), Error> {
     )?;
     transaction.execute(
         "UPDATE delivery INDEXED BY delivery_running
-                SET state = 0, at = ?1, interruptions = interruptions + 1, crashes = crashes + began, began = 0
+                SET state = 0, at = ?1, interruptions = interruptions + (began >= 0), crashes = crashes + (began = 1), began = 0
               WHERE state = 2",
         params![now],
     )?;

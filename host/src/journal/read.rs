@@ -1,12 +1,15 @@
 //! Views of the store, on connections of their own: a reader never waits for the writer, nor the writer for it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use serde::Serialize;
 
+use super::causes::{self, Cause};
 use super::letters::{self, Letter};
+use super::writes::{self, Intended, Write, WriteView};
 use super::{DeliveryId, Error, LetterFilter, Queue};
 use crate::event::{Entity, Event, EventId, Via};
 use crate::outcome::{HostCall, LogLine, Usage};
@@ -90,6 +93,16 @@ pub struct EventSummary {
     /// Why it has no deliveries of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duplicate: Option<Duplicate>,
+    /// Whether the host's own user of the CRM caused it, by none of the host's writes: another program's doing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub same_login: bool,
+    /// How many events in a row plugins caused before it; 0: none, somebody else did.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub depth: u32,
+}
+
+fn is_zero(depth: &u32) -> bool {
+    *depth == 0
 }
 
 /// What an event repeats.
@@ -110,6 +123,8 @@ pub struct EventPath {
     pub fields: serde_json::Value,
     /// Whether its deliveries have been made.
     pub routed: bool,
+    /// The chain of deliveries that led to it, the nearest first; empty where none did.
+    pub caused_by: Vec<Cause>,
     /// One per subscribed plugin.
     pub deliveries: Vec<DeliveryView>,
 }
@@ -131,6 +146,10 @@ pub struct DeliveryView {
     pub at: i64,
     /// In order.
     pub attempts: Vec<AttemptView>,
+    /// What it wrote into the CRM.
+    pub writes: Vec<WriteView>,
+    /// The events that its writes caused.
+    pub caused: Vec<EventId>,
 }
 
 /// One attempt.
@@ -169,6 +188,8 @@ pub struct Backlog {
     pub open: u64,
     /// Dead letters.
     pub dead: u64,
+    /// Writes of which nobody knows whether they were done, those under way included.
+    pub uncertain_writes: u64,
 }
 
 pub(super) struct Readers {
@@ -205,13 +226,13 @@ impl Readers {
         self.read(|connection| {
             connection
                 .prepare_cached(&format!(
-                    "SELECT {EVENT_COLUMNS}, {DUPLICATE_COLUMNS} FROM event
-                      WHERE seq < coalesce((SELECT seq FROM event WHERE id = ?1), 9223372036854775807)
+                    "SELECT {EVENT_COLUMNS}, {MORE_COLUMNS} FROM event
+                      WHERE seq < iif(?1 IS NULL, 9223372036854775807, (SELECT seq FROM event WHERE id = ?1))
                       ORDER BY seq DESC LIMIT ?2"
                 ))?
                 .query_map(
                     params![before.as_ref().map(EventId::as_bytes), i64::try_from(limit).unwrap_or(i64::MAX)],
-                    |row| Ok(summary(event_from_row(row)?, duplicate_from_row(row)?)),
+                    summary_from_row,
                 )?
                 .collect()
         })
@@ -221,23 +242,58 @@ impl Readers {
         self.read(|connection| {
             let found = connection
                 .prepare_cached(&format!(
-                    "SELECT {EVENT_COLUMNS}, {DUPLICATE_COLUMNS}, seq, seq <= (SELECT seq FROM cursor WHERE name = 'routed')
+                    "SELECT {EVENT_COLUMNS}, {MORE_COLUMNS}, cause, seq, seq <= (SELECT seq FROM cursor WHERE name = 'routed')
                        FROM event WHERE id = ?1"
                 ))?
                 .query_row([id.as_bytes()], |row| {
-                    let (seq, routed): (i64, bool) = (row.get(11)?, row.get(12)?);
-                    Ok((event_from_row(row)?, duplicate_from_row(row)?, seq, routed))
+                    let fields: String = row.get(8)?;
+                    let (cause, seq, routed): (Option<i64>, i64, bool) = (row.get(13)?, row.get(14)?, row.get(15)?);
+                    Ok((summary_from_row(row)?, fields, cause, seq, routed))
                 })
                 .optional()?;
-            let Some((event, duplicate, seq, routed)) = found else { return Ok(None) };
-            let fields = serde_json::from_str(&event.fields).unwrap_or_default();
+            let Some((event, fields, cause, seq, routed)) = found else { return Ok(None) };
+            let fields = serde_json::from_str(&fields).unwrap_or_default();
+            let caused_by = cause.map_or(Ok(Vec::new()), |cause| causes::chain(connection, cause))?;
             let deliveries = deliveries(connection, seq)?;
-            Ok(Some(EventPath { event: summary(event, duplicate), fields, routed, deliveries }))
+            Ok(Some(EventPath { event, fields, routed, caused_by, deliveries }))
         })
     }
 
     pub(super) fn letters(&self, filter: &LetterFilter, after: i64, limit: usize) -> Result<Vec<Letter>, Error> {
         self.read(|connection| letters::list(connection, filter, after, limit))
+    }
+
+    pub(super) fn known_write(&self, write: &Write) -> Result<Option<Intended>, Error> {
+        self.read(|connection| writes::known(connection, write))
+    }
+
+    pub(super) fn added_by(&self, DeliveryId(delivery): DeliveryId, kind: &str) -> Result<Vec<String>, Error> {
+        self.read(|connection| writes::added_by(connection, delivery, kind))
+    }
+
+    pub(super) fn added_before(&self, account: &str, kind: &str, time: i64) -> Result<Option<u64>, Error> {
+        self.read(|connection| writes::added_before(connection, account, kind, time))
+    }
+
+    pub(super) fn polled_before(&self, account: &str, list: &str) -> Result<BTreeMap<String, String>, Error> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT record, says FROM polled WHERE account = ?1 AND list = ?2")?
+                .query_map([account, list], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
+    }
+
+    pub(super) fn came_since(&self, account: &str, kind: &str, id: &str, since: i64) -> Result<bool, Error> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT EXISTS (SELECT 1 FROM (SELECT received_at FROM event INDEXED BY event_entity
+                                WHERE account = ?1 AND entity_kind = ?2 AND entity_id = ?3 ORDER BY seq DESC LIMIT 100)
+                              WHERE received_at >= ?4)",
+                )?
+                .query_row(params![account, kind, id, since], |row| row.get(0))
+        })
     }
 
     pub(super) fn queues(&self) -> Result<Vec<Queue>, Error> {
@@ -268,21 +324,22 @@ impl Readers {
                 )?,
                 open: count("SELECT count(*) FROM delivery INDEXED BY delivery_lane WHERE state IN (0, 1, 2)")?,
                 dead: count("SELECT count(*) FROM delivery INDEXED BY delivery_dead WHERE state = 5")?,
+                uncertain_writes: count(
+                    "SELECT count(*) FROM write INDEXED BY write_uncertain WHERE answered_at IS NULL",
+                )?,
             })
         })
     }
 }
 
-/// What an event repeats, behind [`EVENT_COLUMNS`].
-const DUPLICATE_COLUMNS: &str = "duplicate, (SELECT first.id FROM event first WHERE first.seq = event.duplicate_of)";
+/// What an event repeats and where it comes from, behind [`EVENT_COLUMNS`].
+const MORE_COLUMNS: &str =
+    "duplicate, (SELECT first.id FROM event first WHERE first.seq = event.duplicate_of), same_login, depth";
 
-fn duplicate_from_row(row: &Row<'_>) -> rusqlite::Result<Option<Duplicate>> {
-    let Some(how) = row.get(9)? else { return Ok(None) };
-    Ok(Some(Duplicate { how, of: row.get::<_, Option<[u8; 16]>>(10)?.map(EventId::from_bytes) }))
-}
-
-fn summary(event: Event, duplicate: Option<Duplicate>) -> EventSummary {
-    EventSummary {
+fn summary_from_row(row: &Row<'_>) -> rusqlite::Result<EventSummary> {
+    let event = event_from_row(row)?;
+    let of = row.get::<_, Option<[u8; 16]>>(10)?.map(EventId::from_bytes);
+    Ok(EventSummary {
         id: event.id,
         account: event.account,
         name: event.name,
@@ -290,8 +347,10 @@ fn summary(event: Event, duplicate: Option<Duplicate>) -> EventSummary {
         via: event.via,
         actor: event.actor,
         entity: event.entity.map(|entity| entity.to_string()),
-        duplicate,
-    }
+        duplicate: row.get::<_, Option<String>>(9)?.map(|how| Duplicate { how, of }),
+        same_login: row.get(11)?,
+        depth: row.get(12)?,
+    })
 }
 
 fn deliveries(connection: &Connection, event: i64) -> rusqlite::Result<Vec<DeliveryView>> {
@@ -310,11 +369,18 @@ fn deliveries(connection: &Connection, event: i64) -> rusqlite::Result<Vec<Deliv
                 at: row.get(4)?,
                 code: row.get(5)?,
                 attempts: Vec::new(),
+                writes: Vec::new(),
+                caused: Vec::new(),
             })
         })?
         .collect::<rusqlite::Result<_>>()?;
     for view in &mut views {
         view.attempts = attempts(connection, DeliveryId(view.id))?;
+        view.writes = writes::of_delivery(connection, view.id)?;
+        view.caused = connection
+            .prepare_cached("SELECT id FROM event INDEXED BY event_cause WHERE cause = ?1 ORDER BY seq")?
+            .query_map([view.id], |row| row.get(0).map(EventId::from_bytes))?
+            .collect::<rusqlite::Result<_>>()?;
     }
     Ok(views)
 }

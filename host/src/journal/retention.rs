@@ -1,12 +1,13 @@
 //! Forgets what is over: by age, and by size where the file grows beyond what it may.
 //!
 //! - Only events are removed of which nothing waits, runs or is a dead letter, with all that belongs to them.
-//! - In small steps: each looks at some hundred events, so that intake never waits behind it.
+//! - In small steps, bounded in events and time, so that intake never waits long behind one.
+//! - What is younger than a day stays, however large the store is.
 //! - The newest routed event stays, because numbers are given after the highest.
 //!
 //! Not here: a plugin's state, which has no age.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
@@ -14,6 +15,10 @@ use super::{Error, Handle};
 
 /// Events that one step looks at.
 const STEP: i64 = 128;
+/// How long one step may hold the writer, but for the last event that it removes.
+const STEP_TIME: Duration = Duration::from_millis(10);
+/// However large the store is, what is younger is kept: the CRM's repetitions are recognised by it.
+const KEPT: i64 = 24 * 3_600_000;
 /// The pause between steps.
 const BETWEEN_STEPS: Duration = Duration::from_millis(20);
 /// The pause between rounds.
@@ -50,25 +55,32 @@ impl Sweep {
         let over = used(connection)? > retention.size;
         let oldest = now.saturating_sub(i64::try_from(retention.age.as_millis()).unwrap_or(i64::MAX));
         let mut candidates = connection.prepare_cached(
-            "SELECT e.seq, e.received_at < ?2,
+            "SELECT e.seq, e.received_at,
                     EXISTS (SELECT 1 FROM delivery d WHERE d.event = e.seq AND d.state IN (0, 1, 2, 5))
                FROM event e WHERE e.seq > ?1 AND e.seq < (SELECT seq FROM cursor WHERE name = 'routed')
-              ORDER BY e.seq LIMIT ?3",
+              ORDER BY e.seq LIMIT ?2",
         )?;
-        let rows: Vec<(i64, bool, bool)> = candidates
-            .query_map(params![self.after, oldest, STEP], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        let began = Instant::now();
+        let rows: Vec<(i64, i64, bool)> = candidates
+            .query_map(params![self.after, STEP], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
             .collect::<rusqlite::Result<_>>()?;
         let mut swept = Swept { more: rows.len() == usize::try_from(STEP).unwrap_or(0), over, ..Swept::default() };
-        for (seq, old, needed) in rows {
-            if !old && !over {
+        for (seq, received_at, needed) in rows {
+            // One that seems to come from the future was stored while the clock was wrong; those behind it are looked at.
+            if received_at < oldest || over && received_at < now - KEPT {
+                if !needed {
+                    remove(connection, seq)?;
+                    swept.removed += 1;
+                }
+            } else if received_at <= now {
                 swept.more = false;
                 break;
             }
-            if !needed {
-                remove(connection, seq)?;
-                swept.removed += 1;
-            }
             self.after = seq;
+            if began.elapsed() > STEP_TIME {
+                swept.more = true;
+                break;
+            }
         }
         if !swept.more {
             self.after = 0;
@@ -86,6 +98,7 @@ fn used(connection: &Connection) -> rusqlite::Result<u64> {
 fn remove(connection: &Connection, event: i64) -> rusqlite::Result<()> {
     for statement in [
         "DELETE FROM host_call WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
+        "DELETE FROM write WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
         "DELETE FROM attempt WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
         "DELETE FROM delivery WHERE event = ?1",
         "DELETE FROM event WHERE seq = ?1",
@@ -95,8 +108,9 @@ fn remove(connection: &Connection, event: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Sweeps for as long as the journal is open; `told` hears of every round that removed something, or could not make room.
-pub async fn keep(journal: Handle, retention: Retention, told: impl Fn(usize, bool)) {
+/// Sweeps for as long as the journal is open; `told` hears of every round that removed something, could not make room, or
+/// failed.
+pub async fn keep(journal: Handle, retention: Retention, told: impl Fn(usize, bool, Option<&Error>)) {
     loop {
         let mut removed = 0;
         let over = loop {
@@ -109,12 +123,15 @@ pub async fn keep(journal: Handle, retention: Retention, told: impl Fn(usize, bo
                 }
                 Err(Error::Closed) => return,
                 // A store that refuses is asked again in the next round.
-                Err(_) => break false,
+                Err(error) => {
+                    told(removed, false, Some(&error));
+                    break false;
+                }
             }
             tokio::time::sleep(BETWEEN_STEPS).await;
         };
         if removed > 0 || over {
-            told(removed, over);
+            told(removed, over, None);
         }
         tokio::time::sleep(BETWEEN_ROUNDS).await;
     }

@@ -7,6 +7,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::causes::{self, Origin, Traits};
 use super::layout::{plugin_number, queue_number};
 use super::{Duplicates, Queue, Subscription, Subscriptions};
 
@@ -25,6 +26,7 @@ struct Arrived {
     account: String,
     name: String,
     received_at: i64,
+    polled: bool,
     actor: Option<i64>,
     entity: Option<(String, String)>,
     fields: String,
@@ -41,7 +43,7 @@ pub(super) fn route(
     let cursor: i64 =
         connection.prepare_cached("SELECT seq FROM cursor WHERE name = 'routed'")?.query_row([], |row| row.get(0))?;
     let mut events = connection.prepare_cached(
-        "SELECT seq, account, name, received_at, actor, entity_kind, entity_id, fields FROM event
+        "SELECT seq, account, name, received_at, actor, entity_kind, entity_id, fields, via = 'poll' FROM event
           WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
     let mut rows = events.query(params![cursor, MOST_ROUTED])?;
@@ -55,14 +57,18 @@ pub(super) fn route(
             actor: row.get(4)?,
             entity: row.get::<_, Option<String>>(5)?.zip(row.get(6)?),
             fields: row.get(7)?,
+            polled: row.get(8)?,
         };
         (last, count) = (event.seq, count + 1);
-        let wanted: Vec<&Subscription> = subscriptions
-            .0
-            .iter()
-            .filter(|subscription| subscription.events.iter().any(|pattern| pattern.matches(&event.name)))
-            .collect();
-        let duplicate = match folded(connection, duplicates, &event, wanted.len())? {
+        let origin = origin(connection, &event)?;
+        let wanted: Vec<&Subscription> =
+            subscriptions.0.iter().filter(|subscription| subscription.wants(&event.account, &event.name)).collect();
+        // What plugins caused is counted link by link: none of it is folded into another.
+        let same = match origin {
+            Origin::Delivery { .. } => None,
+            _ => folded(connection, duplicates, &event, &wanted)?,
+        };
+        let duplicate = match same {
             Some(of) => Some(("folded", of)),
             None => repeated(connection, duplicates, &event)?.map(|of| ("repeated", of)),
         };
@@ -73,7 +79,7 @@ pub(super) fn route(
             continue;
         }
         for subscription in wanted {
-            deliver(connection, subscription, &event, now, opened)?;
+            deliver(connection, subscription, &event, origin, now, opened)?;
         }
     }
     if count > 0 {
@@ -82,10 +88,38 @@ pub(super) fn route(
     Ok(count == MOST_ROUTED)
 }
 
+/// Where the event comes from; remembered with it.
+fn origin(connection: &Connection, event: &Arrived) -> rusqlite::Result<Origin> {
+    let origin = causes::origin(
+        connection,
+        &Traits {
+            account: &event.account,
+            name: &event.name,
+            received_at: event.received_at,
+            polled: event.polled,
+            actor: event.actor,
+            entity: event.entity.as_ref().map(|(kind, id)| (kind.as_str(), id.as_str())),
+        },
+    )?;
+    match origin {
+        Origin::Elsewhere => {}
+        Origin::SameLogin => {
+            connection.prepare_cached("UPDATE event SET same_login = 1 WHERE seq = ?1")?.execute([event.seq])?;
+        }
+        Origin::Delivery { delivery, depth, .. } => {
+            connection
+                .prepare_cached("UPDATE event SET cause = ?2, depth = ?3 WHERE seq = ?1")?
+                .execute(params![event.seq, delivery, depth])?;
+        }
+    }
+    Ok(origin)
+}
+
 fn deliver(
     connection: &Connection,
     subscription: &Subscription,
     event: &Arrived,
+    origin: Origin,
     now: i64,
     opened: &mut Vec<Queue>,
 ) -> rusqlite::Result<()> {
@@ -94,6 +128,15 @@ fn deliver(
     let (queue, new) = queue_number(connection, plugin, &event.account)?;
     if new {
         opened.push(Queue { plugin: subscription.plugin.clone(), account: event.account.clone() });
+    }
+    let held = held_back(connection, subscription, event, origin, plugin)?;
+    if let Some((state, code, reason)) = held {
+        connection
+            .prepare_cached(
+                "INSERT INTO delivery (event, queue, lane, state, at, code, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![event.seq, queue, lane, state, now, code, reason])?;
+        return Ok(());
     }
     connection
         .prepare_cached(
@@ -105,21 +148,49 @@ fn deliver(
     Ok(())
 }
 
+/// Whether the loop guard keeps the event from a plugin: the delivery's state, code and reason.
+fn held_back(
+    connection: &Connection,
+    subscription: &Subscription,
+    event: &Arrived,
+    origin: Origin,
+    plugin: i64,
+) -> rusqlite::Result<Option<(i64, &'static str, String)>> {
+    let Origin::Delivery { delivery, plugin: cause, depth } = origin else { return Ok(None) };
+    if cause == plugin && !subscription.own_events {
+        let reason = format!(
+            "the plugin caused this event itself, by a write of delivery {delivery}: set `own_events = true` under `[plugins.{}]` to have such events delivered",
+            subscription.plugin
+        );
+        return Ok(Some((4, "loop.own_event", reason)));
+    }
+    if depth > subscription.most_depth {
+        let chain = causes::chain(connection, delivery)?;
+        let reason = format!(
+            "plugins cause each other's events, {depth} in a row: {}; retry this delivery to let the chain go on, or raise `most_depth` under `[plugins.{}]`",
+            causes::in_words(&chain, &event.name),
+            subscription.plugin
+        );
+        return Ok(Some((5, "loop.too_deep", reason)));
+    }
+    Ok(None)
+}
+
 /// The event that says the same and still waits, untouched.
 fn folded(
     connection: &Connection,
     duplicates: Duplicates,
     event: &Arrived,
-    wanted: usize,
+    wanted: &[&Subscription],
 ) -> rusqlite::Result<Option<i64>> {
-    if !duplicates.fold || wanted == 0 {
+    if !duplicates.fold || wanted.is_empty() {
         return Ok(None);
     }
     let (kind, id) = event.entity.as_ref().map_or((None, None), |(kind, id)| (Some(kind), Some(id)));
     // Of a record only its last event counts: what lies between two equal ones must be seen before the second.
     let most = if event.entity.is_some() { 1 } else { MOST_WITHOUT_RECORD };
     let mut earlier = connection.prepare_cached(
-        "SELECT name = ?5 AND actor IS ?6 AND fields = ?7, duplicate, coalesce(duplicate_of, seq)
+        "SELECT name = ?5 AND actor IS ?6 AND fields = ?7 AND cause IS NULL, duplicate, coalesce(duplicate_of, seq)
            FROM event INDEXED BY event_entity
           WHERE account = ?1 AND entity_kind IS ?2 AND entity_id IS ?3 AND seq < ?4 ORDER BY seq DESC LIMIT ?8",
     )?;
@@ -132,18 +203,23 @@ fn folded(
             continue;
         }
         let target: i64 = row.get(2)?;
-        let waits = connection
-            .prepare_cached(
-                "SELECT count(*) = ?2 AND total(attempts) = 0 AND min(state IN (0, 1)) FROM delivery WHERE event = ?1",
-            )?
-            .query_row(params![target, i64::try_from(wanted).unwrap_or(i64::MAX)], |row| {
-                row.get::<_, Option<bool>>(0)
-            })?;
-        if waits == Some(true) {
+        if waits(connection, target, wanted)? {
             return Ok(Some(target));
         }
     }
     Ok(None)
+}
+
+/// Whether an event waits for everybody who wants it now, and nothing of it has started.
+fn waits(connection: &Connection, event: i64, wanted: &[&Subscription]) -> rusqlite::Result<bool> {
+    let mut deliveries = connection.prepare_cached(
+        "SELECT p.name, d.attempts = 0 AND d.state IN (0, 1) FROM delivery d
+           JOIN queue q ON q.number = d.queue JOIN plugin p ON p.number = q.plugin WHERE d.event = ?1",
+    )?;
+    let made: Vec<(String, bool)> =
+        deliveries.query_map([event], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+    let has = |wanted: &&Subscription| made.iter().any(|(plugin, _)| plugin == wanted.plugin.as_str());
+    Ok(made.iter().all(|(_, untouched)| *untouched) && wanted.iter().all(has))
 }
 
 /// The `*.add` of the same record that came within the last day.
@@ -156,8 +232,9 @@ fn repeated(connection: &Connection, duplicates: Duplicates, event: &Arrived) ->
         .prepare_cached(
             "SELECT seq FROM (SELECT seq, name, received_at, duplicate FROM event INDEXED BY event_entity
                                WHERE account = ?1 AND entity_kind = ?2 AND entity_id = ?3 AND seq < ?4
-                               ORDER BY seq DESC LIMIT ?7)
-              WHERE name = ?5 AND received_at > ?6 AND duplicate IS NULL LIMIT 1",
+                               ORDER BY seq DESC LIMIT ?7) earlier
+              WHERE name = ?5 AND received_at > ?6 AND duplicate IS NULL
+                AND EXISTS (SELECT 1 FROM delivery d WHERE d.event = earlier.seq) LIMIT 1",
         )?
         .query_row(
             params![event.account, kind, id, event.seq, event.name, event.received_at - A_DAY, MOST_OF_RECORD],

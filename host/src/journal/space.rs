@@ -21,15 +21,16 @@ impl Space {
         Self { folder, least, looked: None }
     }
 
-    /// Whether less is free than must be.
-    pub(super) fn is_low(&mut self) -> bool {
+    /// Whether less is free than must be; `spare` bytes of the store are free for reuse.
+    pub(super) fn is_low(&mut self, spare: impl FnOnce() -> u64) -> bool {
         if self.least == 0 {
             return false;
         }
         match self.looked {
             Some((at, low)) if at.elapsed() < GOOD_FOR => low,
             _ => {
-                let low = self.free().is_some_and(|free| free < self.least);
+                let low =
+                    self.free().is_some_and(|free| free < self.least && free.saturating_add(spare()) < self.least);
                 self.looked = Some((Instant::now(), low));
                 low
             }

@@ -15,9 +15,10 @@ use super::retention::Sweep;
 use super::space::Space;
 use super::{
     Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken, letters, route,
+    writes,
 };
 use crate::clock::Clock;
-use crate::event::Event;
+use crate::event::{Event, EventId};
 use crate::outcome::{Effects, Next, Outcome, StateWrite};
 
 pub(super) struct Writer {
@@ -27,6 +28,13 @@ pub(super) struct Writer {
     duplicates: Duplicates,
     space: Space,
     sweep: Sweep,
+}
+
+/// Bytes of the store that hold nothing any more.
+fn spare(connection: &Connection) -> u64 {
+    let ask = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
+    let bytes = ask("freelist_count").unwrap_or(0).saturating_mul(ask("page_size").unwrap_or(0));
+    u64::try_from(bytes).unwrap_or(0)
 }
 
 /// Sends one answer; called after the commit, or with the reason why there was none.
@@ -58,9 +66,11 @@ impl Writer {
     }
 
     fn commit(&mut self, mut batch: Vec<Change>) {
-        if batch.iter().any(|change| matches!(change, Change::Append(..))) && self.space.is_low() {
+        if batch.iter().any(|change| matches!(change, Change::Append(..)))
+            && self.space.is_low(|| spare(&self.connection))
+        {
             batch.retain_mut(|change| match change {
-                Change::Append(_, reply) => {
+                Change::Append(_, _, reply) => {
                     let (unused, _) = tokio::sync::oneshot::channel();
                     // Whoever no longer waits does not need an answer.
                     drop(std::mem::replace(reply, unused).send(Err(Error::Full)));
@@ -101,10 +111,16 @@ impl Change {
         let error = || error.clone();
         // Whoever no longer waits does not need an answer.
         match self {
-            Self::Append(_, reply) => drop(reply.send(Err(error()))),
+            Self::Append(_, _, reply) => drop(reply.send(Err(error()))),
+            Self::Intend(_, reply) => drop(reply.send(Err(error()))),
+            Self::KnowUser { reply, .. } | Self::Polled { reply, .. } | Self::Written(_, reply) => {
+                drop(reply.send(Err(error())));
+            }
             Self::Take { reply, .. } => drop(reply.send(Err(error()))),
             Self::Settle(_, reply) => drop(reply.send(Err(error()))),
-            Self::Begin(_, reply) | Self::Release(_, reply) => drop(reply.send(Err(error()))),
+            Self::Begin(_, reply) | Self::Release(_, reply) | Self::EndInOrder(reply) => {
+                drop(reply.send(Err(error())));
+            }
             Self::Resolve { reply, .. } => drop(reply.send(Err(error()))),
             Self::Sweep(_, reply) => drop(reply.send(Err(error()))),
         }
@@ -120,12 +136,19 @@ fn apply(
     sweep: &mut Sweep,
 ) -> rusqlite::Result<Answer> {
     match change {
-        Change::Append(event, reply) => answer_of(append(connection, &event), reply),
+        Change::Append(event, key, reply) => answer_of(append(connection, &event, key.as_deref()), reply),
+        Change::Intend(intent, reply) => answer_of(writes::intend(connection, &intent, now), reply),
+        Change::Written(written, reply) => answer_of(writes::written(connection, &written.0, &written.1, now), reply),
+        Change::KnowUser { account, user, reply } => answer_of(know_user(connection, &account, user), reply),
+        Change::Polled { account, list, records, events, reply } => {
+            answer_of(polled(connection, &account, &list, &records, &events), reply)
+        }
         Change::Take { subscriptions, budgets, reply } => {
             answer_of(take(connection, &subscriptions, &budgets, duplicates, now), reply)
         }
         Change::Settle(settlement, reply) => answer_of(settle(connection, &settlement, now), reply),
         Change::Begin(DeliveryId(seq), reply) => answer_of(begin(connection, seq), reply),
+        Change::EndInOrder(reply) => answer_of(end_in_order(connection), reply),
         Change::Release(DeliveryId(seq), reply) => answer_of(release(connection, seq), reply),
         Change::Resolve { letters, resolution, reply } => {
             answer_of(letters::resolve(connection, &letters, resolution, now), reply)
@@ -149,11 +172,20 @@ fn answer_of<T: 'static>(
     }
 }
 
-fn append(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
+fn append(connection: &Connection, event: &Event, key: Option<&str>) -> rusqlite::Result<EventId> {
+    if let Some(key) = key {
+        let known = connection
+            .prepare_cached("SELECT id FROM event INDEXED BY event_key WHERE account = ?1 AND key = ?2")?
+            .query_row(params![event.account, key], |row| row.get(0).map(EventId::from_bytes))
+            .optional()?;
+        if let Some(known) = known {
+            return Ok(known);
+        }
+    }
     connection
         .prepare_cached(
-            "INSERT INTO event (id, account, name, received_at, via, actor, entity_kind, entity_id, fields)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO event (id, account, name, received_at, via, actor, entity_kind, entity_id, fields, key)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(params![
             event.id.as_bytes(),
@@ -165,7 +197,36 @@ fn append(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
             event.entity.as_ref().map(|entity| &entity.kind),
             event.entity.as_ref().map(|entity| &entity.id),
             event.fields,
+            key,
         ])?;
+    Ok(event.id)
+}
+
+fn know_user(connection: &Connection, account: &str, user: i64) -> rusqlite::Result<()> {
+    connection.prepare_cached("INSERT OR REPLACE INTO account VALUES (?1, ?2)")?.execute(params![account, user])?;
+    Ok(())
+}
+
+fn polled(
+    connection: &Connection,
+    account: &str,
+    list: &str,
+    records: &[(String, String)],
+    events: &[Event],
+) -> rusqlite::Result<()> {
+    for event in events {
+        append(connection, event, None)?;
+    }
+    let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO polled VALUES (?1, ?2, ?3, ?4)")?;
+    let mut forget =
+        connection.prepare_cached("DELETE FROM polled WHERE account = ?1 AND list = ?2 AND record = ?3")?;
+    for (record, says) in records {
+        if says.is_empty() {
+            forget.execute(params![account, list, record])?;
+        } else {
+            statement.execute(params![account, list, record, says])?;
+        }
+    }
     Ok(())
 }
 
@@ -295,6 +356,12 @@ fn promote(connection: &Connection, queue: i64, lane: &str) -> rusqlite::Result<
 /// Says on disk that a delivery under suspicion is about to run.
 fn begin(connection: &Connection, seq: i64) -> rusqlite::Result<()> {
     connection.prepare_cached("UPDATE delivery SET began = 1 WHERE seq = ?1 AND state = 2")?.execute([seq])?;
+    Ok(())
+}
+
+/// Says on disk that what runs is cut off by an ordered end, so that the next start counts nothing against it.
+fn end_in_order(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("UPDATE delivery INDEXED BY delivery_running SET began = -1 WHERE state = 2", [])?;
     Ok(())
 }
 

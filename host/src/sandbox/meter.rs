@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -20,12 +20,20 @@ pub(super) struct Meter {
     since: AtomicU64,
     /// How long it waited for its turn.
     waited: AtomicU64,
+    /// Whether it waits for its turn now.
+    waits: AtomicBool,
 }
 
 impl Meter {
     pub(super) fn new(limit: Duration) -> Self {
         let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        Self { limit, used: AtomicU64::new(0), since: AtomicU64::new(0), waited: AtomicU64::new(0) }
+        Self {
+            limit,
+            used: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn limit_millis(&self) -> u64 {
@@ -54,6 +62,11 @@ impl Meter {
     /// How long the attempt waited because others compute much: the host's doing, not the plugin's.
     pub(super) fn waited(&self) -> Duration {
         Duration::from_nanos(self.waited.load(Ordering::Relaxed))
+    }
+
+    /// Whether it waits for its turn now.
+    pub(super) fn waits(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
     }
 
     fn is_heavy(&self) -> bool {
@@ -92,7 +105,11 @@ impl<F: Future> Future for Metered<'_, F> {
             let heavy = &this.heavy;
             let (since, turn) =
                 this.turn.get_or_insert_with(|| (Instant::now(), Box::pin(Arc::clone(heavy).acquire_owned())));
-            let Poll::Ready(granted) = turn.as_mut().poll(context) else { return Poll::Pending };
+            let Poll::Ready(granted) = turn.as_mut().poll(context) else {
+                this.meter.waits.store(true, Ordering::Relaxed);
+                return Poll::Pending;
+            };
+            this.meter.waits.store(false, Ordering::Relaxed);
             let waited = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
             this.meter.waited.fetch_add(waited, Ordering::Relaxed);
             this.turn = None;

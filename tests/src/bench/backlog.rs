@@ -51,7 +51,7 @@ async fn claims(folder: &Path, waiting: usize) -> anyhow::Result<(f64, u64)> {
     let handle = journal.handle();
     let plugin = PluginName::try_from("backlog".to_owned()).map_err(anyhow::Error::msg)?;
     let events = vec![Pattern::try_from("*".to_owned()).map_err(anyhow::Error::msg)?];
-    let subscriptions = Arc::new(Subscriptions(vec![Subscription { plugin: plugin.clone(), events, ordered: true }]));
+    let subscriptions = Arc::new(Subscriptions(vec![Subscription::new(plugin.clone(), events)]));
     fill(&handle, waiting).await?;
     while handle.take(Arc::clone(&subscriptions), Vec::new()).await?.unrouted {}
 

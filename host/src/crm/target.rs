@@ -1,0 +1,98 @@
+//! What a write is about: the family of the events that it causes, the record, and whether sending it twice does harm.
+//!
+//! From the list of events and who fires them (measured on version 2025.4): events of acts and documents are `contract.*`,
+//! invoices are written through `deal`, and a record that is added has no number yet.
+
+use serde_json::{Map, Value};
+
+/// What a write is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The family of its events: what stands before the dot.
+    pub kind: &'static str,
+    /// The record's number, where the arguments name it.
+    pub record: Option<String>,
+    /// What is done when nobody knows whether it was done.
+    pub repeat: Repeat,
+}
+
+/// What is done about a write that was sent, and whose answer never came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// It is sent again: the second time changes nothing.
+    Harmless,
+    /// The record is looked for first, and added only when it is not there.
+    LookFirst,
+    /// The plugin is told.
+    Ask,
+}
+
+/// What `method.action` with these arguments is about.
+pub fn target(method: &str, action: &str, arguments: &Map<String, Value>) -> Target {
+    let invoice = method == "deal" && action.starts_with("invoice.");
+    let (kind, key): (&'static str, &[&str]) = match method {
+        _ if invoice => ("invoice", &["id"]),
+        "client" => ("client", &["clid"]),
+        "person" => ("person", &["pid"]),
+        "deal" => ("deal", &["did"]),
+        "task" => ("task", &["id", "tid"]),
+        "history" => ("history", &["id"]),
+        "lead" => ("lead", &["id"]),
+        "entry" => ("entry", &["id", "ide"]),
+        "document" | "akt" => ("contract", &["id", "deid"]),
+        _ => ("other", &["id"]),
+    };
+    let adds = matches!(action, "add" | "add.list" | "addlist" | "invoice.add" | "invoice.express");
+    let record = if adds { None } else { key.iter().find_map(|key| arguments.get(*key).and_then(number)) };
+    let repeat = match (method, action) {
+        ("client" | "person" | "deal" | "task" | "history", "add") => Repeat::LookFirst,
+        (_, "update" | "delete") | ("deal", "change.user" | "change.step") => Repeat::Harmless,
+        _ => Repeat::Ask,
+    };
+    Target { kind, record, repeat }
+}
+
+/// The number of the record that an answer to `add` names.
+pub fn added(body: &Value) -> Option<String> {
+    let data = body.get("data")?;
+    number(data).or_else(|| data.get("id").and_then(number))
+}
+
+/// A record's number as text; 0 is the CRM's "none".
+fn number(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    (text.parse::<u64>().is_ok_and(|number| number > 0)).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_write_is_matched_with_the_events_that_the_crm_fires_for_it() {
+        let case = |call: &str, arguments: Value| {
+            let (method, action) = call.split_once('.').unwrap();
+            let Value::Object(arguments) = arguments else { panic!() };
+            let Target { kind, record, repeat } = target(method, action, &arguments);
+            (kind, record, repeat)
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(case("client.update", json!({ "clid": 5 })), ("client", some("5"), Repeat::Harmless));
+        assert_eq!(case("deal.change.step", json!({ "did": "7" })), ("deal", some("7"), Repeat::Harmless));
+        assert_eq!(case("deal.invoice.do", json!({ "id": 3, "did": 7 })), ("invoice", some("3"), Repeat::Ask));
+        assert_eq!(case("deal.invoice.add", json!({ "did": 7 })), ("invoice", None, Repeat::Ask));
+        // The deal of a task is not the task.
+        assert_eq!(case("task.add", json!({ "did": 7, "id": 9 })), ("task", None, Repeat::LookFirst));
+        assert_eq!(case("akt.status.change", json!({ "id": 3 })), ("contract", some("3"), Repeat::Ask));
+        assert_eq!(case("budget.doit", json!({ "id": 3 })), ("other", some("3"), Repeat::Ask));
+        assert_eq!(added(&json!({ "data": 5 })), some("5"));
+        assert_eq!(added(&json!({ "data": { "id": 3, "number": "2" } })), some("3"));
+        assert_eq!(added(&json!({ "data": 0 })), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! What plugins write into the CRM: the intent before it is sent, the answer after it, so that no write is sent twice.
+//!
+//! ```text
+//! intend ──(nothing known)──▶ New: send it ──▶ answered (kept, given to every repetition)
+//!        ──(answered)───────▶ Answered          withdrawn (surely not done: forgotten, may be sent again)
+//!        ──(sent, no answer)▶ Uncertain         — nothing: the process ended, or no answer came
+//! ```
+//!
+//! A write is known by its delivery, its call with all arguments, and which repetition of the same call it is.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+
+use super::DeliveryId;
+
+/// One write that a plugin asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// Whose.
+    pub delivery: DeliveryId,
+    /// The call and its arguments, shortened to a digest.
+    pub digest: [u8; 16],
+    /// Which one of the same calls of this delivery, from 0.
+    pub occurrence: u32,
+}
+
+/// What is recorded of a write before it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// Which write.
+    pub write: Write,
+    /// `method.action`.
+    pub call: String,
+    /// To which CRM.
+    pub account: String,
+    /// The family of the events that it causes.
+    pub kind: String,
+    /// The record, where its number is known.
+    pub record: Option<String>,
+}
+
+/// What is known of a write that is about to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intended {
+    /// Nothing: send it.
+    New,
+    /// It was done; this is its answer.
+    Answered(String),
+    /// It was sent, and nobody knows whether it was done.
+    Uncertain {
+        /// When: milliseconds since 1970-01-01 UTC.
+        since: i64,
+    },
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// It was done.
+    Answered {
+        /// The answer.
+        answer: String,
+        /// The number of the record that was added.
+        record: Option<String>,
+    },
+    /// It was surely not done.
+    Withdrawn,
+}
+
+/// A write of a delivery, for operators.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WriteView {
+    /// `method.action`.
+    pub call: String,
+    /// When it was sent first: milliseconds since 1970-01-01 UTC.
+    pub sent_at: i64,
+    /// When its answer was recorded; null: nobody knows whether it was done.
+    pub answered_at: Option<i64>,
+}
+
+/// What is known of a write.
+pub(super) fn known(connection: &Connection, write: &Write) -> rusqlite::Result<Option<Intended>> {
+    let Write { delivery: DeliveryId(delivery), digest, occurrence } = write;
+    connection
+        .prepare_cached("SELECT sent_at, answer FROM write WHERE delivery = ?1 AND digest = ?2 AND occurrence = ?3")?
+        .query_row(params![delivery, digest, occurrence], |row| {
+            Ok(match row.get::<_, Option<String>>(1)? {
+                Some(answer) => Intended::Answered(answer),
+                None => Intended::Uncertain { since: row.get(0)? },
+            })
+        })
+        .optional()
+}
+
+/// Records that were added by a delivery, as the CRM's events tell, and are no known answer of it.
+pub(super) fn added_by(connection: &Connection, delivery: i64, kind: &str) -> rusqlite::Result<Vec<String>> {
+    connection
+        .prepare_cached(
+            "SELECT DISTINCT entity_id FROM event INDEXED BY event_cause
+              WHERE cause = ?1 AND entity_kind = ?2 AND name = ?2 || '.add'
+                AND entity_id NOT IN (SELECT record FROM write WHERE delivery = ?1 AND kind = ?2 AND record IS NOT NULL)",
+        )?
+        .query_map(params![delivery, kind], |row| row.get(0))?
+        .collect()
+}
+
+/// The highest number of a record that was added before a time, as far as the host wrote it itself.
+pub(super) fn added_before(
+    connection: &Connection,
+    account: &str,
+    kind: &str,
+    time: i64,
+) -> rusqlite::Result<Option<u64>> {
+    connection
+        .prepare_cached(
+            "SELECT max(CAST(record AS INTEGER)) FROM (SELECT record FROM write INDEXED BY write_record
+                WHERE account = ?1 AND kind = ?2 AND sent_at < ?3 AND answered_at < ?3 ORDER BY sent_at DESC LIMIT 1000)",
+        )?
+        .query_row(params![account, kind, time], |row| row.get::<_, Option<i64>>(0))
+        .map(|number| number.and_then(|number| u64::try_from(number).ok()))
+}
+
+pub(super) fn intend(connection: &Connection, intent: &Intent, now: i64) -> rusqlite::Result<Intended> {
+    let Write { delivery: DeliveryId(delivery), digest, occurrence } = &intent.write;
+    match known(connection, &intent.write)? {
+        Some(known) => Ok(known),
+        None => {
+            connection
+                .prepare_cached(
+                    "INSERT INTO write (delivery, digest, occurrence, call, account, kind, record, sent_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                )?
+                .execute(params![
+                    delivery,
+                    digest,
+                    occurrence,
+                    intent.call,
+                    intent.account,
+                    intent.kind,
+                    intent.record,
+                    now
+                ])?;
+            Ok(Intended::New)
+        }
+    }
+}
+
+pub(super) fn written(connection: &Connection, write: &Write, written: &Written, now: i64) -> rusqlite::Result<()> {
+    let Write { delivery: DeliveryId(delivery), digest, occurrence } = write;
+    match written {
+        Written::Answered { answer, record } => connection
+            .prepare_cached(
+                "UPDATE write SET answered_at = ?4, answer = ?5, record = coalesce(record, ?6)
+                  WHERE delivery = ?1 AND digest = ?2 AND occurrence = ?3",
+            )?
+            .execute(params![delivery, digest, occurrence, now, answer, record])?,
+        Written::Withdrawn => connection
+            .prepare_cached("DELETE FROM write WHERE delivery = ?1 AND digest = ?2 AND occurrence = ?3")?
+            .execute(params![delivery, digest, occurrence])?,
+    };
+    Ok(())
+}
+
+pub(super) fn of_delivery(connection: &Connection, delivery: i64) -> rusqlite::Result<Vec<WriteView>> {
+    connection
+        .prepare_cached("SELECT call, sent_at, answered_at FROM write WHERE delivery = ?1 ORDER BY sent_at, call")?
+        .query_map([delivery], |row| {
+            Ok(WriteView { call: row.get(0)?, sent_at: row.get(1)?, answered_at: row.get(2)? })
+        })?
+        .collect()
+}
