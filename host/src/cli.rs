@@ -32,6 +32,33 @@ enum Command {
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print a `developer/events.php` for the CRM, which hands its events to this host. It holds the account's token.
+    EventsPhp(EventsPhp),
+}
+
+#[derive(clap::Args, Debug)]
+struct EventsPhp {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Which CRM: the name of a `[crm.NAME]` section; the only one by default.
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
+    /// The host's address, as the CRM's machine reaches it; `server.listen` by default.
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Milliseconds for the connection.
+    #[arg(long, value_name = "MS", default_value_t = 300)]
+    connect_ms: u32,
+    /// Milliseconds that one page of the CRM may wait, all its events together.
+    #[arg(long, value_name = "MS", default_value_t = 1_000)]
+    total_ms: u32,
+    /// Hand events to the CRM's own `developer/webhooks.php` as well, so that its webhook rows go on working.
+    #[arg(long)]
+    relay: bool,
+    /// The folder in which events wait while the host can't be reached, with its whole path.
+    #[arg(long, value_name = "FOLDER", default_value = "")]
+    spool: String,
 }
 
 #[derive(Subcommand, Debug)]
@@ -66,6 +93,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Serve { config, dev } => serve(&source(config, dev)),
+            Command::EventsPhp(wanted) => write_events_php(wanted),
             Command::Config(ConfigCommand::Default) => {
                 print!("{}", config::DEFAULT);
                 Ok(ExitCode::SUCCESS)
@@ -86,6 +114,41 @@ impl Cli {
             }),
         }
     }
+}
+
+fn write_events_php(wanted: EventsPhp) -> anyhow::Result<ExitCode> {
+    let config = match source(wanted.config, false).read() {
+        Ok(config) => config,
+        Err(problems) => return Ok(told(&problems)),
+    };
+    let accounts = &config.ingress.accounts;
+    let account = match &wanted.account {
+        Some(name) => accounts.get(name).with_context(|| format!("there is no section `[crm.{name}]`"))?,
+        None if accounts.len() == 1 => accounts.values().next().context("there is no `[crm.NAME]` section")?,
+        None => {
+            let names: Vec<&str> = accounts.keys().map(String::as_str).collect();
+            anyhow::bail!(
+                "say which CRM with `--account`: the configuration has {} ({})",
+                accounts.len(),
+                names.join(", ")
+            )
+        }
+    };
+    let base = wanted.url.unwrap_or_else(|| format!("http://{}", config.listen));
+    let base =
+        url::Url::parse(&base).with_context(|| format!("`{base}` is no address such as `http://127.0.0.1:8787`"))?;
+    anyhow::ensure!(base.port() != Some(0), "`server.listen` names no port: give the address with `--url`");
+    let text = crate::events_php::file(&crate::events_php::Options {
+        url: format!("{}/events", base.as_str().trim_end_matches('/')),
+        token: account.tokens.first().context("the account has no token")?.clone(),
+        connect_ms: wanted.connect_ms,
+        total_ms: wanted.total_ms,
+        relay: wanted.relay,
+        spool: wanted.spool,
+    })
+    .map_err(anyhow::Error::msg)?;
+    print!("{text}");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn source(file: Option<PathBuf>, dev: bool) -> Source {

@@ -104,6 +104,11 @@ impl Client {
         Ok(Self { inner: Arc::new(Inner { base, options, http, places, reachability: Reachability::new() }) })
     }
 
+    /// How long one call may take.
+    pub fn timeout(&self) -> Duration {
+        self.inner.options.timeout
+    }
+
     /// The number of the user whose login the host uses.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod events_php;
 pub mod registry;
 pub mod server;
 pub mod telemetry;

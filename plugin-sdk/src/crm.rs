@@ -1,11 +1,23 @@
 //! The CRM's REST API v2, with answers and errors that say what they are.
 
+mod activities;
+mod fields;
+mod list;
+mod read;
+mod records;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+pub use self::activities::{HistoryEntry, PersonLink, Task};
+pub use self::list::List;
+pub use self::read::Records;
+pub use self::records::{Client, Deal, Person};
 use crate::host::Backend;
 use crate::{Error, Result};
 
@@ -257,7 +269,7 @@ impl<'a> Crm<'a> {
     /// # Ok::<(), salesman_plugin_sdk::Error>(())
     /// ```
     pub fn deal(&self, did: u64) -> Result<Option<Value>, CrmError> {
-        let answer = self.call("deal", "list", &json!({ "filter": { "did": did } }))?;
+        let answer = self.call("deal", "list", &json!({ "filter": { "did": did }, "order": "did", "first": "old" }))?;
         Ok(answer.records().iter().find(|deal| number(&deal["did"]) == Some(did)).cloned())
     }
 

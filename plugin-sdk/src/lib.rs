@@ -44,7 +44,7 @@ mod reply;
 mod state;
 pub mod testing;
 
-pub use crm::{Answer, Crm, CrmError, RecordKind};
+pub use crm::{Answer, Client, Crm, CrmError, Deal, HistoryEntry, List, Person, PersonLink, RecordKind, Records, Task};
 pub use error::{Error, Result};
 pub use event::*;
 pub use host::{Host, Level};

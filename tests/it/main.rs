@@ -2,20 +2,28 @@
 
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test fails by panicking, its helpers as well")]
 
+mod accounts;
 mod answers;
 mod crm_client;
 mod delivery;
 mod durability;
 mod handmade;
 mod intake;
+mod intruders;
 mod isolation;
+mod loops;
 mod overload;
+mod php;
 mod resilience;
 mod start;
 mod tidy;
+mod watching;
+mod writes;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
+
+use tempfile::TempDir;
 
 /// The folder with the hostile plugin; built once.
 fn guests() -> PathBuf {
@@ -27,4 +35,23 @@ fn guests() -> PathBuf {
 fn samples() -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| xtask::plugins::build_samples(&xtask::root()).unwrap()).clone()
+}
+
+/// A folder with the hostile plugin under these names, each with its own events.
+fn plugins(names: &[(&str, &str)]) -> TempDir {
+    with_settings(names, "")
+}
+
+/// As [`plugins`], with lines for the manifest's settings.
+fn with_settings(names: &[(&str, &str)], settings: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let module = std::fs::read(guests().join("guests.wasm")).unwrap();
+    for (name, events) in names {
+        let manifest = format!(
+            "name = \"{name}\"\nversion = \"1\"\nevents = [\"{events}\"]\n[permissions]\ncrm = [\"task.add\", \"deal.list\", \"client.*\"]\nstate = true\n[settings]\n{settings}"
+        );
+        let renamed = integration_tests::guest::with_manifest(&module, &manifest).unwrap();
+        std::fs::write(folder.path().join(format!("{name}.wasm")), renamed).unwrap();
+    }
+    folder
 }

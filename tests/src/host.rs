@@ -27,6 +27,8 @@ pub struct Setup {
     pub plugins: Option<PathBuf>,
     /// `url` of the CRM with login and key.
     pub crm: Option<(String, String, String)>,
+    /// Lines for `[crm.main]`, besides token, address, login and key.
+    pub crm_lines: String,
     /// More lines of configuration, for sections that are not written here: plugins, retry, telemetry.
     pub more: String,
     /// Lines for `[server]`, besides address and folder.
@@ -63,6 +65,7 @@ impl Setup {
             program,
             plugins: None,
             crm: None,
+            crm_lines: String::new(),
             more: String::new(),
             server: String::new(),
             dev: true,
@@ -118,6 +121,8 @@ impl Setup {
         if let Some((url, login, key)) = &self.crm {
             writeln!(config, "url = {url:?}\nlogin = {login:?}\napi_key = {key:?}")?;
         }
+        config.push_str(&self.crm_lines);
+        config.push('\n');
         config.push_str(&self.more);
         std::fs::write(folder.path().join("host.toml"), config)?;
         let mut host = Host { setup: self, folder, process: None, base: String::new(), http: http_client()? };

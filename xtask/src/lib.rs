@@ -3,7 +3,10 @@
 //! Not here: anything that the product needs. This crate depends on no other of the workspace, so that the first command
 //! on a fresh machine shows what it does instead of compiling in silence.
 
+mod debian;
+pub mod php;
 pub mod plugins;
+mod run;
 pub mod wasm_target;
 
 use std::path::{Path, PathBuf};

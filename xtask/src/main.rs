@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
-use xtask::{plugins, root, wasm_target};
+use xtask::{php, plugins, root, wasm_target};
 
 const USAGE: &str = "\
 cargo xtask COMMAND
@@ -17,6 +17,8 @@ cargo xtask COMMAND
   crash --rounds N kill the host N times under load, and look whether anything acknowledged is lost
   soak --minutes N steady load; memory, file handles and latency at the start and at the end
   wasm-target      make wasm32-wasip1 usable on this machine
+  php              find a PHP for the tests, or unpack one into target/php
+                   (XTASK_PHP=private: don't take the one on the path)
   plugins          build the sample plugins into target/plugins
 ";
 
@@ -42,6 +44,10 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         ["test", rest @ ..] => test(rest),
         ["wasm-target"] => {
             println!("{}", wasm_target::ensure(&root())?.describe());
+            Ok(())
+        }
+        ["php"] => {
+            println!("{}", php::ensure(&root())?.describe());
             Ok(())
         }
         ["plugins"] => {

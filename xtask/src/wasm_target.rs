@@ -28,10 +28,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use run::{Log, command, lock, step};
+use crate::debian;
+use crate::run::{Log, Steps, command, file_names, lock};
 
 mod packages;
-mod run;
 
 const TARGET: &str = "wasm32-wasip1";
 /// First line of the stamp. Raise the number when the content of the private toolchain changes: old ones are made anew.
@@ -83,7 +83,7 @@ pub fn ensure(root: &Path) -> Result<Toolchain> {
         return Ok(found);
     }
 
-    let lock = lock(&places.lock)?;
+    let lock = lock(&places.lock, "wasm-target: waiting for another process that prepares the compiler")?;
     // Another process may have done the work while this one waited.
     if let Some(found) = existing(root, &active, &places)? {
         return Ok(found);
@@ -105,14 +105,15 @@ fn existing(root: &Path, active: &ActiveRustc, places: &Places) -> Result<Option
 /// Ways 2 and 3. The error tells both stories and what a person can do.
 fn make(root: &Path, active: &ActiveRustc, places: &Places, log: &mut Log) -> Result<Toolchain> {
     let started = Instant::now();
-    let rustup = match add_with_rustup(root, active, log) {
+    let steps = &mut Steps::new("wasm-target", 6);
+    let rustup = match add_with_rustup(root, active, steps, log) {
         Ok(()) => return Ok(active.toolchain(root, places)),
         Err(error) => {
             eprintln!("wasm-target: rustup can't, Debian's packages may");
             error
         }
     };
-    let packages = match packages::make(active, places, log) {
+    let packages = match packages::make(active, places, steps, log) {
         Ok(rustc) => {
             eprintln!("wasm-target: ready after {} s", started.elapsed().as_secs());
             return private_toolchain(root, active, places, &rustc);
@@ -208,12 +209,6 @@ fn library_folder(sysroot: &Path) -> PathBuf {
     sysroot.join("lib/rustlib").join(TARGET).join("lib")
 }
 
-/// Names in a folder; none when it can't be read.
-fn file_names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-}
-
 /// Written last into the private toolchain; its presence says that the rest is complete.
 #[derive(Debug, PartialEq)]
 struct Stamp {
@@ -264,13 +259,7 @@ fn new_enough(version: &str) -> bool {
 
 /// Folders of the unpacked packages that hold shared libraries, the compiler's own first; none when that is missing.
 fn library_path(folder: &Path) -> Vec<PathBuf> {
-    let libraries = folder.join("usr/lib");
-    let has_driver =
-        |name: &String| file_names(&libraries.join(name)).iter().any(|file| file.starts_with("librustc_driver-"));
-    match file_names(&libraries).into_iter().find(has_driver) {
-        Some(machine) => vec![libraries.join(&machine), folder.join("lib").join(machine)],
-        None => Vec::new(),
-    }
+    debian::library_path(folder, "librustc_driver-")
 }
 
 fn private_toolchain(root: &Path, active: &ActiveRustc, places: &Places, rustc: &str) -> Result<Toolchain> {
@@ -299,8 +288,8 @@ fn private_variables(toolchain: &Path, tools: &Path) -> Result<Vec<(&'static str
 
 // -- way 2
 
-fn add_with_rustup(root: &Path, active: &ActiveRustc, log: &mut Log) -> Result<()> {
-    step(1, &format!("asking rustup for `{TARGET}`"));
+fn add_with_rustup(root: &Path, active: &ActiveRustc, steps: &mut Steps, log: &mut Log) -> Result<()> {
+    steps.begin(&format!("asking rustup for `{TARGET}`"));
     // A backtrace of rustup would push the cause out of the lines that an error shows.
     log.run(command("rustup", root).args(["target", "add", TARGET]).env("RUST_BACKTRACE", "0"))?;
     if !has_library(&active.sysroot) {
@@ -311,8 +300,8 @@ fn add_with_rustup(root: &Path, active: &ActiveRustc, log: &mut Log) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use super::run::remove;
     use super::*;
+    use crate::run::remove;
 
     /// A toolchain with every file that counts, all empty.
     fn complete(name: &str) -> PathBuf {

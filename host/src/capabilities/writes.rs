@@ -5,6 +5,8 @@
 //!   among the events that the write caused, then in the CRM's list. Where nobody can tell, the plugin is told.
 //! - A write that was surely not done leaves nothing behind: a refusal, or a CRM that was not reached.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -127,6 +129,12 @@ impl Attempt {
             Repeat::Ask => Found::Unclear,
             Repeat::LookFirst => match &self.reach.journal.added_by(write.delivery, target.kind)?[..] {
                 [one] => one.parse().map_or(Found::Unclear, Found::There),
+                // The CRM may be at it still: what is looked for now could be added the moment after.
+                [] if self.still_under_way(since) => {
+                    let words =
+                        format!("`{call}` was sent a moment ago and may still be under way: it is looked for later");
+                    return Err(crm::Error::Transport(words).into());
+                }
                 [] => {
                     let day = jiff::Timestamp::from_millisecond(since - A_DAY).unwrap_or_default();
                     let age = Age {
@@ -157,6 +165,13 @@ impl Attempt {
                 Err(Failure::Uncertain(words))
             }
         }
+    }
+
+    /// Whether a call sent at `since` may not have ended yet: the CRM goes on when its caller has gone.
+    fn still_under_way(&self, since: i64) -> bool {
+        let timeout = self.reach.crm.as_ref().map_or(Duration::ZERO, crm::Client::timeout);
+        let wait = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX).saturating_mul(2);
+        jiff::Timestamp::now().as_millisecond() < since.saturating_add(wait)
     }
 
     /// Changes fields of a record, unless that was done before.

@@ -66,8 +66,10 @@ pub async fn find(
             None => return Ok(Found::Unclear),
         },
         "history" => match text("pid") {
-            // The list works only with a contact (measured).
-            Some(pid) => (json!({ "pid": pid }), "cid", ("content", "content"), None),
+            // The list works only with a contact (measured), and shows only today unless it is told otherwise.
+            Some(pid) => {
+                (json!({ "pid": pid, "dateStart": day, "dateEnd": "2099-12-31" }), "cid", ("content", "content"), None)
+            }
             None => return Ok(Found::Unclear),
         },
         _ => return Ok(Found::Unclear),

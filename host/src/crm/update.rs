@@ -169,7 +169,9 @@ async fn read_person(caller: &mut (impl Caller + Send), id: u64) -> Result<Read,
 
 async fn read_deal(caller: &mut (impl Caller + Send), id: u64) -> Result<Read, Error> {
     // `deal.info` answers null for ordinary fields; the list does not hold the contacts. So both are read.
-    let list = caller.call("deal", "list", object(json!({ "filter": { "did": id } }))).await?;
+    // The filter takes parts of numbers too: by number, the oldest first, the wanted deal comes before all that hold it.
+    let wanted = json!({ "filter": { "did": id }, "order": "did", "first": "old" });
+    let list = caller.call("deal", "list", object(wanted)).await?;
     let rows = list.get("data").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let row = rows.iter().find(|row| row.get("did").and_then(number) == Some(id));
     let record = row.and_then(Value::as_object).cloned().ok_or_else(|| not_found(Kind::Deal, id))?;

@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(
             fake.calls(),
             [
-                ("deal.list".to_owned(), json!({ "filter": { "did": 4 } })),
+                ("deal.list".to_owned(), json!({ "filter": { "did": 4 }, "order": "did", "first": "old" })),
                 (
                     "task.add".to_owned(),
                     json!({ "title": "Позвонить: Поставка", "des": "4/40", "datum": "2025-11-25", "totime": "10:00",

@@ -3,14 +3,17 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use salesman_plugin_sdk::{Event, Host, Plugin, Reply, Request, Result};
+use salesman_plugin_sdk::{Event, Host, Plugin, RecordKind, Reply, Request, Result};
 use serde_json::{Map, Value, json};
 
 struct Sinner;
 
 impl Plugin for Sinner {
     fn handle(&self, event: Event, host: &Host) -> Result<Reply> {
-        let sin = event.field("sin").unwrap_or_default().to_owned();
+        // The CRM's own events name no sin: then the settings do.
+        let settings: Map<String, Value> = host.settings()?;
+        let set = settings.get("sin").and_then(Value::as_str).unwrap_or_default();
+        let sin = event.field("sin").unwrap_or(set).to_owned();
         match sin.as_str() {
             "none" => {}
             "loop" => spin(),
@@ -49,7 +52,23 @@ impl Plugin for Sinner {
                 host.info(seen.join(","));
             }
             "add-task" => {
-                host.crm().call("task", "add", &json!({ "title": "z", "datum": "2026-11-23" }))?;
+                let title = event.field("title").unwrap_or("z");
+                let answer = host.crm().call("task", "add", &json!({ "title": title, "datum": "2026-11-23" }))?;
+                host.info(format!("task {}", answer.id().unwrap_or_default()));
+                match (event.field("then").unwrap_or_default(), event.attempt) {
+                    ("panic", 1) => stop("after the task"),
+                    ("sleep", 1) => std::thread::sleep(Duration::from_secs(60)),
+                    _ => {}
+                }
+            }
+            // Never the same twice: nothing in the CRM brakes it.
+            "rewrite" => {
+                let clid: u64 = event.field("clid").and_then(|clid| clid.parse().ok()).unwrap_or_default();
+                host.crm().update(RecordKind::Client, clid, &json!({ "address": format!("улица {}", event.id) }))?;
+            }
+            "not-an-object" => {
+                let refused = host.crm().call("task", "add", &json!(["no", "object"]));
+                host.info(format!("{refused:?}"));
             }
             "not-asked" => {
                 let refused = host.crm().call("client", "delete", &json!({ "clid": 1 }));

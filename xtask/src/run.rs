@@ -1,4 +1,7 @@
-//! Running commands so that people see steps, and the whole output when one fails.
+//! Running commands so that people see steps, and the whole output when one fails; the folders that they write to.
+//!
+//! Invariants: a command gets no setting of an outer cargo; a lock is held until every command that got it has ended.
+//! Not here: what is run, and in which order.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -8,12 +11,27 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-pub(super) fn step(number: u32, what: &str) {
-    eprintln!("wasm-target {number}/6: {what}");
+/// Tells people on stderr which step of how many begins.
+pub(crate) struct Steps {
+    /// The command that people typed.
+    name: &'static str,
+    begun: u32,
+    all: u32,
+}
+
+impl Steps {
+    pub(crate) fn new(name: &'static str, all: u32) -> Self {
+        Self { name, begun: 0, all }
+    }
+
+    pub(crate) fn begin(&mut self, what: &str) {
+        self.begun += 1;
+        eprintln!("{} {}/{}: {what}", self.name, self.begun, self.all);
+    }
 }
 
 /// A command without the variables of an outer cargo, which would leak this build's settings into the inner one.
-pub(super) fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
+pub(crate) fn command(program: impl AsRef<OsStr>, folder: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder);
     for (name, _) in std::env::vars_os() {
@@ -51,7 +69,7 @@ fn leaks_into_inner_build(variable: &str) -> bool {
 }
 
 /// Where the output of commands goes, so that people see steps and a failure can still be understood.
-pub(super) struct Log {
+pub(crate) struct Log {
     path: PathBuf,
     file: File,
     /// Every command gets it as its (empty) input: one that outlives a killed parent still keeps others out of the
@@ -60,19 +78,19 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn create(path: &Path, lock: File) -> Result<Self> {
+    pub(crate) fn create(path: &Path, lock: File) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("failed to create `{}`", path.display()))?;
         Ok(Self { path: path.into(), file, lock })
     }
 
     /// Runs a command whose output only matters when it fails.
-    pub(super) fn run(&mut self, command: &mut Command) -> Result<()> {
+    pub(crate) fn run(&mut self, command: &mut Command) -> Result<()> {
         let (stdout, stderr) = (self.file.try_clone()?, self.file.try_clone()?);
         self.watch(command.stdout(stdout).stderr(stderr)).map(drop)
     }
 
     /// Runs a command and returns what it printed to stdout.
-    pub(super) fn output(&mut self, command: &mut Command) -> Result<Output> {
+    pub(crate) fn output(&mut self, command: &mut Command) -> Result<Output> {
         let stderr = self.file.try_clone()?;
         self.watch(command.stdout(Stdio::piped()).stderr(stderr))
     }
@@ -118,8 +136,9 @@ fn last_lines(text: &str) -> String {
     lines.iter().skip(lines.len().saturating_sub(SHOWN)).map(|line| format!("\n     | {line}")).collect()
 }
 
-/// Held until the file is dropped, here and in every command that got it; a crash drops it too.
-pub(super) fn lock(path: &Path) -> Result<File> {
+/// Held until the file is dropped, here and in every command that got it; a crash drops it too. People are told on
+/// stderr that another process has it.
+pub(crate) fn lock(path: &Path, waiting: &str) -> Result<File> {
     let taken = || format!("failed to lock `{}`", path.display());
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(taken)?;
@@ -127,17 +146,21 @@ pub(super) fn lock(path: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).read(true).append(true).open(path).with_context(taken)?;
     match file.try_lock() {
         Ok(()) => return Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            eprintln!("wasm-target: waiting for another process that prepares the compiler")
-        }
+        Err(TryLockError::WouldBlock) => eprintln!("{waiting}"),
         Err(TryLockError::Error(error)) => return Err(error).with_context(taken),
     }
     file.lock().with_context(taken)?;
     Ok(file)
 }
 
+/// Names in a folder; none when it can't be read.
+pub(crate) fn file_names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
 /// Removes a folder that may not exist.
-pub(super) fn remove(folder: &Path) -> Result<()> {
+pub(crate) fn remove(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("failed to remove `{}`", folder.display()))

@@ -1,0 +1,167 @@
+//! Who may send, how slowly and how often; and that no secret ever shows.
+
+use std::time::{Duration, Instant};
+
+use integration_tests::host::{Host, PATIENCE, Setup, TOKEN, http_client};
+use integration_tests::stand_in::{Fault, Options, StandIn};
+use integration_tests::wait_until;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+async fn connect(host: &Host) -> TcpStream {
+    TcpStream::connect(host.base().strip_prefix("http://").unwrap()).await.unwrap()
+}
+
+/// Whether the host closes the connection within a time.
+async fn closed(stream: &mut TcpStream, within: Duration) -> bool {
+    let mut rest = Vec::new();
+    tokio::time::timeout(within, stream.read_to_end(&mut rest)).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_sender_that_dawdles_is_cut_off_and_takes_no_others_place() {
+    let mut setup = Setup::new().unwrap();
+    setup.server = "head_timeout_ms = 300\nbody_timeout_ms = 300\nmax_connections = 20".to_owned();
+    let host = setup.start().await.unwrap();
+    let mut slow = Vec::new();
+    for _ in 0..10 {
+        let mut stream = connect(&host).await;
+        stream.write_all(b"POST /events/").await.unwrap();
+        slow.push(stream);
+    }
+    host.accepted("event=a.b").await.unwrap();
+    let began = Instant::now();
+    for stream in &mut slow {
+        assert!(closed(stream, Duration::from_secs(5)).await, "a head that never ends keeps its connection");
+    }
+    assert!(began.elapsed() >= Duration::from_millis(100), "it was closed before its time");
+
+    let mut body = connect(&host).await;
+    let head = format!(
+        "POST /events/{TOKEN} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+    );
+    body.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 4_096];
+    let read = tokio::time::timeout(Duration::from_secs(5), body.read(&mut answer)).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&answer[..read]).contains("ingress.incomplete"));
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_are_closed_and_come_back_when_there_is_room() {
+    let mut setup = Setup::new().unwrap();
+    setup.server = "max_connections = 8".to_owned();
+    let host = setup.start().await.unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..7 {
+        let mut stream = connect(&host).await;
+        // An answer shows that the place is taken.
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = [0; 512];
+        assert!(stream.read(&mut answer).await.unwrap() > 0);
+        idle.push(stream);
+    }
+    let mut eighth = connect(&host).await;
+    eighth.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    assert!(eighth.read(&mut [0; 512]).await.unwrap() > 0);
+    let mut ninth = connect(&host).await;
+    assert!(closed(&mut ninth, Duration::from_secs(5)).await);
+    drop(idle);
+    wait_until("a free place", PATIENCE, async || Ok(host.accepted("event=a.b").await.ok())).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_account_that_names_its_senders_takes_no_others() {
+    let mut setup = Setup::new().unwrap();
+    setup.server = "trust_proxies = [\"127.0.0.1\"]".to_owned();
+    setup.crm_lines = "allow = [\"10.9.0.0/16\", \"2001:db8::1\"]".to_owned();
+    let host = setup.start().await.unwrap();
+    let cases = [
+        (None, 403),
+        (Some("10.9.8.7"), 202),
+        (Some("2001:db8::1"), 202),
+        (Some("10.8.8.7"), 403),
+        // What stands before the trusted proxy's own entry is the sender's invention.
+        (Some("10.9.8.7, 203.0.113.5"), 403),
+        (Some("203.0.113.5, 10.9.8.7"), 202),
+        (Some("203.0.113.5, 10.9.8.7, 127.0.0.1"), 202),
+        (Some("nonsense"), 403),
+    ];
+    for (forwarded, expected) in cases {
+        let mut request = http_client().unwrap().post(host.hook()).header("content-type", "application/json");
+        if let Some(forwarded) = forwarded {
+            request = request.header("x-forwarded-for", forwarded);
+        }
+        let response = request.body("{\"event\":\"a.b\"}").send().await.unwrap();
+        let status = response.status().as_u16();
+        let text = response.text().await.unwrap();
+        assert_eq!(status, expected, "{forwarded:?} {text}");
+        assert!(status != 403 || text.contains("ingress.address"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_is_sent_again_under_its_name_is_the_same_event() {
+    let host = Setup::new().unwrap().start().await.unwrap();
+    let send = async |key: &str| {
+        let request = http_client().unwrap().post(host.hook()).header("content-type", "application/json");
+        let response = request.header("idempotency-key", key).body("{\"event\":\"a.b\"}").send().await.unwrap();
+        let status = response.status().as_u16();
+        let answer: serde_json::Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+        (status, answer["id"].clone(), answer["code"].clone())
+    };
+    let first = send("0123456789abcdef").await;
+    assert_eq!(first.0, 202);
+    assert_eq!(send("0123456789abcdef").await, first);
+    assert_ne!(send("another").await.1, first.1);
+    assert_eq!(host.api("events").await.unwrap().as_array().unwrap().len(), 2);
+    assert_eq!(send(&"x".repeat(129)).await.2, "ingress.bad_key");
+}
+
+#[tokio::test]
+async fn no_secret_shows_in_the_log_the_store_or_the_api() {
+    let key = "planted-api-key-0123456789";
+    let crm = StandIn::start(Options { api_key: key.to_owned(), demo_data: true, ..Options::default() }).await.unwrap();
+    let folder = crate::plugins(&[("writer", "*")]);
+    let mut setup = Setup::new().unwrap().crm(&crm).plugins(folder.path()).more(
+        "[retry]\nfirst_ms = 1\nattempts = 2\n[telemetry]\nlevel = \"debug\"\n[plugins.writer]\nsettings = { password = { env = \"PLANTED\" } }",
+    );
+    setup.dev = true;
+    let mut host = setup.environment("PLANTED", "planted-setting-0123456789").start().await.unwrap();
+    crm.fault_on(Some("task"), Some("add"), 1, Fault::HtmlFatal);
+    for body in [
+        "event=a.b&id=1&sin=add-task&ses=planted-session-0123456789",
+        "event=a.b&id=2&sin=panic&ses[x]=planted-session-0123456789",
+        "event=a.b&id=3&sin=tell&url=http://127.0.0.1:1/",
+        "event=%FF&ses=planted-session-0123456789",
+    ] {
+        host.post(body).await.unwrap();
+    }
+    let wrong = format!("{}/events/planted-wrong-token-0123456789", host.base());
+    assert_eq!(http_client().unwrap().get(wrong).send().await.unwrap().status().as_u16(), 401);
+    crm.set_down(true);
+    host.post("event=a.b&id=4&sin=add-task").await.unwrap();
+    // The two that need the CRM may wait for it.
+    wait_until("those that end", PATIENCE, async || {
+        Ok((host.api("backlog").await?["open"].as_u64() <= Some(2)).then_some(()))
+    })
+    .await
+    .unwrap();
+    let mut everything = host.log();
+    for path in ["events", "plugins", "queues", "backlog", "dead"] {
+        everything.push_str(&host.api(path).await.unwrap().to_string());
+    }
+    for event in host.api("events").await.unwrap().as_array().unwrap() {
+        everything.push_str(&host.api(&format!("events/{}", event["id"].as_str().unwrap())).await.unwrap().to_string());
+    }
+    let data = host.data();
+    host.kill().unwrap();
+    for file in std::fs::read_dir(data).unwrap() {
+        everything.push_str(&String::from_utf8_lossy(&std::fs::read(file.unwrap().path()).unwrap()));
+    }
+    assert!(everything.contains("add-task"), "the search looks into the right place");
+    for secret in [key, TOKEN, "planted-session", "planted-wrong-token", "planted-setting"] {
+        let at = everything.find(secret);
+        let around = at.map(|at| everything.get(at.saturating_sub(80)..at + 40));
+        assert_eq!(at, None, "{secret}: {around:?}");
+    }
+}

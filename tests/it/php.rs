@@ -1,0 +1,300 @@
+//! The generated `developer/events.php` under a real PHP: nothing is lost, nobody waits, no page breaks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use integration_tests::host::{PATIENCE, Setup};
+use integration_tests::php::{Crm, Mode, Receiver};
+use integration_tests::wait_until;
+use salesman_host::events_php::{self, Options};
+use serde_json::{Value, json};
+use xtask::php::Php;
+
+const TOKEN: &str = "to'k\\en-0123456789abcdef";
+
+/// PHP, found or unpacked; where neither works the test says why it is skipped.
+fn php() -> Option<Arc<Php>> {
+    static PHP: OnceLock<Option<Arc<Php>>> = OnceLock::new();
+    let found = PHP.get_or_init(|| match xtask::php::ensure(&xtask::root()) {
+        Ok(php) => Some(Arc::new(php)),
+        Err(error) => {
+            eprintln!("SKIPPED: {error:#}");
+            None
+        }
+    });
+    found.clone()
+}
+
+fn options(url: String) -> Options {
+    Options { url, token: TOKEN.to_owned(), connect_ms: 300, total_ms: 1_000, relay: false, spool: String::new() }
+}
+
+/// The marks "did not answer a moment ago" are short here, so that sending is tried often.
+fn file(url: String) -> String {
+    let text = events_php::file(&options(url)).unwrap();
+    assert!(text.contains("'down_seconds' => 5"), "the setting has another name now");
+    text.replace("'down_seconds' => 5", "'down_seconds' => 0.2")
+}
+
+fn edits(numbers: std::ops::Range<u64>) -> Value {
+    numbers.map(|n| json!(["client.edit", { "clid": n, "n": n }])).collect()
+}
+
+fn numbers(receiver: &Receiver) -> Vec<u64> {
+    receiver.taken().iter().map(|taken| taken.body["n"].as_str().unwrap().parse().unwrap()).collect()
+}
+
+/// Every event name that the SDK knows.
+fn catalogue() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(xtask::root().join("plugin-sdk/src/event/catalogue.rs")).unwrap();
+    let quoted = text.lines().filter_map(|line| line.strip_prefix("    \"")?.split_once("\" ").map(|(name, _)| name));
+    quoted.filter(|name| name.contains('.')).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn every_event_reaches_the_host_whole_and_without_the_session() {
+    let Some(php) = php() else { return };
+    let mut setup = Setup::new().unwrap();
+    setup.crm_lines = "allow = [\"127.0.0.1\"]".to_owned();
+    let host = setup.start().await.unwrap();
+    let printed = Command::new(Setup::new().unwrap().program)
+        .args(["events-php", "--url", host.base(), "--config"])
+        .arg(host.folder().join("host.toml"))
+        .output()
+        .unwrap();
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    let crm = Crm::new(&php, &String::from_utf8(printed.stdout).unwrap()).unwrap();
+
+    let names = catalogue();
+    assert!(names.len() >= 50, "{names:?}");
+    let ids: Vec<u64> = (1..=5_000).collect();
+    let mut events: Vec<Value> = names
+        .iter()
+        .map(|name| json!([name, { "id": 3, "ses": "planted", "newparam": { "ses": "planted" } }]))
+        .collect();
+    events.push(json!(["client.import", { "clids": ids, "pids": ids, "autor": 1 }]));
+    crm.page(&Value::Array(events)).await.unwrap();
+    let mut arrived = BTreeSet::new();
+    let mut before = String::new();
+    let mut import = Value::Null;
+    loop {
+        let page = host.api(&format!("events?limit=200{before}")).await.unwrap();
+        let page = page.as_array().unwrap();
+        let Some(last) = page.last() else { break };
+        before = format!("&before={}", last["id"].as_str().unwrap());
+        for event in page {
+            let path = host.api(&format!("events/{}", event["id"].as_str().unwrap())).await.unwrap();
+            assert_eq!((&event["via"], &event["actor"]), (&json!("json"), &json!(7)), "{path}");
+            assert!(!path.to_string().contains("planted"), "{path}");
+            arrived.insert(event["name"].as_str().unwrap().to_owned());
+            if path["fields"]["clids"].is_array() {
+                import = path["fields"].clone();
+            }
+        }
+    }
+    // The express form's own name is never sent: it stands for three others.
+    let expected: BTreeSet<String> = names.into_iter().filter(|name| name != "client.expressadd").collect();
+    assert_eq!(arrived, expected);
+    assert_eq!(import["pids"].as_array().map(Vec::len), Some(5_000));
+    assert!(!crm.spool().exists(), "nothing had to wait");
+}
+
+#[tokio::test]
+async fn a_slow_host_costs_one_page_a_second_and_the_next_ones_nothing() {
+    let Some(php) = php() else { return };
+    let receiver = Receiver::start().await.unwrap();
+    let crm = Crm::new(&php, &events_php::file(&options(receiver.url())).unwrap()).unwrap();
+    receiver.mode(Mode::Late(Duration::from_secs(3)));
+    let first: f64 = crm.page(&edits(0..6)).await.unwrap().iter().sum();
+    assert!((900.0..1_600.0).contains(&first), "the user waited {first} ms");
+    let next: f64 = crm.page(&edits(6..12)).await.unwrap().iter().sum();
+    assert!(next < 300.0, "the user waited {next} ms");
+    receiver.mode(Mode::Accept);
+    let (code, said) = crm.cron("--flush").await.unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    // The first was taken when its sender had gone: it came twice, under one name.
+    assert_eq!(numbers(&receiver), [&[0], &(0..12).collect::<Vec<_>>()[..]].concat());
+    let taken = receiver.taken();
+    assert_eq!(taken[0].key, taken[1].key);
+    assert_eq!(taken.iter().map(|taken| &taken.key).collect::<BTreeSet<_>>().len(), 12);
+}
+
+#[tokio::test]
+async fn what_comes_while_the_host_is_down_is_delivered_in_order_once_it_is_back() {
+    let Some(php) = php() else { return };
+    let mut receiver = Receiver::start().await.unwrap();
+    let crm = Crm::new(&php, &file(receiver.url())).unwrap();
+    receiver.down().await;
+    crm.page(&edits(0..10)).await.unwrap();
+    let (code, said) = crm.cron("--flush").await.unwrap();
+    assert_eq!(code, Some(1), "{said}");
+    let (_, status) = crm.cron("--status").await.unwrap();
+    assert!(status.contains("waiting: 10 events") && !status.contains(TOKEN), "{status}");
+    receiver.up().await.unwrap();
+    crm.forget_failure();
+    // The next event takes the others with it, in order.
+    crm.page(&edits(10..11)).await.unwrap();
+    assert_eq!(numbers(&receiver), (0..11).collect::<Vec<_>>());
+
+    // What will never be accepted is put aside; the rest goes on.
+    receiver.mode(Mode::Refuse(400));
+    crm.page(&edits(11..12)).await.unwrap();
+    receiver.mode(Mode::Refuse(503));
+    crm.page(&edits(12..14)).await.unwrap();
+    receiver.mode(Mode::Accept);
+    assert_eq!(crm.cron("--flush").await.unwrap().0, Some(0));
+    assert_eq!(numbers(&receiver)[11..], [12, 13]);
+    assert_eq!(std::fs::read_dir(crm.spool().join("refused")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn fifty_workers_at_once_lose_nothing_repeat_nothing_and_keep_their_order() {
+    const WORKERS: u64 = 50;
+    const EVENTS: u64 = 20;
+    let Some(php) = php() else { return };
+    let receiver = Receiver::start().await.unwrap();
+    let crm = Crm::new(&php, &file(receiver.url())).unwrap();
+    let mut pages = Vec::new();
+    for worker in 0..WORKERS {
+        let events: Value =
+            (0..EVENTS).map(|n| json!(["client.edit", { "clid": 1, "worker": worker, "n": n }])).collect();
+        pages.push(crm.start(&events, Some(rand::random_range(0..15_000))).unwrap());
+        // The host comes and goes meanwhile.
+        let modes = [Mode::Accept, Mode::Refuse(503), Mode::Accept, Mode::Refuse(429)];
+        receiver.mode(modes[usize::try_from(worker).unwrap() / 4 % modes.len()]);
+    }
+    for page in pages {
+        tokio::task::spawn_blocking(move || page.end()).await.unwrap().unwrap();
+    }
+    receiver.mode(Mode::Accept);
+    assert_eq!(crm.cron("--flush").await.unwrap().0, Some(0));
+    let mut of_worker: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let mut keys = BTreeSet::new();
+    for taken in receiver.taken() {
+        if keys.insert(taken.key) {
+            let worker = taken.body["worker"].as_str().unwrap().to_owned();
+            of_worker.entry(worker).or_default().push(taken.body["n"].as_str().unwrap().parse().unwrap());
+        }
+    }
+    assert_eq!(of_worker.len(), 50);
+    for (worker, numbers) in of_worker {
+        assert_eq!(numbers, (0..EVENTS).collect::<Vec<_>>(), "worker {worker}");
+    }
+}
+
+#[tokio::test]
+async fn workers_that_are_killed_leave_no_half_event_and_lose_none_that_was_handed_over() {
+    let Some(php) = php() else { return };
+    let receiver = Receiver::start().await.unwrap();
+    let crm = Crm::new(&php, &file(receiver.url())).unwrap();
+    for round in 0..20_u64 {
+        receiver.mode(if round % 3 == 0 { Mode::Accept } else { Mode::Refuse(503) });
+        let page = crm.start(&edits(round * 1_000..round * 1_000 + 500), Some(300)).unwrap();
+        tokio::time::sleep(Duration::from_millis(rand::random_range(20..150))).await;
+        page.kill().unwrap();
+    }
+    receiver.mode(Mode::Accept);
+    assert_eq!(crm.cron("--flush").await.unwrap().0, Some(0));
+    let mut of_round: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+    for n in numbers(&receiver) {
+        of_round.entry(n / 1_000).or_default().insert(n % 1_000);
+    }
+    assert!(of_round.len() > 5, "the workers were killed before they sent anything");
+    for (round, numbers) in of_round {
+        // All that it handed over before its end, without a gap.
+        let last = *numbers.last().unwrap();
+        let missing: Vec<u64> = (0..last).filter(|n| !numbers.contains(n)).collect();
+        assert_eq!(missing, [0; 0], "round {round}");
+    }
+}
+
+// The shell is waited for on this thread, while the receiver answers on another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_spool_disk_breaks_no_page_and_keeps_what_fitted() {
+    let Some(php) = php() else { return };
+    let receiver = Receiver::start().await.unwrap();
+    let crm = Crm::new(&php, &file(receiver.url())).unwrap();
+    std::fs::create_dir(crm.spool()).unwrap();
+    // A shell that has a small disk of its own, and runs what it is told.
+    let script = format!(
+        "mount -t tmpfs -o size=64k,mode=700 tmpfs {} && echo ready && while read -r line; do sh -c \"$line\" 2>&1; echo; echo end; done",
+        crm.spool().display()
+    );
+    let mut shell = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut orders, mut said) = (shell.stdin.take().unwrap(), BufReader::new(shell.stdout.take().unwrap()));
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    if line.trim() != "ready" {
+        eprintln!("SKIPPED: this machine does not let a test mount a small disk (`unshare --user --mount`)");
+        return;
+    }
+    let mut page = |events: &Value| -> String {
+        let (command, _) = crm.command(events, None).unwrap();
+        let words: Vec<String> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| format!("'{}'", word.to_str().unwrap()))
+            .collect();
+        let variables: Vec<String> = command
+            .get_envs()
+            .filter_map(|(name, value)| Some(format!("{}='{}'", name.to_str()?, value?.to_str()?)))
+            .collect();
+        writeln!(orders, "{} {}", variables.join(" "), words.join(" ")).unwrap();
+        let mut all = String::new();
+        loop {
+            let mut line = String::new();
+            said.read_line(&mut line).unwrap();
+            if line.trim() == "end" {
+                return all;
+            }
+            all.push_str(&line);
+        }
+    };
+    receiver.mode(Mode::Refuse(503));
+    let events: Value = (0..30).map(|n| json!(["client.edit", { "n": n, "x": "y".repeat(5_000) }])).collect();
+    let printed = page(&events);
+    assert!(printed.contains("HANDLER still mine PAGE-OK"), "{printed}");
+    assert!(printed.contains("AN EVENT IS LOST"), "the log tells: {printed}");
+    receiver.mode(Mode::Accept);
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    page(&edits(100..101));
+    let kept = numbers(&receiver);
+    let (last, fitted) = kept.split_last().unwrap();
+    assert_eq!(*last, 100);
+    assert!(!fitted.is_empty() && fitted.len() < 30, "{kept:?}");
+    assert_eq!(*fitted, (0..fitted.len() as u64).collect::<Vec<_>>());
+    drop(page);
+    drop(orders);
+    shell.wait().unwrap();
+}
+
+#[tokio::test]
+async fn the_relay_goes_to_the_crms_own_webhooks_without_the_session() {
+    let Some(php) = php() else { return };
+    let receiver = Receiver::start().await.unwrap();
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let relay = format!("http://{}/developer/webhooks.php", listener.local_addr().unwrap());
+    let route = axum::routing::post(move |body: String| async move { told.send(body).unwrap() });
+    let server =
+        tokio::spawn(axum::serve(listener, axum::Router::new().route("/developer/webhooks.php", route)).into_future());
+    let text = events_php::file(&Options { relay: true, ..options(receiver.url()) }).unwrap();
+    let text = text.replace("'relay_url' => ''", &format!("'relay_url' => '{relay}'"));
+    let crm = Crm::new(&php, &text).unwrap();
+    crm.page(&json!([["client.edit", { "clid": 1, "ses": "planted", "newparam": { "title": "Ы" } }], ["task.remove", { "id": 1 }]]))
+        .await
+        .unwrap();
+    wait_until("both events", PATIENCE, async || Ok((receiver.taken().len() == 2).then_some(()))).await.unwrap();
+    let body = heard.recv().await.unwrap();
+    assert_eq!(body, "clid=1&newparam%5Btitle%5D=%D0%AB&event=client.edit&identity=1&iduser1=7");
+    assert!(heard.try_recv().is_err(), "the stock file does not relay this one");
+    server.abort();
+}
