@@ -235,6 +235,7 @@ async fn a_full_spool_disk_breaks_no_page_and_keeps_what_fitted() {
     said.read_line(&mut line).unwrap();
     if line.trim() != "ready" {
         eprintln!("SKIPPED: this machine does not let a test mount a small disk (`unshare --user --mount`)");
+        shell.wait().unwrap();
         return;
     }
     let mut page = |events: &Value| -> String {
@@ -271,7 +272,6 @@ async fn a_full_spool_disk_breaks_no_page_and_keeps_what_fitted() {
     assert_eq!(*last, 100);
     assert!(!fitted.is_empty() && fitted.len() < 30, "{kept:?}");
     assert_eq!(*fitted, (0..fitted.len() as u64).collect::<Vec<_>>());
-    drop(page);
     drop(orders);
     shell.wait().unwrap();
 }

@@ -9,6 +9,8 @@ mod backlog;
 mod bare;
 #[path = "bench/fairness.rs"]
 mod fairness;
+#[path = "bench/php.rs"]
+mod php;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -42,7 +44,7 @@ struct Arguments {
     /// Deliveries of the large backlog.
     #[arg(long, default_value_t = 1_000_000)]
     backlog: usize,
-    /// Measure only this: sandbox, intake, settled, memory, fairness, backlog.
+    /// Measure only this: sandbox, intake, settled, memory, fairness, backlog, php.
     #[arg(long)]
     only: Option<String>,
 }
@@ -93,6 +95,10 @@ async fn bench(arguments: Arguments) -> anyhow::Result<Value> {
     if wanted("backlog") {
         eprintln!("a large backlog …");
         figures.insert("backlog".to_owned(), backlog::measure(arguments.backlog).await?);
+    }
+    if wanted("php") {
+        eprintln!("an event under PHP …");
+        figures.insert("php".to_owned(), php::measure().await?);
     }
     Ok(Value::Object(figures))
 }

@@ -35,7 +35,7 @@ pub fn with_manifest(module: &[u8], manifest: &str) -> anyhow::Result<Vec<u8>> {
 ///
 /// # Errors
 /// When the module can't be read, or has no such section.
-pub fn section<'a>(module: &'a [u8], wanted: impl Fn(&str) -> bool) -> anyhow::Result<(String, &'a [u8])> {
+pub fn section(module: &[u8], wanted: impl Fn(&str) -> bool) -> anyhow::Result<(String, &[u8])> {
     for payload in Parser::new(0).parse_all(module) {
         if let Payload::CustomSection(section) = payload?
             && wanted(section.name())
