@@ -29,6 +29,7 @@
 //! this room, so that another store can take its place.
 
 mod causes;
+mod checkpoint;
 mod layout;
 mod letters;
 mod read;
@@ -310,12 +311,14 @@ impl Journal {
         let readers = Arc::new(read::Readers::new(layout::file(&options.data_dir)));
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
         let work = Arc::new(Notify::new());
+        let checkpointer = checkpoint::Checkpointer::start(&layout::file(&options.data_dir), &connection)?;
         let writer = write::Writer::new(
             connection,
             clock,
             Arc::clone(&work),
             options.duplicates,
             space::Space::new(options.data_dir.clone(), options.least_free),
+            checkpointer,
         );
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())

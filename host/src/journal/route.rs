@@ -12,7 +12,7 @@ use super::layout::{plugin_number, queue_number};
 use super::{Duplicates, Queue, Subscription, Subscriptions};
 
 /// Events that one take routes at most, so that settling never waits long behind it.
-const MOST_ROUTED: i64 = 512;
+const MOST_ROUTED: i64 = 128;
 /// Earlier events without a record that are compared with a new one.
 const MOST_WITHOUT_RECORD: i64 = 16;
 /// Earlier events of a record among which its first `*.add` is looked for.

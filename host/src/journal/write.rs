@@ -5,10 +5,12 @@
 //! - New events are refused while the disk is nearly full; what is on it already is still worked on.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{Notify, mpsc};
 
+use super::checkpoint::Checkpointer;
 use super::layout::{plugin_number, queue_number};
 use super::read::{EVENT_COLUMNS, event_from_row};
 use super::retention::Sweep;
@@ -21,6 +23,10 @@ use crate::clock::Clock;
 use crate::event::{Event, EventId};
 use crate::outcome::{Effects, Next, Outcome, StateWrite};
 
+/// How long changes are gathered before they are committed, however many wait: one plugin's many settlements must not
+/// hold up another's.
+const LONGEST_BATCH: Duration = Duration::from_millis(2);
+
 pub(super) struct Writer {
     connection: Connection,
     clock: Clock,
@@ -28,6 +34,7 @@ pub(super) struct Writer {
     duplicates: Duplicates,
     space: Space,
     sweep: Sweep,
+    checkpointer: Checkpointer,
 }
 
 /// Bytes of the store that hold nothing any more.
@@ -47,58 +54,45 @@ impl Writer {
         work: Arc<Notify>,
         duplicates: Duplicates,
         space: Space,
+        checkpointer: Checkpointer,
     ) -> Self {
-        Self { connection, clock, work, duplicates, space, sweep: Sweep::default() }
+        Self { connection, clock, work, duplicates, space, sweep: Sweep::default(), checkpointer }
     }
 
     pub(super) fn run(mut self, mut changes: mpsc::Receiver<Change>, most: usize) {
         while let Some(first) = changes.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < most
-                && let Ok(change) = changes.try_recv()
-            {
-                batch.push(change);
-            }
-            self.commit(batch);
+            self.commit(first, &mut changes, most);
+            self.checkpointer.committed(&self.connection);
         }
+        // Its connection would keep the last copying from its end.
+        drop(self.checkpointer);
         // Leaves one whole file behind, for whoever copies it.
         drop(self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
     }
 
-    fn commit(&mut self, mut batch: Vec<Change>) {
-        if batch.iter().any(|change| matches!(change, Change::Append(..)))
-            && self.space.is_low(|| spare(&self.connection))
-        {
-            batch.retain_mut(|change| match change {
-                Change::Append(_, _, reply) => {
-                    let (unused, _) = tokio::sync::oneshot::channel();
-                    // Whoever no longer waits does not need an answer.
-                    drop(std::mem::replace(reply, unused).send(Err(Error::Full)));
-                    false
-                }
-                _ => true,
-            });
-        }
-        let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
-        let mut changes = batch.into_iter();
+    /// Applies what waits, for a bounded time, and commits it: whoever comes meanwhile waits for the next commit.
+    fn commit(&mut self, first: Change, changes: &mut mpsc::Receiver<Change>, most: usize) {
+        let mut answers: Vec<Answer> = Vec::new();
         let mut news = false;
         let result = self.connection.transaction().and_then(|transaction| {
-            let now = self.clock.now();
-            for change in changes.by_ref() {
-                news |= !matches!(change, Change::Take { .. } | Change::Sweep(..));
-                answers.push(apply(&transaction, change, now, self.duplicates, &mut self.sweep)?);
+            let (began, now) = (Instant::now(), self.clock.now());
+            let mut next = Some(first);
+            while let Some(change) = next {
+                if matches!(change, Change::Append(..)) && self.space.is_low(|| spare(&transaction)) {
+                    change.refuse(&Error::Full);
+                } else {
+                    news |= !matches!(change, Change::Take { .. } | Change::Sweep(..));
+                    answers.push(apply(&transaction, change, now, self.duplicates, &mut self.sweep)?);
+                }
+                let more = answers.len() < most && began.elapsed() < LONGEST_BATCH;
+                next = if more { changes.try_recv().ok() } else { None };
             }
             transaction.commit()
         });
         let result = result.map_err(|error| self.space.explain(&error));
-        // The change that failed has been answered; those before it are told here, those behind it below.
+        // The change that failed has been answered; those before it are told here.
         for answer in answers {
             answer(result.as_ref().copied());
-        }
-        if let Err(error) = &result {
-            for change in changes {
-                change.refuse(error);
-            }
         }
         if news {
             self.work.notify_one();

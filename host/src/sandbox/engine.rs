@@ -17,7 +17,7 @@ use crate::outcome::FaultKind;
 use crate::plugin::Limits;
 
 /// How often a computing plugin is looked at.
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(2);
 /// Bytes of stack that a plugin may use.
 const STACK: usize = 512 << 10;
 /// Core instances of one component.

@@ -10,7 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 /// Processor time, in nanoseconds, from which on an attempt shares the processors of those that compute much.
-const HEAVY: u64 = 10_000_000;
+const HEAVY: u64 = 4_000_000;
 
 /// Counts an attempt's processor time, in nanoseconds.
 pub(super) struct Meter {

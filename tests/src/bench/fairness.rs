@@ -8,6 +8,7 @@ use anyhow::Context;
 use integration_tests::guest::with_manifest;
 use integration_tests::host::{Host, Setup};
 use integration_tests::load;
+use integration_tests::wait_until;
 use serde_json::{Map, Value, json};
 
 /// Deliveries of the bad plugin that wait from the start.
@@ -77,6 +78,11 @@ async fn one(module: &[u8], sin: Option<&str>, duration: Duration) -> anyhow::Re
     let host: Host = setup.start().await?;
     if let Some(sin) = sin {
         load::queue(&host.hook(), 16, QUEUED, sin).await?;
+        // They are to wait as deliveries, not as a burst of arrivals.
+        wait_until("the queue", Duration::from_secs(60), async || {
+            Ok((host.api("backlog").await?.get("unrouted").and_then(Value::as_u64) == Some(0)).then_some(()))
+        })
+        .await?;
     }
     let sent = load::fetches(&host.hook(), RATE, 8, duration, &origin).await?;
     // What is late still counts.
