@@ -168,9 +168,6 @@ fn serve(source: &Source) -> anyhow::Result<ExitCode> {
     telemetry::start(&config.telemetry).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        // Sockets are looked at after so many tasks at the latest: with the default of 61, many short-lived plugins would
-        // keep the others' answers waiting.
-        .event_interval(8)
         .thread_name("host")
         .build()
         .context("failed to start the runtime")?;

@@ -26,7 +26,7 @@ use crate::outcome::{Effects, Fault, FaultKind, Outcome};
 use crate::plugin::{Limits, Manifest};
 pub use component::LoadError;
 use engine::{Engine, StoreLimits};
-use meter::{Meter, Metered};
+use meter::{Load, Meter, Metered};
 
 /// How soon an attempt that waits for its turn is looked at again when its time seems to be over.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -55,6 +55,7 @@ pub struct CompiledPlugin {
     /// Bytes of its file.
     pub size: u64,
     prepared: contract::PluginPre<Running>,
+    load: Load,
 }
 
 /// What an instance's store holds.
@@ -99,7 +100,13 @@ impl Sandbox {
             .instantiate_pre(&compiled)
             .and_then(contract::PluginPre::new)
             .map_err(|error| LoadError::Imports(format!("{error:#}")))?;
-        Ok(CompiledPlugin { manifest: parts.manifest, hash: parts.hash, size: parts.size, prepared })
+        Ok(CompiledPlugin {
+            manifest: parts.manifest,
+            hash: parts.hash,
+            size: parts.size,
+            prepared,
+            load: Load::default(),
+        })
     }
 
     /// Runs one attempt to its end.
@@ -112,7 +119,7 @@ impl Sandbox {
         limits: &Limits,
     ) -> (Outcome, Effects) {
         let began = Instant::now();
-        let meter = Arc::new(Meter::new(limits.cpu));
+        let meter = Arc::new(Meter::new(limits.cpu, plugin.load.is_high()));
         let running = Running { attempt: Attempt::new(reach, limits), limits: StoreLimits::new(limits.memory) };
         let mut store = Store::new(self.engine.wasmtime(), running);
         store.set_hostcall_fuel(MOST_HANDED_OVER);
@@ -138,6 +145,7 @@ impl Sandbox {
                 ),
             )),
         };
+        plugin.load.add(&meter);
         let running = store.into_data();
         let mut effects = running.attempt.into_effects();
         effects.usage.cpu = meter.used_micros();

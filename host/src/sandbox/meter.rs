@@ -1,8 +1,8 @@
 //! The clock of processor time, and the share of those that use much of it.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,49 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 /// Processor time, in nanoseconds, from which on an attempt shares the processors of those that compute much.
 const HEAVY: u64 = 4_000_000;
 
+/// The stretch of time over which a plugin's processor time is added up.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Processor time of one plugin in such a stretch, in nanoseconds, from which on its attempts share those processors from
+/// their beginning: many short ones are as heavy as a few long ones.
+const HEAVY_TOGETHER: u64 = 40_000_000;
+
+/// What all attempts of one plugin use together, of late.
+#[derive(Default)]
+pub(super) struct Load {
+    window: AtomicU64,
+    used: AtomicU64,
+    before: AtomicU64,
+}
+
+impl Load {
+    /// Begins a new stretch where the last one is over. Two at once may lose a little: it is an estimate.
+    fn roll(&self) {
+        static BEGAN: OnceLock<Instant> = OnceLock::new();
+        let since = BEGAN.get_or_init(Instant::now).elapsed().as_millis() / WINDOW.as_millis();
+        let now = u64::try_from(since).unwrap_or(u64::MAX);
+        let last = self.window.swap(now, Ordering::Relaxed);
+        if last != now {
+            let used = self.used.swap(0, Ordering::Relaxed);
+            self.before.store(if last + 1 == now { used } else { 0 }, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn add(&self, meter: &Meter) {
+        self.roll();
+        self.used.fetch_add(meter.used.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_high(&self) -> bool {
+        self.roll();
+        self.used.load(Ordering::Relaxed).max(self.before.load(Ordering::Relaxed)) > HEAVY_TOGETHER
+    }
+}
+
 /// Counts an attempt's processor time, in nanoseconds.
 pub(super) struct Meter {
     limit: u64,
+    /// Its plugin uses much.
+    heavy: bool,
     used: AtomicU64,
     /// The thread's clock when the present stretch began.
     since: AtomicU64,
@@ -25,10 +65,11 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration, heavy: bool) -> Self {
         let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         Self {
             limit,
+            heavy,
             used: AtomicU64::new(0),
             since: AtomicU64::new(0),
             waited: AtomicU64::new(0),
@@ -70,7 +111,7 @@ impl Meter {
     }
 
     fn is_heavy(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > HEAVY
+        self.heavy || self.used.load(Ordering::Relaxed) > HEAVY
     }
 }
 

@@ -71,7 +71,7 @@ async fn one(module: &[u8], sin: Option<&str>, duration: Duration) -> anyhow::Re
         std::fs::write(folder.path().join(format!("{name}.wasm")), with_manifest(module, &manifest)?)?;
     }
     let more = format!(
-        "[retry]\nfirst_ms = 1\nlongest_ms = 1000\nattempts = 1000\n[breaker]\nfailures = 10000\n[plugins.well.grants]\nhttp_private = [\"{origin}\"]"
+        "[plugins.well.grants]\nhttp_private = [\"{origin}\"]"
     );
     let mut setup = Setup::new()?.plugins(folder.path()).more(&more);
     setup.server = "drain_ms = 0".to_owned();
