@@ -36,12 +36,16 @@ async fn a_delivery_that_ends_the_process_each_time_is_given_up_and_its_neighbou
         if kills >= 2 {
             // Under suspicion it runs only after the disk knows it: before that a kill would not count.
             let store = rusqlite::Connection::open(host.data().join("journal.sqlite")).unwrap();
-            wait_until("the mark", PATIENCE, async || {
-                let began: bool = store.query_row("SELECT max(began) FROM delivery", [], |row| row.get(0))?;
-                Ok(began.then_some(()))
+            let given_up = wait_until("the mark, or the end", PATIENCE, async || {
+                let (began, state): (bool, i64) =
+                    store.query_row("SELECT began, state FROM delivery", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                Ok((began || state == 5).then_some(state == 5))
             })
             .await
             .unwrap();
+            if given_up {
+                continue;
+            }
         }
         host.kill().unwrap();
         kills += 1;

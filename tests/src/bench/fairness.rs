@@ -70,9 +70,7 @@ async fn one(module: &[u8], sin: Option<&str>, duration: Duration) -> anyhow::Re
         );
         std::fs::write(folder.path().join(format!("{name}.wasm")), with_manifest(module, &manifest)?)?;
     }
-    let more = format!(
-        "[plugins.well.grants]\nhttp_private = [\"{origin}\"]"
-    );
+    let more = format!("[plugins.well.grants]\nhttp_private = [\"{origin}\"]");
     let mut setup = Setup::new()?.plugins(folder.path()).more(&more);
     setup.server = "drain_ms = 0".to_owned();
     let host: Host = setup.start().await?;
