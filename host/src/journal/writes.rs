@@ -92,12 +92,17 @@ pub(super) fn known(connection: &Connection, write: &Write) -> rusqlite::Result<
         .optional()
 }
 
-/// Records that were added by a delivery, as the CRM's events tell, and are no known answer of it.
+/// Records that were added by a delivery, as the CRM's events tell, and are no known answer of it. Where another delivery
+/// may have added one as well, the event is no evidence.
 pub(super) fn added_by(connection: &Connection, delivery: i64, kind: &str) -> rusqlite::Result<Vec<String>> {
     connection
         .prepare_cached(
-            "SELECT DISTINCT entity_id FROM event INDEXED BY event_cause
+            "SELECT DISTINCT entity_id FROM event e INDEXED BY event_cause
               WHERE cause = ?1 AND entity_kind = ?2 AND name = ?2 || '.add'
+                AND NOT EXISTS (SELECT 1 FROM write o INDEXED BY write_record
+                     WHERE o.account = e.account AND o.kind = ?2 AND o.delivery <> ?1
+                       AND o.sent_at BETWEEN e.received_at - 3600000 AND e.received_at + 1000
+                       AND (o.answered_at IS NULL OR o.record = e.entity_id))
                 AND entity_id NOT IN (SELECT record FROM write WHERE delivery = ?1 AND kind = ?2 AND record IS NOT NULL)",
         )?
         .query_map(params![delivery, kind], |row| row.get(0))?
