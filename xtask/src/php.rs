@@ -14,7 +14,7 @@
 //! - The private PHP reads no settings of the system's: no `php.ini`, no `openssl.cnf`. Of the system's libraries it uses
 //!   the C library alone, whose loader must be of the same build.
 //!
-//! It deliberately does not compare versions, and brings no time zones: Debian's PHP reads `/usr/share/zoneinfo`.
+//! It deliberately does not compare versions, and brings no time zones: without those of the system it refuses.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -37,8 +37,10 @@ const PROBE: &str = r#"
     if (!extension_loaded("curl") || !extension_loaded("json")) { exit(1); }
     echo "\nPHP ", PHP_VERSION, " (`", PHP_BINARY, "`)";
 "#;
+/// Compiled into Debian's PHP. Without it every start prints a warning to stdout, and `date()` is a segmentation fault.
+const TIME_ZONES: &str = "/usr/share/zoneinfo/UTC";
 /// Content of the stamp. Raise the number when the content of the private PHP changes: old ones are made anew.
-const STAMP_FORMAT: &str = "php 1\n";
+const STAMP_FORMAT: &str = "php 2\n";
 /// Written last into the private PHP; its presence says that the rest is complete.
 const STAMP_FILE: &str = "complete";
 
@@ -72,7 +74,7 @@ impl Php {
             output => output.with_context(|| format!("failed to run `{}`", self.program.display()))?,
         };
         if output.status.code() == Some(1) {
-            bail!("`{}` lacks the extension curl or json", self.program.display());
+            bail!("`{}` lacks the extension `curl` or `json`", self.program.display());
         }
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -154,6 +156,9 @@ impl Places {
 }
 
 fn private(places: &Places) -> Result<Php> {
+    if !Path::new(TIME_ZONES).exists() {
+        bail!("their PHP needs the system's time zones, and there is no `{TIME_ZONES}` (package `tzdata`)");
+    }
     if let Some(php) = existing(&places.php) {
         return Ok(php);
     }
@@ -204,9 +209,10 @@ fn make(places: &Places, log: &mut Log) -> Result<Php> {
 /// Not the C library: the machine's loader works with the machine's own only. Not programs and data (`ucf`, `psmisc`,
 /// `tzdata`): they are for the packages' scripts, or would not be found here.
 fn wanted_dependencies(package: &Package) -> Vec<String> {
-    let wanted = |name: &&String| {
-        name.starts_with("php") || name.starts_with("lib") && !["libc6", "libc6.1"].contains(&name.as_str())
-    };
+    let of_php = |name: &str| name.starts_with("php");
+    let library = |name: &str| name.starts_with("lib") || name == "zlib1g";
+    let c_library = |name: &str| name == "libc6" || name == "libc6.1";
+    let wanted = |name: &&String| of_php(name) || library(name) && !c_library(name);
     package.depends.iter().filter_map(|alternatives| alternatives.iter().find(wanted).cloned()).collect()
 }
 
@@ -260,19 +266,17 @@ Size: 1
 
 Package: libssl3
 Version: 3
-Depends: debconf (>= 0.5) | debconf-2.0, libc6 (>= 2.34), virtual | libreal1:amd64
+Depends: debconf (>= 0.5) | debconf-2.0, libc6 (>= 2.34), virtual | libreal1:amd64, zlib1g (>= 1:1.1.4)
 Size: 1
 ";
 
-    /// A PHP whose program is a script, with every file that counts.
-    fn complete(name: &str, script: &str) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
-
+    /// Every file that counts, empty but for the program. That is a link: a script that a test writes can't be run while
+    /// another test's new process still has it open.
+    fn complete(name: &str, program: &str) -> PathBuf {
         let folder = std::env::temp_dir().join(format!("xtask php-{}-{name}", std::process::id()));
         remove(&folder).unwrap();
         for (file, content) in [
             ("usr/bin/phar8.2", ""),
-            ("usr/bin/php8.2", script),
             ("usr/lib/php/20220829/curl.so", ""),
             ("usr/lib/php/20220829/posix.so", ""),
             ("usr/lib/x86_64-linux-gnu/libcurl.so.4", ""),
@@ -281,7 +285,7 @@ Size: 1
             fs::create_dir_all(folder.join(file).parent().unwrap()).unwrap();
             fs::write(folder.join(file), content).unwrap();
         }
-        fs::set_permissions(folder.join("usr/bin/php8.2"), fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink(program, folder.join("usr/bin/php8.2")).unwrap();
         folder
     }
 
@@ -289,13 +293,13 @@ Size: 1
     fn libraries_come_along_but_neither_the_c_library_nor_what_scripts_want() {
         let [php, library] = parse_packages(SHOWN).try_into().unwrap();
         assert_eq!(wanted_dependencies(&php), ["libedit2", "php8.2-common"]);
-        assert_eq!(wanted_dependencies(&library), ["libreal1"]);
+        assert_eq!(wanted_dependencies(&library), ["libreal1", "zlib1g"]);
     }
 
     #[test]
     fn unfinished_php_is_not_taken_for_complete() {
-        let folder = complete("unfinished", "#!/bin/sh\necho a warning; echo PHP 8");
-        assert_eq!(existing(&folder).unwrap().describe(), "PHP 8 from Debian's packages");
+        let folder = complete("unfinished", "/bin/true");
+        assert!(existing(&folder).is_some());
         for file in
             [STAMP_FILE, "usr/bin/php8.2", "usr/lib/php/20220829/curl.so", "usr/lib/x86_64-linux-gnu/libcurl.so.4"]
         {
@@ -311,16 +315,19 @@ Size: 1
 
     #[test]
     fn php_that_does_not_run_here_is_made_anew() {
-        let folder = complete("broken", "#!/bin/sh\necho wrong loader >&2; exit 127");
-        assert!(existing(&folder).is_none());
-        let error = unpacked(&folder).and_then(Php::tried).map(drop).unwrap_err().to_string();
-        assert!(error.contains("127") && error.ends_with("wrong loader"), "{error}");
-        remove(&folder).unwrap();
+        // How programs end that are not PHP, or that lack a library: `ls` finds no file of such a name.
+        for (program, said) in [("/bin/ls", "cannot access"), ("/bin/false", "lacks the extension")] {
+            let folder = complete("broken", program);
+            assert!(existing(&folder).is_none());
+            let error = unpacked(&folder).and_then(Php::tried).map(drop).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+            remove(&folder).unwrap();
+        }
     }
 
     #[test]
     fn settings_of_the_system_are_left_out_and_only_modules_that_exist_are_loaded() {
-        let folder = complete("arguments", "");
+        let folder = complete("arguments", "/bin/true");
         let php = unpacked(&folder).unwrap();
         let directory = format!("extension_dir={}", folder.join("usr/lib/php/20220829").display());
         assert_eq!(php.arguments, ["-n", "-d", &directory, "-d", "extension=curl", "-d", "extension=posix"]);
