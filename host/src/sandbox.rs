@@ -4,15 +4,19 @@
 //! - **Every bound ends in its own fault**: processor time, time, memory, tables, stack, calls, reply. The host goes on.
 //! - **Processor time is the thread's own**, so a plugin is not charged for a busy machine. A plugin that computes
 //!   yields every few milliseconds; those that compute much share all processors but one, so that the rest never waits.
+//! - **What was compiled once is loaded** from a cache of the host's own (`cache`), and compiled again where that is damaged.
 //! - No folder, no variable, no socket. Clocks and random numbers are there.
 //!
 //! Not here: which event runs when (`dispatcher`), what a host call does (`capabilities`), the store.
 
+mod cache;
 mod component;
 mod engine;
 mod fault;
 mod meter;
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +28,7 @@ use crate::contract;
 use crate::event::Event;
 use crate::outcome::{Effects, Fault, FaultKind, Outcome};
 use crate::plugin::{Limits, Manifest};
+use cache::Cache;
 pub use component::LoadError;
 use engine::{Engine, StoreLimits};
 use meter::{Load, Meter, Metered};
@@ -38,12 +43,15 @@ const MOST_HANDED_OVER: usize = 4 << 20;
 pub struct Options {
     /// Instances at once; memory is reserved for each.
     pub instances: u32,
+    /// The folder with compiled plugins; `None`: each is compiled whenever it is loaded.
+    pub cache: Option<PathBuf>,
 }
 
 /// The engine that all plugins share.
 pub struct Sandbox {
     engine: Engine,
     linker: Linker<Running>,
+    cache: Option<Cache>,
 }
 
 /// A plugin that is ready to run.
@@ -84,17 +92,22 @@ impl Sandbox {
         let mut linker = Linker::new(engine.wasmtime());
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         contract::Plugin::add_to_linker::<Running, HasSelf<Attempt>>(&mut linker, |running| &mut running.attempt)?;
-        Ok(Self { engine, linker })
+        let cache = options.cache.as_deref().and_then(|folder| Cache::open(folder, engine.fingerprint()));
+        Ok(Self { engine, linker, cache })
     }
 
-    /// Makes a plugin of a file: a core module of `wasm32-wasip1`, or a component. Takes processor time.
+    /// Makes a plugin of a file: a core module of `wasm32-wasip1`, or a component. Takes processor time, unless the
+    /// compiled form is in the cache.
     ///
     /// # Errors
     /// [`LoadError`] says what is wrong with the file and what to do.
     pub fn compile(&self, bytes: &[u8]) -> Result<CompiledPlugin, LoadError> {
         let parts = component::read(bytes)?;
-        let compiled = Component::from_binary(self.engine.wasmtime(), &parts.component)
-            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        let cached = self.cache.as_ref().and_then(|cache| cache.get(self.engine.wasmtime(), &parts.hash));
+        let compiled = match cached {
+            Some(compiled) => compiled,
+            None => self.engine.in_background(|| self.compiled(bytes, &parts))?,
+        };
         let prepared = self
             .linker
             .instantiate_pre(&compiled)
@@ -107,6 +120,23 @@ impl Sandbox {
             prepared,
             load: Load::default(),
         })
+    }
+
+    fn compiled(&self, bytes: &[u8], parts: &component::Parts) -> Result<Component, LoadError> {
+        let component = component::component(bytes, parts)?;
+        let compiled = Component::from_binary(self.engine.wasmtime(), &component)
+            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+        if let Some(cache) = &self.cache {
+            cache.put(&parts.hash, &compiled);
+        }
+        Ok(compiled)
+    }
+
+    /// Removes compiled plugins that are not among these hashes, or were made for another engine.
+    pub fn forget_compiled_except(&self, hashes: &BTreeSet<String>) {
+        if let Some(cache) = &self.cache {
+            cache.keep_only(hashes);
+        }
     }
 
     /// Runs one attempt to its end.

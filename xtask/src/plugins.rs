@@ -15,7 +15,9 @@ pub const SAMPLES: [&str; 4] = ["audit", "notify", "phone-format", "step-tasks"]
 /// When the target can't be had, or a plugin does not build; cargo has said why.
 pub fn build_samples(root: &Path) -> anyhow::Result<PathBuf> {
     let mut arguments = vec!["build", "--profile", "plugin", "--target", "wasm32-wasip1"];
-    arguments.extend(SAMPLES.iter().flat_map(|name| ["--package", *name]));
+    // By place: a library of the host is called `notify` too.
+    let packages = SAMPLES.map(|name| format!("path+file://{}/plugins/{name}", root.display()));
+    arguments.extend(packages.iter().flat_map(|package| ["--package", package]));
     let built = cargo(root, &arguments)?;
     let folder = root.join("target/plugins");
     std::fs::create_dir_all(&folder).with_context(|| format!("failed to make `{}`", folder.display()))?;

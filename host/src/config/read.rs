@@ -268,7 +268,7 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
             body_timeout,
             max_senders: usize::try_from(max_senders).unwrap_or(usize::MAX),
         },
-        journal: journal::Options { data_dir: base.join(data_dir), duplicates, least_free },
+        journal: journal::Options { data_dir: base.join(&data_dir), duplicates, least_free },
         retention,
         dispatcher: dispatcher::Options {
             retry: policy,
@@ -277,7 +277,7 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
             drain,
             accounts: accounts.keys().cloned().collect(),
         },
-        sandbox: sandbox::Options { instances },
+        sandbox: sandbox::Options { instances, cache: Some(base.join(&data_dir).join("plugins/compiled")) },
         registry,
         crm,
         users,

@@ -1,5 +1,7 @@
 //! A plugin's file: its manifest and contract version, read without running code, and the component in it.
 
+use std::borrow::Cow;
+
 use sha2::{Digest, Sha256};
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
@@ -71,11 +73,12 @@ impl LoadError {
     }
 }
 
+/// What can be told of a file without checking its code.
 pub(super) struct Parts {
     pub(super) manifest: Manifest,
     pub(super) hash: String,
     pub(super) size: u64,
-    pub(super) component: Vec<u8>,
+    component: bool,
 }
 
 pub(super) fn read(bytes: &[u8]) -> Result<Parts, LoadError> {
@@ -86,18 +89,27 @@ pub(super) fn read(bytes: &[u8]) -> Result<Parts, LoadError> {
         return Err(LoadError::NotWasm);
     }
     let sections = sections(bytes)?;
-    wasmparser::Validator::new_with_features(wasmparser::WasmFeatures::all())
-        .validate_all(bytes)
-        .map_err(|error| LoadError::Damaged(error.message().to_owned()))?;
     let manifest = Manifest::parse(sections.manifest.ok_or(LoadError::NoManifest)?)?;
     let version = String::from_utf8_lossy(sections.version.unwrap_or_default()).into_owned();
     if version.split('.').next().and_then(|major| major.parse().ok()) != Some(API_MAJOR) {
         let found = if version.is_empty() { "of no version".to_owned() } else { version };
         return Err(LoadError::ApiVersion { found });
     }
-    let component = if sections.component { bytes.to_vec() } else { wrapped(bytes)? };
-    let hash = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Parts { manifest, hash, size: u64::try_from(bytes.len()).unwrap_or(u64::MAX), component })
+    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    Ok(Parts { manifest, hash: digest(bytes), size, component: sections.component })
+}
+
+/// The SHA-256, in hexadecimal.
+pub(super) fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The component in a file; its code is checked.
+pub(super) fn component<'a>(bytes: &'a [u8], parts: &Parts) -> Result<Cow<'a, [u8]>, LoadError> {
+    wasmparser::Validator::new_with_features(wasmparser::WasmFeatures::all())
+        .validate_all(bytes)
+        .map_err(|error| LoadError::Damaged(error.message().to_owned()))?;
+    if parts.component { Ok(Cow::Borrowed(bytes)) } else { wrapped(bytes).map(Cow::Owned) }
 }
 
 /// A module of `wasm32-wasip1` as a component: authors need nothing but `cargo build`.

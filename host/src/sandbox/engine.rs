@@ -1,5 +1,6 @@
 //! The engine's settings, its ticks, and the bounds on memory.
 
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -20,6 +21,8 @@ use crate::plugin::Limits;
 const TICK: Duration = Duration::from_millis(2);
 /// Bytes of stack that a plugin may use.
 const STACK: usize = 512 << 10;
+/// The priority of threads that compile: they get what those that serve leave.
+const LATER: i32 = 10;
 /// Core instances of one component.
 const CORE_INSTANCES: u32 = 24;
 /// Memories of one component.
@@ -33,6 +36,7 @@ pub(super) struct Engine {
     engine: wasmtime::Engine,
     ticker: Ticker,
     heavy: Arc<Semaphore>,
+    compilers: rayon::ThreadPool,
 }
 
 impl Engine {
@@ -66,7 +70,28 @@ impl Engine {
         let ticker = Ticker::start(engine.clone());
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let heavy = Arc::new(Semaphore::new(processors.saturating_sub(1).max(1)));
-        Ok(Self { engine, ticker, heavy })
+        let compilers = rayon::ThreadPoolBuilder::new()
+            .num_threads(processors)
+            .thread_name(|_| "compiler".to_owned())
+            .start_handler(|_| {
+                // Of a thread alone, on Linux; a system that refuses compiles at the common priority.
+                rustix::process::setpriority_process(None, LATER).ok();
+            })
+            .build()
+            .map_err(|error| wasmtime::Error::msg(error.to_string()))?;
+        Ok(Self { engine, ticker, heavy, compilers })
+    }
+
+    /// Does something that takes much processor time, behind everything that serves.
+    pub(super) fn in_background<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.compilers.install(work)
+    }
+
+    /// Tells apart engines that can't use each other's compiled code.
+    pub(super) fn fingerprint(&self) -> String {
+        let mut hasher = std::hash::DefaultHasher::new();
+        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
     }
 
     /// The processors that plugins which compute much share: one less than there are, so that the rest never waits.

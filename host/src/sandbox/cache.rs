@@ -1,0 +1,185 @@
+//! Compiled plugins on disk, by the hash of their file and the engine that made them.
+//!
+//! ```text
+//! HASH-ENGINE.cwasm   native code, mapped into memory as it is
+//! HASH-ENGINE.sum     the SHA-256 of that file
+//! ```
+//!
+//! - **Compiled code is trusted as the host's own**, so it must be: the folder and the files belong to the host's user
+//!   and are open to nobody else. What is not so is not used.
+//! - **A damaged file is no failure**: it is removed, and the plugin compiled again. The sum is written last.
+//! - Files are replaced by renaming, never in place: one that is mapped does not change.
+//!
+//! Not here: which plugins are wanted (`registry`). A cache that can't be written costs time and nothing else.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use wasmtime::component::Component;
+
+use super::component::digest;
+
+/// Access for the owner alone.
+const OWNER_ONLY: u32 = 0o700;
+
+pub(super) struct Cache {
+    folder: PathBuf,
+    engine: String,
+}
+
+impl Cache {
+    /// The cache in `folder`, which is made when it is not there; `None` when it can't be used.
+    pub(super) fn open(folder: &Path, engine: String) -> Option<Self> {
+        DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(folder).ok()?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(OWNER_ONLY)).ok()?;
+        is_own(&fs::symlink_metadata(folder).ok()?).then(|| Self { folder: folder.to_owned(), engine })
+    }
+
+    /// The compiled form of the plugin file with this hash.
+    pub(super) fn get(&self, engine: &wasmtime::Engine, hash: &str) -> Option<Component> {
+        let (code, sum) = self.files(hash);
+        let found = is_whole(&code, &sum).then(|| load(engine, &code)).flatten();
+        if found.is_none() {
+            // Not there, or not to be used: what is left of it must not be looked at again.
+            drop((fs::remove_file(code), fs::remove_file(sum)));
+        }
+        found
+    }
+
+    /// Keeps a compiled form; where that fails it is compiled again at the next start.
+    pub(super) fn put(&self, hash: &str, compiled: &Component) {
+        let (code, sum) = self.files(hash);
+        let Ok(bytes) = compiled.serialize() else { return };
+        if self.write(&code, &bytes).is_ok() {
+            drop(self.write(&sum, digest(&bytes).as_bytes()));
+        }
+    }
+
+    /// Removes everything else.
+    pub(super) fn keep_only(&self, hashes: &BTreeSet<String>) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let stem = Path::new(&name).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let kept =
+                stem.split_once('-').is_some_and(|(hash, engine)| engine == self.engine && hashes.contains(hash));
+            if !kept {
+                drop(fs::remove_file(entry.path()));
+            }
+        }
+    }
+
+    fn files(&self, hash: &str) -> (PathBuf, PathBuf) {
+        let name = format!("{hash}-{}", self.engine);
+        (self.folder.join(format!("{name}.cwasm")), self.folder.join(format!("{name}.sum")))
+    }
+
+    fn write(&self, to: &Path, bytes: &[u8]) -> std::io::Result<()> {
+        let beside = to.with_extension("new");
+        // One that a crash left behind may have other rights.
+        drop(fs::remove_file(&beside));
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?.write_all(bytes)?;
+        fs::rename(beside, to)
+    }
+}
+
+/// Whether a file belongs to this process's user and is open to nobody else.
+fn is_own(metadata: &fs::Metadata) -> bool {
+    let own = metadata.uid() == rustix::process::geteuid().as_raw();
+    own && metadata.mode() & 0o077 == 0 && !metadata.file_type().is_symlink()
+}
+
+fn is_whole(code: &Path, sum: &Path) -> bool {
+    let read = |path: &Path| -> Option<Vec<u8>> {
+        let safe = fs::symlink_metadata(path).ok().is_some_and(|metadata| metadata.is_file() && is_own(&metadata));
+        if safe { fs::read(path).ok() } else { None }
+    };
+    read(sum).zip(read(code)).is_some_and(|(sum, code)| digest(&code).as_bytes() == sum)
+}
+
+fn load(engine: &wasmtime::Engine, code: &Path) -> Option<Component> {
+    File::open(code).ok()?;
+    #[expect(
+        unsafe_code,
+        reason = "compiled code can only be loaded on trust, which `is_own` and `is_whole` establish"
+    )]
+    // SAFETY: the file was written by this user's host for an engine with these settings (its name says so, and the
+    // engine looks too), nobody else can write it, its sum is right, and it is only ever replaced, not changed.
+    let loaded = unsafe { Component::deserialize_file(engine, code) };
+    loaded.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compiled() -> (wasmtime::Engine, Component) {
+        let engine = wasmtime::Engine::default();
+        let component = Component::new(&engine, "(component)").unwrap();
+        (engine, component)
+    }
+
+    #[test]
+    fn what_is_damaged_foreign_or_open_to_others_is_not_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let (engine, component) = compiled();
+        let cache = Cache::open(&folder.path().join("compiled"), "engine".to_owned()).unwrap();
+        let (code, sum) = cache.files("abc");
+        type Harm<'a> = Box<dyn Fn() + 'a>;
+        let harms: [(&str, Harm<'_>); 6] = [
+            ("nothing", Box::new(|| {})),
+            ("cut", Box::new(|| fs::write(&code, b"\x7fELF").unwrap())),
+            (
+                "one byte",
+                Box::new(|| {
+                    let mut bytes = fs::read(&code).unwrap();
+                    let middle = bytes.len() / 2;
+                    bytes[middle] ^= 1;
+                    fs::write(&code, bytes).unwrap();
+                }),
+            ),
+            ("no sum", Box::new(|| fs::remove_file(&sum).unwrap())),
+            ("open to others", Box::new(|| fs::set_permissions(&code, fs::Permissions::from_mode(0o644)).unwrap())),
+            (
+                "a link",
+                Box::new(|| {
+                    fs::rename(&code, folder.path().join("elsewhere")).unwrap();
+                    std::os::unix::fs::symlink(folder.path().join("elsewhere"), &code).unwrap();
+                }),
+            ),
+        ];
+        for (name, harm) in harms {
+            cache.put("abc", &component);
+            harm();
+            assert_eq!(cache.get(&engine, "abc").is_some(), name == "nothing", "{name}");
+            if name != "nothing" {
+                assert!(!code.exists() && !sum.exists(), "{name}: what can't be used is gone");
+            }
+        }
+        let other = Cache::open(&folder.path().join("compiled"), "another".to_owned()).unwrap();
+        cache.put("abc", &component);
+        assert!(other.get(&engine, "abc").is_none(), "made by another engine");
+    }
+
+    #[test]
+    fn what_nobody_wants_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, component) = compiled();
+        let cache = Cache::open(folder.path(), "engine".to_owned()).unwrap();
+        let old = Cache::open(folder.path(), "old".to_owned()).unwrap();
+        for hash in ["a", "b"] {
+            cache.put(hash, &component);
+            old.put(hash, &component);
+        }
+        cache.keep_only(&BTreeSet::from(["b".to_owned()]));
+        let mut left: Vec<String> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["b-engine.cwasm", "b-engine.sum"]);
+    }
+}
