@@ -86,13 +86,12 @@ impl LoadError {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Empty | Self::Damaged(_) => "build it again, or copy it again under another name and then rename it",
-            Self::NotWasm => "build with `cargo build --release --target wasm32-wasip1`",
+            Self::NotWasm => "give the `.wasm` file that the build made, not a source or a folder",
             Self::NoManifest => {
-                "Rust: call `salesman_plugin_sdk::export!`, with `plugin.toml` beside `Cargo.toml`; \
-                 other languages: `salesman-host plugin pack FILE --manifest plugin.toml`"
+                "a file that another tool built gets its manifest by `salesman-host plugin pack FILE --manifest plugin.toml`"
             }
             Self::Manifest(_) => "mend the named line of `plugin.toml`, then build again",
-            Self::ApiVersion { .. } => "build it with the SDK of this host's version",
+            Self::ApiVersion { .. } => "take the SDK that this host's `plugin new` writes, and build again",
             Self::Shape(_) => "build it with the SDK, as a `cdylib` for `wasm32-wasip1`",
             Self::Compile(_) => "build it with another compiler version, or report it with the file",
             Self::Imports(_) => "build it against `plugin.wit`, with nothing but what that offers and WASI preview 2",
@@ -149,7 +148,10 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
         Ok(manifest) => (Some(manifest), None),
         Err(error) => (None, Some(error)),
     };
-    let problems = wrong.into_iter().chain(examined.version.err()).chain(shape).collect();
+    // Where both are missing, one thing is wrong.
+    let version =
+        examined.version.err().filter(|_| examined.named_version.is_some() || wrong != Some(LoadError::NoManifest));
+    let problems = wrong.into_iter().chain(version).chain(shape).collect();
     Ok(Inspection {
         kind: examined.kind,
         size: size(bytes),

@@ -46,6 +46,9 @@ pub enum Error {
     /// The folder holds no crate.
     #[error("`{0}` holds no `Cargo.toml`: give the plugin's folder, or start one with `salesman-host plugin new`")]
     NoCrate(PathBuf),
+    /// The folder holds a workspace and no crate of its own.
+    #[error("`{0}` names no package: give the folder of one plugin")]
+    NoPackage(PathBuf),
     /// There is no cargo.
     #[error("`{0}` can't be found: install Rust with rustup (https://rustup.rs), then `rustup target add {TARGET}`")]
     NoCargo(String),
@@ -66,15 +69,7 @@ pub enum Error {
     /// The crate makes no file that could be a plugin.
     #[error("the crate makes no plugin's file: add `crate-type = [\"cdylib\", \"rlib\"]` under `[lib]` of `{0}`")]
     NoCdylib(PathBuf),
-    /// Other crates were built, not that of the folder.
-    #[error("`{folder}` is a workspace: give the folder of one plugin ({})", .plugins.join(", "))]
-    Workspace {
-        /// Where.
-        folder: PathBuf,
-        /// The crates that make plugins.
-        plugins: Vec<String>,
-    },
-    /// The file that was built can't be read.
+    /// A file can't be read.
     #[error("`{path}` can't be read: {cause}")]
     File {
         /// Which.
@@ -93,8 +88,7 @@ pub enum Error {
 }
 
 fn told(problems: &[LoadError]) -> String {
-    let told = problems.iter().map(|problem| format!("{} ({}); {}", problem, problem.code(), problem.remedy()));
-    told.collect::<Vec<_>>().join("; ")
+    problems.iter().map(|problem| format!("{problem} ({})", problem.code())).collect::<Vec<_>>().join("; ")
 }
 
 /// Builds the crate in `folder`. `on_line` gets what cargo says. Dropping the future ends the build.
@@ -104,12 +98,7 @@ fn told(problems: &[LoadError]) -> String {
 /// # Errors
 /// [`Error`] names what is missing, and the remedy.
 pub async fn build(folder: &Path, options: &Options, mut on_line: impl FnMut(&str)) -> Result<Built, Error> {
-    let manifest = folder
-        .join("Cargo.toml")
-        .canonicalize()
-        .ok()
-        .filter(|manifest| manifest.is_file())
-        .ok_or_else(|| Error::NoCrate(folder.to_owned()))?;
+    let manifest = manifest_of(folder)?;
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let failed = |cause| Error::Run { program: program.clone(), cause };
     let mut running = Group::spawn(&mut command(&program, folder, options)).map_err(|cause| match cause.kind() {
@@ -128,10 +117,19 @@ pub async fn build(folder: &Path, options: &Options, mut on_line: impl FnMut(&st
     .map_err(failed)?;
     let status = running.wait().await.map_err(failed)?;
     match status.success() {
-        true => check(file_of(&manifest, folder, made)?),
+        true => check(file_of(&manifest, made)?),
         false if has_no_target => Err(Error::NoTarget(remedy::for_target(folder))),
         false => Err(Error::Failed(status)),
     }
+}
+
+/// The crate's `Cargo.toml`, as cargo will call it.
+fn manifest_of(folder: &Path) -> Result<PathBuf, Error> {
+    let path = folder.join("Cargo.toml").canonicalize().map_err(|_| Error::NoCrate(folder.to_owned()))?;
+    let text = std::fs::read_to_string(&path).map_err(|cause| Error::File { path: path.clone(), cause })?;
+    // What can't be read is left to cargo, which says why.
+    let is_workspace = text.parse::<toml::Table>().is_ok_and(|table| !table.contains_key("package"));
+    if is_workspace { Err(Error::NoPackage(path)) } else { Ok(path) }
 }
 
 fn command(program: &str, folder: &Path, options: &Options) -> Command {
@@ -188,15 +186,9 @@ fn artefact(message: &str) -> Option<Artefact> {
     is_ours.then_some(Artefact { manifest: message.manifest_path, file })
 }
 
-fn file_of(manifest: &Path, folder: &Path, made: Vec<Artefact>) -> Result<PathBuf, Error> {
-    if let Some(own) = made.iter().find(|artefact| artefact.manifest == manifest) {
-        return Ok(own.file.clone());
-    }
-    let folders = made.iter().filter_map(|artefact| Some(artefact.manifest.parent()?.display().to_string()));
-    match folders.collect::<Vec<_>>() {
-        none if none.is_empty() => Err(Error::NoCdylib(manifest.to_owned())),
-        plugins => Err(Error::Workspace { folder: folder.to_owned(), plugins }),
-    }
+fn file_of(manifest: &Path, made: Vec<Artefact>) -> Result<PathBuf, Error> {
+    let own = made.into_iter().find(|artefact| artefact.manifest == manifest);
+    own.map(|own| own.file).ok_or_else(|| Error::NoCdylib(manifest.to_owned()))
 }
 
 fn check(file: PathBuf) -> Result<Built, Error> {
@@ -229,24 +221,21 @@ mod tests {
             "not json".to_owned(),
         ];
         let made: Vec<Artefact> = lines.iter().filter_map(|line| artefact(line)).collect();
-        let file = |manifest: &str, made: &[Artefact]| {
-            file_of(Path::new(manifest), Path::new("/w"), made.to_vec()).map_err(|error| error.to_string())
-        };
-        assert_eq!(file("/w/own/Cargo.toml", &made), Ok("/t/own.wasm".into()));
+        let file = |manifest: &str| file_of(Path::new(manifest), made.clone()).map_err(|error| error.to_string());
+        assert_eq!(file("/w/own/Cargo.toml"), Ok("/t/own.wasm".into()));
         assert_eq!(
-            file("/w/Cargo.toml", &made),
-            Err("`/w` is a workspace: give the folder of one plugin (/w/other, /w/own)".to_owned())
-        );
-        assert_eq!(
-            file("/w/tool/Cargo.toml", &made[..0]),
+            file("/w/tool/Cargo.toml"),
             Err("the crate makes no plugin's file: add `crate-type = [\"cdylib\", \"rlib\"]` under `[lib]` of `/w/tool/Cargo.toml`".to_owned())
         );
     }
 
     #[tokio::test]
-    async fn a_folder_without_a_crate_is_not_handed_to_cargo() {
+    async fn a_folder_without_a_crate_of_its_own_is_not_handed_to_cargo() {
         let folder = tempfile::tempdir().unwrap();
         let result = build(folder.path(), &Options::default(), |_| {}).await;
         assert!(matches!(result, Err(Error::NoCrate(_))), "{result:?}");
+        std::fs::write(folder.path().join("Cargo.toml"), "[workspace]\nmembers = [\"a\", \"b\"]\n").unwrap();
+        let result = build(folder.path(), &Options::default(), |_| {}).await;
+        assert!(matches!(result, Err(Error::NoPackage(_))), "{result:?}");
     }
 }

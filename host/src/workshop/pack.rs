@@ -106,7 +106,7 @@ mod tests {
         wat::parse_str(format!(
             r#"(component
                 {import}
-                (core module $inner (@custom "salesman:manifest" "inner") (func (export "f")))
+                (core module $inner (@custom "salesman:manifest" "nested") (func (export "f")))
                 (core instance $made (instantiate $inner))
                 (func (export "handle") (canon lift (core func $made "f")))
                 {custom})"#
@@ -131,7 +131,7 @@ mod tests {
             r#"(@custom "salesman:manifest" "old") (@custom "salesman:api-version" "0.3") (@custom "other" "x")"#;
         let packed_over = pack(&component(TYPES, custom), MANIFEST).unwrap();
         let found = |name: &str| packed_over.windows(name.len()).filter(|part| *part == name.as_bytes()).count();
-        assert_eq!((found("old"), found("0.3"), found("other"), found("inner"), found(MANIFEST)), (0, 0, 1, 1, 1));
+        assert_eq!((found("old"), found("0.3"), found("other"), found("nested"), found(MANIFEST)), (0, 0, 1, 1, 1));
     }
 
     #[test]

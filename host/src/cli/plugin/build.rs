@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::inspect;
 use crate::workshop::build::{self, Built, Options};
-use crate::workshop::inspect::report;
+use crate::workshop::inspect::{Problem, report};
 
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct Args {
@@ -30,31 +30,35 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
     let built = runtime.block_on(async {
         tokio::select! {
-            built = build::build(&args.path, &options, |line| eprintln!("{line}")) => built.map_err(anyhow::Error::new),
+            built = build::build(&args.path, &options, |line| eprintln!("{line}")) => Ok(built),
             // Dropping the build ends cargo and its compilers.
             asked = crate::cli::asked_to_stop() => Err(asked.err().unwrap_or_else(|| anyhow::anyhow!("interrupted"))),
         }
-    });
+    })?;
     match built {
         Ok(built) => shown(&built, args.json),
         Err(error) if args.json => {
-            println!("{:#}", json!({ "built": false, "error": format!("{error:#}") }));
+            let problems: Vec<Problem> = match &error {
+                build::Error::NotAPlugin { problems, .. } => problems.iter().map(Problem::from).collect(),
+                _ => Vec::new(),
+            };
+            println!("{:#}", json!({ "built": false, "error": error.to_string(), "problems": problems }));
             Ok(ExitCode::FAILURE)
         }
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 
 fn shown(built: &Built, as_json: bool) -> anyhow::Result<ExitCode> {
-    let report = report(&from_here(&built.file), &built.inspection);
     if as_json {
         let mut result = json!({ "built": true });
-        if let (Some(result), Value::Object(report)) = (result.as_object_mut(), serde_json::to_value(&report)?) {
+        let report = serde_json::to_value(report(&built.file, &built.inspection))?;
+        if let (Some(result), Value::Object(report)) = (result.as_object_mut(), report) {
             result.extend(report);
         }
         println!("{result:#}");
     } else {
-        inspect::print(&report);
+        inspect::print(&report(&from_here(&built.file), &built.inspection));
     }
     Ok(ExitCode::SUCCESS)
 }
