@@ -278,6 +278,12 @@ fn a_new_plugin_names_the_type_that_the_sdk_has_for_its_event() {
         })
         .unwrap();
         let code = std::fs::read_to_string(folder.join("src/lib.rs")).unwrap();
-        assert!(code.contains(&format!("let EventData::{variant}(data) = event.data()?")), "{code}");
+        assert!(code.contains(&format!("let EventData::{variant}(data) = event.data()? else {{\n")), "{code}");
+        // Its test's fields, as pairs: enough for the type.
+        let fields = code.lines().find_map(|line| line.trim().strip_prefix("let fields = ")).unwrap();
+        let pairs = fields.trim_end_matches(';').replace('(', "[").replace(')', "]");
+        let pairs: Vec<(String, String)> = serde_json::from_str(&pairs).unwrap();
+        let pairs: Vec<(&str, &str)> = pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        testing::event(entry.name, &pairs).data().unwrap();
     }
 }

@@ -3,13 +3,14 @@
 //! - The code shows the typed event of the first name; every further name has an arm of its own.
 //! - The crate is a workspace of its own, so a surrounding one does not capture it.
 
-use std::fmt::Write as _;
 use std::path::{Component, Path, PathBuf};
 
 use super::{Error, Sdk, Wanted, sdk};
 use crate::plugin::{Pattern, PluginName};
 use crate::workshop::samples;
 
+/// Letters of a list that rustfmt leaves on one line.
+const LINE: usize = 56;
 /// What to do next.
 pub(super) const NEXT: &[&str] = &["cargo test", "salesman-host plugin build"];
 
@@ -213,7 +214,9 @@ impl Handler {
     }
 }
 
-const ONE: &str = r#"        let EventData::{variant}(data) = event.data()? else { return Reply::skip() };
+const ONE: &str = r#"        let EventData::{variant}(data) = event.data()? else {
+            return Reply::skip();
+        };
         host.info(format!("{} came: {data:?}", event.name));
         Reply::done()
 "#;
@@ -228,7 +231,8 @@ const OTHER_ARM: &str = r#"            // The fields are text: `event.field("did
                 Reply::done()
             }
 "#;
-const UNTYPED: &str = r#"        // The fields are text: `event.field("did")`, `event.number("did")`. Names of the catalogue have types: `event.data()`.
+const UNTYPED: &str = r#"        // The fields are text: `event.field("did")`, `event.number("did")`. An event that the CRM knows
+        // has a type: `event.data()`.
         host.info(format!("{} came: {:?}", event.name, event.fields));
         Reply::done()
 "#;
@@ -266,9 +270,10 @@ mod tests {
     #[test]
     fn the_event_is_told() {
         let fake = FakeHost::new();
-        let came = event("{event}", &[{fields}]);
+        let fields = [{fields}];
+        let came = event("{event}", &fields);
         assert_eq!({plugin}.handle(came, &fake.host()), Reply::done());
-        assert!(fake.lines()[0].starts_with("info: {event} came: "), "{:?}", fake.lines());
+        assert!(fake.lines()[0].starts_with("info: {event} came: "));
     }
 }
 "#;
@@ -286,15 +291,22 @@ fn example(first: &Pattern) -> String {
     }
 }
 
-/// The plain fields of the event's sample, as a list of pairs in Rust.
+/// The first plain fields of the event's sample, as pairs in Rust: as many as fit a line.
 fn fields(event: &str) -> String {
     let mut list = String::new();
     let body = samples::body(event).into_iter().flatten();
-    let plain = body.filter(|(key, _)| !matches!(key.as_str(), "event" | "identity" | "iduser1"));
-    for (key, value) in plain.filter_map(|(key, value)| Some((key, value.as_str()?))).take(4) {
+    // `autor` is not reliable: no example to follow.
+    let plain = body.filter(|(key, _)| !matches!(key.as_str(), "autor" | "event" | "identity" | "iduser1"));
+    let mut plain: Vec<(&String, &str)> = plain.filter_map(|(key, value)| Some((key, value.as_str()?))).collect();
+    // Without its own numbers an event has no type.
+    plain.sort_by_key(|(key, _)| !matches!(key.as_str(), "clid" | "deid" | "did" | "id" | "pid"));
+    for (key, value) in plain {
         let separator = if list.is_empty() { "" } else { ", " };
-        // Writing to a text does not fail.
-        write!(list, "{separator}({key:?}, {value:?})").ok();
+        let pair = format!("{separator}({key:?}, {value:?})");
+        if list.chars().count() + pair.chars().count() > LINE {
+            break;
+        }
+        list.push_str(&pair);
     }
     if list.is_empty() { "(\"id\", \"1\")".to_owned() } else { list }
 }
