@@ -64,8 +64,8 @@ fn cargo_toml() -> Result<String, Error> {
     let mut package: Table = PACKAGE_TOML.parse()?;
     let root: Table = WORKSPACE_TOML.parse()?;
     let shared = |section: &str| root.get("workspace")?.get(section)?.as_table();
-    for (section, from) in [("package", "package"), ("dependencies", "dependencies")] {
-        if let (Some(Value::Table(keys)), Some(shared)) = (package.get_mut(section), shared(from)) {
+    for section in ["package", "dependencies"] {
+        if let (Some(Value::Table(keys)), Some(shared)) = (package.get_mut(section), shared(section)) {
             put_in(keys, shared);
         }
     }
