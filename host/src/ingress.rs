@@ -63,6 +63,14 @@ const MOST_READ_AT_ONCE: usize = 64 << 20;
 /// Bytes of the header that names an event.
 const MOST_KEY: usize = 128;
 
+/// The event that a JSON body makes, as if `account` had sent it now: for rehearsals, which store nothing.
+///
+/// # Errors
+/// [`Problem`] as it would be answered.
+pub fn event_of(account: &str, body: &[u8], now: i64) -> Result<Event, Problem> {
+    normal_event(account.to_owned(), Via::Json, decode::json(body)?, now)
+}
+
 struct Ingress {
     journal: journal::Handle,
     clock: Clock,

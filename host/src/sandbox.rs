@@ -29,7 +29,7 @@ use crate::event::Event;
 use crate::outcome::{Effects, Fault, FaultKind, Outcome};
 use crate::plugin::{Limits, Manifest};
 use cache::Cache;
-pub use component::LoadError;
+pub use component::{Inspection, Kind, LoadError, MANIFEST_SECTION, VERSION_SECTION, inspect};
 use engine::{Engine, StoreLimits};
 use meter::{Load, Meter, Metered};
 

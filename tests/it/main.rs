@@ -4,6 +4,7 @@
 
 mod accounts;
 mod answers;
+mod authoring;
 mod crm_client;
 mod delivery;
 mod durability;

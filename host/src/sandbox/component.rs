@@ -1,21 +1,30 @@
 //! A plugin's file: its manifest and contract version, read without running code, and the component in it.
+//!
+//! There is one reader. `read` stops at the first thing that is wrong; `inspect` needs no engine and tells all of them.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
 };
-use wasmparser::{Encoding, Parser, Payload};
+use wasmparser::{ComponentTypeRef, Encoding, Parser, Payload};
 use wit_component::ComponentEncoder;
 
 use crate::contract::API_MAJOR;
 use crate::plugin::{Manifest, ManifestError};
 
 /// The custom section that holds `plugin.toml`.
-const MANIFEST_SECTION: &str = "salesman:manifest";
+pub const MANIFEST_SECTION: &str = "salesman:manifest";
 /// The custom section that holds the contract's version.
-const VERSION_SECTION: &str = "salesman:api-version";
+pub const VERSION_SECTION: &str = "salesman:api-version";
+
+/// Interfaces that the host serves begin with one of these. The version is left to the engine.
+const SERVED: [&str; 7] =
+    ["salesman:plugin/", "wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+/// The function that a plugin exports.
+const HANDLER: &str = "handle";
 
 /// Why a file is not a plugin that can run here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,30 +82,113 @@ impl LoadError {
     }
 }
 
+impl LoadError {
+    /// What to do about it, for whoever builds the plugin.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Empty | Self::Damaged(_) => "build it again, or copy it again under another name and then rename it",
+            Self::NotWasm => "give the `.wasm` file that the build made, not a source or a folder",
+            Self::NoManifest => {
+                "a file that another tool built gets its manifest by `salesman-host plugin pack FILE --manifest plugin.toml`"
+            }
+            Self::Manifest(_) => "mend the named line of `plugin.toml`, then build again",
+            Self::ApiVersion { .. } => "take the SDK that this host's `plugin new` writes, and build again",
+            Self::Shape(_) => "build it with the SDK, as a `cdylib` for `wasm32-wasip1`",
+            Self::Compile(_) => "build it with another compiler version, or report it with the file",
+            Self::Imports(_) => "build it against `plugin.wit`, with nothing but what that offers and WASI preview 2",
+        }
+    }
+}
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A core module, as `cargo build --target wasm32-wasip1` makes it.
+    Module,
+    /// A component.
+    Component,
+}
+
+impl Kind {
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Module => "core module",
+            Self::Component => "component",
+        }
+    }
+}
+
+/// What a file says of itself, and everything that keeps it from being a plugin, as far as can be told without the engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspection {
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Its SHA-256, in hexadecimal.
+    pub hash: String,
+    /// The version of the contract that it names.
+    pub api_version: Option<String>,
+    /// What it says of itself.
+    pub manifest: Option<Manifest>,
+    /// The interfaces (or, of a module, the modules) that it imports, sorted.
+    pub imports: Vec<String>,
+    /// What is wrong with it; empty for a plugin that can be loaded.
+    pub problems: Vec<LoadError>,
+}
+
+/// Looks at a file without running it and without an engine.
+///
+/// # Errors
+/// When nothing can be told of it: [`LoadError::Empty`], [`LoadError::NotWasm`], [`LoadError::Damaged`].
+pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
+    let examined = Examined::new(bytes)?;
+    validate(bytes)?;
+    let shape = examined.shape_error(bytes);
+    let (manifest, wrong) = match examined.manifest {
+        Ok(manifest) => (Some(manifest), None),
+        Err(error) => (None, Some(error)),
+    };
+    // Where both are missing, one thing is wrong.
+    let version =
+        examined.version.err().filter(|_| examined.named_version.is_some() || wrong != Some(LoadError::NoManifest));
+    let problems = wrong.into_iter().chain(version).chain(shape).collect();
+    Ok(Inspection {
+        kind: examined.kind,
+        size: size(bytes),
+        hash: digest(bytes),
+        api_version: examined.named_version,
+        manifest,
+        imports: examined.imports,
+        problems,
+    })
+}
+
 /// What can be told of a file without checking its code.
 pub(super) struct Parts {
     pub(super) manifest: Manifest,
     pub(super) hash: String,
     pub(super) size: u64,
-    component: bool,
+    kind: Kind,
 }
 
 pub(super) fn read(bytes: &[u8]) -> Result<Parts, LoadError> {
-    if bytes.is_empty() {
-        return Err(LoadError::Empty);
-    }
-    if !bytes.starts_with(b"\0asm") {
-        return Err(LoadError::NotWasm);
-    }
-    let sections = sections(bytes)?;
-    let manifest = Manifest::parse(sections.manifest.ok_or(LoadError::NoManifest)?)?;
-    let version = String::from_utf8_lossy(sections.version.unwrap_or_default()).into_owned();
-    if version.split('.').next().and_then(|major| major.parse().ok()) != Some(API_MAJOR) {
-        let found = if version.is_empty() { "of no version".to_owned() } else { version };
-        return Err(LoadError::ApiVersion { found });
-    }
-    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    Ok(Parts { manifest, hash: digest(bytes), size, component: sections.component })
+    let examined = Examined::new(bytes)?;
+    let manifest = examined.manifest?;
+    examined.version?;
+    Ok(Parts { manifest, hash: digest(bytes), size: size(bytes), kind: examined.kind })
+}
+
+/// The component in a file; its code is checked.
+pub(super) fn component<'a>(bytes: &'a [u8], parts: &Parts) -> Result<Cow<'a, [u8]>, LoadError> {
+    validate(bytes)?;
+    if parts.kind == Kind::Component { Ok(Cow::Borrowed(bytes)) } else { wrapped(bytes).map(Cow::Owned) }
+}
+
+fn validate(bytes: &[u8]) -> Result<(), LoadError> {
+    wasmparser::Validator::new_with_features(wasmparser::WasmFeatures::all()).validate_all(bytes).map_err(damaged)?;
+    Ok(())
 }
 
 /// The SHA-256, in hexadecimal.
@@ -104,12 +196,66 @@ pub(super) fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The component in a file; its code is checked.
-pub(super) fn component<'a>(bytes: &'a [u8], parts: &Parts) -> Result<Cow<'a, [u8]>, LoadError> {
-    wasmparser::Validator::new_with_features(wasmparser::WasmFeatures::all())
-        .validate_all(bytes)
-        .map_err(|error| LoadError::Damaged(error.message().to_owned()))?;
-    if parts.component { Ok(Cow::Borrowed(bytes)) } else { wrapped(bytes).map(Cow::Owned) }
+fn size(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+/// What the outermost level of a file holds.
+struct Examined {
+    kind: Kind,
+    manifest: Result<Manifest, LoadError>,
+    version: Result<(), LoadError>,
+    named_version: Option<String>,
+    imports: Vec<String>,
+    handles: bool,
+}
+
+impl Examined {
+    fn new(bytes: &[u8]) -> Result<Self, LoadError> {
+        if bytes.is_empty() {
+            return Err(LoadError::Empty);
+        }
+        if !bytes.starts_with(b"\0asm") {
+            return Err(LoadError::NotWasm);
+        }
+        let sections = sections(bytes)?;
+        let manifest = sections.manifest.ok_or(LoadError::NoManifest);
+        let named_version = sections.version.map(|version| String::from_utf8_lossy(version).into_owned());
+        Ok(Self {
+            kind: if sections.component { Kind::Component } else { Kind::Module },
+            manifest: manifest.and_then(|text| Ok(Manifest::parse(text)?)),
+            version: check_version(named_version.as_deref()),
+            named_version,
+            imports: sections.imports.into_iter().map(str::to_owned).collect(),
+            handles: sections.handles,
+        })
+    }
+
+    /// What the engine would refuse for sure. Types and versions of interfaces are left to it.
+    fn shape_error(&self, bytes: &[u8]) -> Option<LoadError> {
+        if self.kind == Kind::Module {
+            return wrapped(bytes).err();
+        }
+        let unknown: Vec<&str> = self
+            .imports
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !SERVED.iter().any(|own| name.starts_with(own)))
+            .collect();
+        if !unknown.is_empty() {
+            return Some(LoadError::Imports(format!("imports {}", unknown.join(", "))));
+        }
+        (!self.handles).then(|| LoadError::Imports(format!("no function `{HANDLER}` is exported")))
+    }
+}
+
+fn check_version(named: Option<&str>) -> Result<(), LoadError> {
+    let version = named.unwrap_or_default();
+    if version.split('.').next().and_then(|major| major.parse().ok()) == Some(API_MAJOR) {
+        return Ok(());
+    }
+    let found = if version.is_empty() { "of no version".to_owned() } else { version.to_owned() };
+    Err(LoadError::ApiVersion { found })
 }
 
 /// A module of `wasm32-wasip1` as a component: authors need nothing but `cargo build`.
@@ -123,18 +269,21 @@ fn wrapped(module: &[u8]) -> Result<Vec<u8>, LoadError> {
         .map_err(|error| LoadError::Shape(format!("{error:#}")))
 }
 
+#[derive(Default)]
 struct Sections<'a> {
     component: bool,
     manifest: Option<&'a [u8]>,
     version: Option<&'a [u8]>,
+    imports: BTreeSet<&'a str>,
+    handles: bool,
 }
 
 /// Reads the outermost level; what is nested in a component is not its manifest.
 fn sections(bytes: &[u8]) -> Result<Sections<'_>, LoadError> {
-    let mut found = Sections { component: false, manifest: None, version: None };
+    let mut found = Sections::default();
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(|error| LoadError::Damaged(error.message().to_owned()))? {
+        match payload.map_err(damaged)? {
             Payload::Version { encoding, .. } => {
                 depth += 1;
                 if depth == 1 {
@@ -142,13 +291,46 @@ fn sections(bytes: &[u8]) -> Result<Sections<'_>, LoadError> {
                 }
             }
             Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::CustomSection(section) if depth == 1 => match section.name() {
-                MANIFEST_SECTION => found.manifest = Some(section.data()),
-                VERSION_SECTION => found.version = Some(section.data()),
-                _ => {}
-            },
+            payload if depth == 1 => found.add(payload)?,
             _ => {}
         }
     }
     Ok(found)
+}
+
+impl<'a> Sections<'a> {
+    fn add(&mut self, payload: Payload<'a>) -> Result<(), LoadError> {
+        match payload {
+            Payload::CustomSection(section) => match section.name() {
+                MANIFEST_SECTION => self.manifest = Some(section.data()),
+                VERSION_SECTION => self.version = Some(section.data()),
+                _ => {}
+            },
+            Payload::ImportSection(section) => {
+                for import in section.into_imports() {
+                    self.imports.insert(import.map_err(damaged)?.module);
+                }
+            }
+            Payload::ComponentImportSection(section) => {
+                for import in section {
+                    let import = import.map_err(damaged)?;
+                    // The names of types that an interface brings along: nothing that has to be served.
+                    if !matches!(import.ty, ComponentTypeRef::Type(_)) {
+                        self.imports.insert(import.name.name);
+                    }
+                }
+            }
+            Payload::ComponentExportSection(section) => {
+                for export in section {
+                    self.handles |= export.map_err(damaged)?.name.name == HANDLER;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn damaged(error: wasmparser::BinaryReaderError) -> LoadError {
+    LoadError::Damaged(error.message().to_owned())
 }

@@ -1,0 +1,31 @@
+//! `salesman-host plugin`: which command was asked for. The work is the workshop's; the files below print.
+
+mod build;
+mod inspect;
+mod new;
+mod pack;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+#[derive(Subcommand, Debug)]
+pub(super) enum PluginCommand {
+    /// Start a plugin: a folder that builds and tests at once.
+    New(new::Args),
+    /// Build a plugin's crate, and check the file as the host would.
+    Build(build::Args),
+    /// Show what a plugin's file is, what it asks for, and what is wrong with it.
+    Inspect(inspect::Args),
+    /// Give a file that another tool built its manifest.
+    Pack(pack::Args),
+}
+
+pub(super) fn run(command: PluginCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        PluginCommand::New(args) => new::run(args),
+        PluginCommand::Build(args) => build::run(args),
+        PluginCommand::Inspect(args) => inspect::run(args),
+        PluginCommand::Pack(args) => pack::run(args),
+    }
+}

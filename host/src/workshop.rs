@@ -1,0 +1,30 @@
+//! The author's tools: start a plugin, build it, look at its file, give a file its manifest.
+//!
+//! - Each tool returns values; the command line prints them. A development loop can call them as well.
+//! - Nothing here needs a configuration, a journal or a CRM.
+//! - A file is written in one step: a host that watches the folder never sees half of one.
+//!
+//! Not here: printing (`cli`), what a plugin's file must hold (`sandbox`), the running host.
+
+pub mod build;
+pub mod inspect;
+pub mod pack;
+pub mod permissions;
+pub mod samples;
+pub mod scaffold;
+
+use std::path::Path;
+
+/// Writes a file in one step: its readers see the old contents or the new ones.
+///
+/// # Errors
+/// When the folder can't be written to; what was there stays.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), std::io::Error> {
+    let beside = path.with_extension(format!("{}.new", std::process::id()));
+    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
+    if written.is_err() {
+        // What failed is told; a rest of it that can't be removed changes nothing.
+        std::fs::remove_file(&beside).ok();
+    }
+    written
+}
