@@ -56,7 +56,9 @@ use crate::outcome::{Effects, Next, Outcome};
 use crate::plugin::{Pattern, PluginName};
 pub use causes::Cause;
 pub use letters::Letter;
-pub use read::{AttemptView, Backlog, DeliveryPath, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary, StateView};
+pub use read::{
+    AttemptView, Backlog, DeliveryPath, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary, StateView,
+};
 pub use retention::{Retention, Swept, keep};
 pub use writes::{Intended, Intent, Write, WriteView, Written};
 

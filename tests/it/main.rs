@@ -14,6 +14,7 @@ mod isolation;
 mod loops;
 mod overload;
 mod php;
+mod rehearsal;
 mod resilience;
 mod start;
 mod tidy;

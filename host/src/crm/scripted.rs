@@ -71,7 +71,9 @@ mod tests {
             Error::Transport("no answer in time: operation timed out".into()),
             Error::Transport("the CRM's web server answered 503".into()),
             Error::Unsent("no connection: refused".into()),
-            Error::BadAnswer("the CRM's web server answered 500 to `deal.list`: check `url` and the method's name".into()),
+            Error::BadAnswer(
+                "the CRM's web server answered 500 to `deal.list`: check `url` and the method's name".into(),
+            ),
             Error::BadAnswer("the answer is empty".into()),
             Error::Invalid("`a b` is no name of an argument".into()),
         ] {
