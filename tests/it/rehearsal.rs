@@ -17,7 +17,8 @@ struct Told {
 
 impl Told {
     fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {} {}", self.out, self.errors))
+        assert_eq!(self.errors, "", "{}", self.out);
+        serde_json::from_str(&self.out).unwrap()
     }
 
     fn has(&self, parts: &[&str]) {

@@ -87,7 +87,7 @@ pub enum Source {
     /// Reads from the CRM itself; writes are not sent.
     DryRun(crm::Options),
     /// From a recorded delivery.
-    Recording(Recording),
+    Recording(Box<Recording>),
 }
 
 /// What is rehearsed.
@@ -253,8 +253,9 @@ pub async fn rehearse(plan: Plan) -> Result<Rehearsal, Error> {
     notes.extend(after(&outcome, &effects));
     let mut rehearsal = Rehearsal::new(&live, &event, attempt, &outcome, effects);
     for call in rehearsal.calls.iter_mut().filter(|call| dry && call.good) {
-        call.not_sent = compare::is_write(&call.call) && !call.call.ends_with(')');
+        call.not_sent = record::is_write(&call.call) && !call.call.ends_with(')');
     }
+    notes.extend(script.guesses());
     Ok(Rehearsal { unused: script.unused(), notes, ..rehearsal })
 }
 
@@ -263,7 +264,7 @@ fn ways(source: Source) -> Result<(Arc<Script>, crm::Client, Outside), Error> {
     let (script, live) = match source {
         Source::Nothing => (Script::Nothing, None),
         Source::Answers(answers) => (Script::File(Mutex::new(answers)), None),
-        Source::Recording(recording) => (Script::Recording(Mutex::new(recording)), None),
+        Source::Recording(recording) => (Script::Recording(Box::new(Mutex::new(*recording))), None),
         Source::DryRun(options) => (Script::made_up(), Some(options)),
     };
     let script = Arc::new(script);

@@ -181,7 +181,7 @@ fn answers(
     if let Some(recording) = recording {
         let id = args.from_delivery.unwrap_or_default();
         let from = format!("answers as recorded of delivery {id}, attempt {}", recording.attempt);
-        return Ok((Source::Recording(recording.clone()), from));
+        return Ok((Source::Recording(Box::new(recording.clone())), from));
     }
     if let Some(path) = &args.answers {
         let text = std::fs::read_to_string(path).with_context(|| format!("failed to read `{}`", path.display()))?;

@@ -5,7 +5,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::record::{Recording, crm_call, same, writes};
+use super::record::{Recording, is_write, same};
 use super::{Rehearsal, Written};
 use crate::outcome::HostCall;
 
@@ -99,14 +99,6 @@ pub(super) fn written(calls: &[HostCall]) -> Vec<Written> {
     writes.map(|call| Written { call: bare(&call.call).to_owned(), request: call.request.clone() }).collect()
 }
 
-/// Whether a recorded call changes something in the CRM or outside.
-pub(super) fn is_write(call: &str) -> bool {
-    match crm_call(call) {
-        Some((name, _)) => writes(name),
-        None => call.starts_with("http ") && !call.starts_with("http GET ") && !call.starts_with("http HEAD "),
-    }
-}
-
 /// A call without what is said about its answer.
 fn bare(call: &str) -> &str {
     call.split_once(" (").map_or(call, |(bare, _)| bare)
@@ -140,7 +132,7 @@ mod tests {
         let calls = [
             call("crm deal.list", json!({})),
             call("crm task.add (done before)", json!({ "a": 1 })),
-            call("http GET https://a.example", json!({})),
+            call("http get https://a.example", json!({})),
             call("http POST https://a.example", json!({ "b": 2 })),
             call("state read", json!("x")),
         ];

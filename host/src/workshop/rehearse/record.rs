@@ -3,8 +3,8 @@
 //! - A call gets the answer of the same call with the same arguments; else of the next call of that name that is left.
 //! - State that the attempt saw is there again, and so are answers of writes that an earlier attempt had done.
 //! - What can't be rebuilt: answers that were cut; headers of answers from outside, and bodies that are not text; values
-//!   behind listed keys that were not read; the plugin's own clock and random numbers; settings and grants of then, which
-//!   are those of the rehearsal.
+//!   behind listed keys that were not read; how long answers took; the plugin's own clock and random numbers; settings and
+//!   grants of then, which are those of the rehearsal.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,6 +52,7 @@ pub struct Recording {
     /// Its calls.
     pub calls: Vec<HostCall>,
     used: BTreeSet<usize>,
+    guessed: BTreeSet<String>,
 }
 
 impl Recording {
@@ -74,8 +75,8 @@ impl Recording {
             return Err(wrong(format!("the delivery has no {asked}; recorded are {known:?}")));
         };
         let Attempt { number, version, outcome, reason, calls } = attempt;
-        let used = BTreeSet::new();
-        Ok(Self { event, plugin: delivery.plugin, attempt: number, version, outcome, reason, calls, used })
+        let (used, guessed) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Self { event, plugin: delivery.plugin, attempt: number, version, outcome, reason, calls, used, guessed })
     }
 
     /// What the stored state must be so that the plugin sees what it saw then.
@@ -129,11 +130,21 @@ impl Recording {
                     call.call
                 ));
             }
+            if not_granted(call) {
+                gaps.push(format!("`{}` was refused for want of a grant: it has no answer", call.call));
+            }
             if call.call.ends_with("(uncertain)") {
                 gaps.push(format!("`{}`: the doubt is given again as an error; it is not settled anew", call.call));
             }
         }
         gaps
+    }
+
+    /// Reads that got the answer of other arguments, in words.
+    pub(super) fn guesses(&self) -> Vec<String> {
+        let told =
+            |call: &String| format!("`{call}` asks with other arguments than then, and got the next recorded answer");
+        self.guessed.iter().map(told).collect()
     }
 
     /// Calls of then that were not made again: reads and writes alike.
@@ -167,18 +178,22 @@ impl Recording {
     fn find(&mut self, named: impl Fn(&str) -> bool, request: &str) -> Option<&HostCall> {
         let candidates: Vec<(usize, bool)> = (0..)
             .zip(&self.calls)
-            .filter(|(_, call)| named(&call.call))
+            .filter(|(_, call)| named(&call.call) && !not_granted(call))
             .map(|(index, call)| (index, same(&call.request, request)))
             .collect();
         let unused = |index: &usize| !self.used.contains(index);
-        let exact = candidates.iter().filter(|(_, same)| *same).map(|(index, _)| *index);
+        let mut exact = candidates.iter().filter(|(_, same)| *same).map(|(index, _)| *index);
         let chosen = exact
             .clone()
             .find(unused)
             .or_else(|| candidates.iter().map(|(index, _)| *index).find(unused))
-            .or_else(|| exact.last())?;
+            .or_else(|| exact.next_back())?;
         self.used.insert(chosen);
-        self.calls.get(chosen).filter(|call| !is_cut(&call.answer))
+        let call = self.calls.get(chosen)?;
+        if !same(&call.request, request) && !is_write(&call.call) {
+            self.guessed.insert(call.call.clone());
+        }
+        Some(call).filter(|call| !is_cut(&call.answer))
     }
 }
 
@@ -192,8 +207,24 @@ pub(super) fn crm_call(recorded: &str) -> Option<(&str, bool)> {
 }
 
 /// Whether `method.action` writes.
-pub(super) fn writes(call: &str) -> bool {
+fn writes(call: &str) -> bool {
     !call.split_once('.').is_some_and(|(_, action)| is_read(action))
+}
+
+/// Whether a recorded call changes something in the CRM or outside.
+pub(super) fn is_write(call: &str) -> bool {
+    let method = call.strip_prefix("http ").and_then(|rest| rest.split_once(' ')).map(|(method, _)| method);
+    match (crm_call(call), method) {
+        (Some((name, _)), _) => writes(name),
+        (None, Some(method)) => !["GET", "HEAD"].iter().any(|read| read.eq_ignore_ascii_case(method)),
+        (None, None) => false,
+    }
+}
+
+/// Whether a call was refused by the host itself, for want of a grant.
+fn not_granted(call: &HostCall) -> bool {
+    let refused = ["` is not granted by the administrator: ", "` is not asked for by the plugin: "];
+    !call.good && refused.iter().any(|words| call.answer.contains(words))
 }
 
 fn is_safe_update(arguments: &Map<String, Value>) -> bool {
@@ -261,7 +292,16 @@ mod tests {
         assert_eq!(ask("client.info", json!({})), Some(Err(refused)));
         assert_eq!(ask("task.add", json!({})), None);
         assert_eq!(recorded.gaps().len(), 1);
+        assert_eq!(recorded.guesses().len(), 1);
         assert_eq!(recorded.unused(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_call_that_was_not_granted_has_no_answer() {
+        let refusal = "`task.add` is not granted by the administrator: add `crm = [\"task.add\"]` under …";
+        let mut recorded = recording(vec![call("crm task.add", "{}", refusal, false)]);
+        assert_eq!(recorded.crm("task.add", &Map::new()), None);
+        assert_eq!(recorded.gaps().len(), 1);
     }
 
     #[test]

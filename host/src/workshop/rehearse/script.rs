@@ -21,7 +21,7 @@ pub(super) enum Script {
     /// As a file says.
     File(Mutex<Answers>),
     /// As was recorded.
-    Recording(Mutex<Recording>),
+    Recording(Box<Mutex<Recording>>),
     /// Success, with made-up numbers; the number of the next record.
     MadeUp(Mutex<u64>),
 }
@@ -37,6 +37,14 @@ impl Script {
             Self::File(answers) => lock(answers).unused(),
             Self::Recording(recording) => lock(recording).unused(),
             Self::Nothing | Self::MadeUp(_) => Vec::new(),
+        }
+    }
+
+    /// Answers that may not be those of the call, in words.
+    pub(super) fn guesses(&self) -> Vec<String> {
+        match self {
+            Self::Recording(recording) => lock(recording).guesses(),
+            _ => Vec::new(),
         }
     }
 

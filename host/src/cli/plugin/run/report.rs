@@ -123,7 +123,7 @@ fn ms(micros: u64) -> String {
 
 fn tenths(number: u64, unit: u64, name: &str) -> String {
     let tenths = number.saturating_mul(10) / unit;
-    if tenths % 10 == 0 || tenths >= 1_000 {
+    if tenths.is_multiple_of(10) || tenths >= 1_000 {
         format!("{} {name}", grouped(tenths / 10))
     } else {
         format!("{}.{} {name}", tenths / 10, tenths % 10)
@@ -135,7 +135,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
