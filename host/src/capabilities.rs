@@ -201,3 +201,17 @@ impl contract::settings::Host for Attempt {
         Ok(self.reach.settings.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_only_looks_cut_is_not_taken_for_one() {
+        for whole in ["", "{}", "a… (1 bytes)", "… (0 bytes)", "10 bytes)", "a… (many bytes)"] {
+            assert!(!is_cut(whole), "{whole}");
+        }
+        assert!(is_cut("a… (70000 bytes)"));
+        assert!(is_cut("… (1 bytes)"));
+    }
+}

@@ -41,6 +41,11 @@ fn file(folder: &TempDir, name: &str, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+/// A deal that moves to a step for which `step-tasks` has a rule.
+fn moved(folder: &TempDir) -> String {
+    file(folder, "moved", "event=deal.change.step&did=4&stepOld=20&stepNew=40&iduser1=2")
+}
+
 fn sample(name: &str) -> PathBuf {
     crate::samples().join(format!("{name}.wasm"))
 }
@@ -64,7 +69,8 @@ async fn with_answers_from_a_file_every_call_of_a_plugin_is_seen() {
         "[[rules]]\nstep = \"40\"\ntitle = \"Звонок: {deal}\"\ndescription = \"\"\nkind = \"Звонок\"\ndays = 0\ntime = \"10:00\"",
     );
     let plugin = sample("step-tasks");
-    let event = ["--event", "deal.change.step", "--answers", &answers];
+    let moved = moved(&folder);
+    let event = ["--event", &moved, "--answers", &answers];
     let told = run(&plugin, &[&event[..], &["--json"]].concat()).await;
     let rehearsal = told.json()["rehearsal"].clone();
     assert_eq!(
@@ -83,18 +89,22 @@ async fn with_answers_from_a_file_every_call_of_a_plugin_is_seen() {
 #[tokio::test]
 async fn a_call_that_nobody_answers_says_so_and_what_to_do() {
     let plugin = sample("step-tasks");
-    let told = run(&plugin, &["--event", "deal.change.step"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let moved = moved(&folder);
+    let told = run(&plugin, &["--event", &moved]).await;
     assert_eq!(told.code, Some(1));
     told.has(&["outcome retry", "crm deal.list  NO ANSWER", "give some with `--answers`"]);
-    let folder = tempfile::tempdir().unwrap();
     let answers = file(
         &folder,
         "answers.jsonl",
         "{\"call\":\"deal.list\",\"answer\":{\"error\":{\"code\":401,\"text\":\"ключ\"}}}",
     );
-    let told = run(&plugin, &["--event", "deal.change.step", "--answers", &answers]).await;
+    let told = run(&plugin, &["--event", &moved, "--answers", &answers]).await;
     assert_eq!(told.code, Some(1));
     told.has(&["outcome retry: the CRM refused with code 401: ключ"]);
+    // A sample by its name, and a name that is none.
+    let told = run(&plugin, &["--event", "deal.change.step", "--json"]).await;
+    assert_eq!(told.json()["rehearsal"]["event"], "deal.change.step");
     let told = run(&plugin, &["--event", "client.ad"]).await;
     assert_eq!(told.code, Some(1));
     assert!(told.errors.contains("samples are"), "{}", told.errors);
@@ -222,6 +232,15 @@ async fn a_replay_finds_the_state_and_the_done_writes_of_then() {
     let told_json = told.json();
     assert_eq!((told.code, &told_json["rehearsal"]["lines"][0]["text"]), (Some(0), &json!("2")), "{told_json}");
     assert_eq!(told_json["rehearsal"]["state"], json!([{ "key": "count", "how": "set", "value": "2" }]));
+
+    // Another build that reads more than was read then is told so.
+    let first = delivered(&host, "event=write.event&id=4").await;
+    let manifest = "name = \"writer\"\nversion = \"2\"\nevents = [\"*\"]\n[permissions]\nstate = true\n[settings]\nsin = \"count\"";
+    let other = folder.path().join("other.file");
+    std::fs::write(&other, with_manifest(&std::fs::read(&plugin).unwrap(), manifest).unwrap()).unwrap();
+    let told = run(&other, &["--from-delivery", &first, "--host", host.base()]).await;
+    assert_eq!(told.code, Some(1), "{}", told.out);
+    told.has(&["- outcome skipped", "+ outcome done", "the stored value of `count` was not read then"]);
 
     let again = delivered(&host, "event=write.event&id=3&sin=add-task&then=panic").await;
     let told = run(&plugin, &["--from-delivery", &again, "--host", host.base(), "--json"]).await;

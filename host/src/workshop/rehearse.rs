@@ -255,7 +255,7 @@ pub async fn rehearse(plan: Plan) -> Result<Rehearsal, Error> {
     for call in rehearsal.calls.iter_mut().filter(|call| dry && call.good) {
         call.not_sent = record::is_write(&call.call) && !call.call.ends_with(')');
     }
-    notes.extend(script.guesses());
+    notes.extend(script.guesses(&rehearsal.calls));
     Ok(Rehearsal { unused: script.unused(), notes, ..rehearsal })
 }
 

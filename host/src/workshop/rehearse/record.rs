@@ -88,12 +88,20 @@ impl Recording {
         }
         for call in &self.calls {
             match call.call.as_str() {
+                // Half a value would be a wrong one.
+                STATE_READ if is_cut(&call.answer) => drop(state.remove(&call.request)),
                 STATE_READ => drop(state.insert(call.request.clone(), call.answer.clone())),
                 STATE_READ_NONE => drop(state.remove(&call.request)),
                 _ => {}
             }
         }
         state
+    }
+
+    /// Whether it is known what was stored at a key.
+    pub(super) fn knows(&self, key: &str) -> bool {
+        let read = |call: &HostCall| matches!(call.call.as_str(), STATE_READ | STATE_READ_NONE) && call.request == key;
+        self.calls.iter().any(|call| read(call) && !is_cut(&call.answer))
     }
 
     /// Writes of earlier attempts whose answers this one got: digest, occurrence, call, answer.
@@ -119,7 +127,12 @@ impl Recording {
     pub fn gaps(&self) -> Vec<String> {
         let mut gaps = Vec::new();
         for call in &self.calls {
-            if is_cut(&call.answer) {
+            if call.call == STATE_READ && is_cut(&call.answer) {
+                gaps.push(format!(
+                    "the stored value of `{}` was too long to be recorded whole: it is missing",
+                    call.request
+                ));
+            } else if is_cut(&call.answer) {
                 gaps.push(format!(
                     "the answer of `{}` was too long to be recorded whole: it can't be given again",
                     call.call

@@ -4,9 +4,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value, json};
 
+use super::Called;
 use super::answers::Answers;
 use super::record::Recording;
-use crate::capabilities::{OutsideAnswer, OutsideAnswers, OutsideRequest};
+use crate::capabilities::{OutsideAnswer, OutsideAnswers, OutsideRequest, STATE_READ, STATE_READ_NONE};
 use crate::crm::{self, target};
 
 /// How the words of a call begin that nobody answers.
@@ -41,11 +42,14 @@ impl Script {
     }
 
     /// Answers that may not be those of the call, in words.
-    pub(super) fn guesses(&self) -> Vec<String> {
-        match self {
-            Self::Recording(recording) => lock(recording).guesses(),
-            _ => Vec::new(),
-        }
+    pub(super) fn guesses(&self, calls: &[Called]) -> Vec<String> {
+        let Self::Recording(recording) = self else { return Vec::new() };
+        let recording = lock(recording);
+        let reads = calls.iter().filter(|call| matches!(call.call.as_str(), STATE_READ | STATE_READ_NONE));
+        let unknown = reads.filter(|call| !recording.knows(&call.request));
+        let told =
+            |call: &Called| format!("the stored value of `{}` was not read then: it is not known here", call.request);
+        recording.guesses().into_iter().chain(unknown.map(told)).collect()
     }
 
     /// Why nobody answers, and what to do.
