@@ -14,7 +14,7 @@ mod state;
 mod writes;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,12 +27,14 @@ use crate::journal::{self, DeliveryId, StateView};
 use crate::outcome::{Effects, FaultKind, HostCall};
 use crate::plugin::{Grants, Limits};
 use crate::secret::Secret;
-pub use http::Outside;
+pub use http::{Outside, OutsideAnswer, OutsideAnswers, OutsideRequest};
+pub use state::{STATE_KEYS, STATE_READ, STATE_READ_NONE};
+pub use writes::{digest, safe};
 
 /// Bytes of a call's request or answer that are kept for the operator.
-const MOST_KEPT: usize = 4 << 10;
+const MOST_KEPT: usize = 64 << 10;
 /// Bytes of requests and answers that one attempt keeps together.
-const MOST_KEPT_TOGETHER: usize = 256 << 10;
+const MOST_KEPT_TOGETHER: usize = 512 << 10;
 
 /// What one attempt may reach.
 pub struct Reach {
@@ -78,12 +80,15 @@ pub(crate) struct Attempt {
     calls_left: u32,
     calls: u32,
     log_left: u64,
+    log: u64,
     kept: usize,
     effects: Effects,
     /// How often each write was asked for, by its digest.
     asked: BTreeMap<[u8; 16], u32>,
     /// The plugin's own writes, which its reads must see.
     overlay: BTreeMap<String, state::Pending>,
+    /// Keys whose stored value is recorded.
+    state_read: BTreeSet<String>,
     wasi: WasiCtx,
     table: ResourceTable,
 }
@@ -98,10 +103,12 @@ impl Attempt {
             calls_left: limits.calls,
             calls: limits.calls,
             log_left: limits.log,
+            log: limits.log,
             kept: 0,
             effects: Effects::default(),
             asked: BTreeMap::new(),
             overlay: BTreeMap::new(),
+            state_read: BTreeSet::new(),
             // No folder, no variable, no argument, no socket; standard output and error go nowhere.
             wasi: WasiCtx::builder().build(),
             table,
@@ -111,6 +118,8 @@ impl Attempt {
     /// What the attempt leaves behind.
     pub(crate) fn into_effects(mut self) -> Effects {
         self.effects.state.writes = state::writes(self.overlay);
+        self.effects.counted = self.calls.saturating_sub(self.calls_left);
+        self.effects.logged = self.log.saturating_sub(self.log_left);
         self.effects
     }
 
@@ -165,6 +174,14 @@ impl Attempt {
     }
 }
 
+/// Whether a recorded request or answer is only the start of what it was.
+pub fn is_cut(recorded: &str) -> bool {
+    let Some((kept, bytes)) = recorded.strip_suffix(" bytes)").and_then(|text| text.rsplit_once("… (")) else {
+        return false;
+    };
+    bytes.parse::<usize>().is_ok_and(|bytes| bytes > kept.len())
+}
+
 /// The longest start of `text` that fits into `most` bytes.
 pub(crate) fn shortened(text: &str, most: usize) -> &str {
     text.get(..text.floor_char_boundary(most)).unwrap_or(text)
@@ -182,5 +199,19 @@ impl contract::settings::Host for Attempt {
     async fn get(&mut self) -> wasmtime::Result<String> {
         self.count()?;
         Ok(self.reach.settings.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_only_looks_cut_is_not_taken_for_one() {
+        for whole in ["", "{}", "a… (1 bytes)", "… (0 bytes)", "10 bytes)", "a… (many bytes)"] {
+            assert!(!is_cut(whole), "{whole}");
+        }
+        assert!(is_cut("a… (70000 bytes)"));
+        assert!(is_cut("… (1 bytes)"));
     }
 }

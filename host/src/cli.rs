@@ -1,6 +1,7 @@
 //! The command line.
 
 mod plugin;
+mod remote;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

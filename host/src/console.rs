@@ -40,6 +40,7 @@ pub fn routes(journal: journal::Handle, registry: registry::Handle, queues: disp
     Router::new()
         .route("/api/v1/events", get(events))
         .route("/api/v1/events/{id}", get(event))
+        .route("/api/v1/deliveries/{id}", get(delivery))
         .route("/api/v1/plugins", get(plugins))
         .route("/api/v1/backlog", get(backlog))
         .route("/api/v1/queues", get(list_queues))
@@ -90,6 +91,16 @@ async fn event(State(console): State<Console>, Path(id): Path<String>) -> Respon
     };
     match blocking(move || console.journal.path_of(id)).await {
         Ok(None) => problem(StatusCode::NOT_FOUND, "console.not_found", "there is no event with this id"),
+        found => answer(found),
+    }
+}
+
+async fn delivery(State(console): State<Console>, Path(id): Path<String>) -> Response {
+    let Ok(id) = id.parse() else {
+        return problem(StatusCode::BAD_REQUEST, "console.bad_id", "this is not a delivery's number");
+    };
+    match blocking(move || console.journal.delivery(DeliveryId(id))).await {
+        Ok(None) => problem(StatusCode::NOT_FOUND, "console.not_found", "there is no delivery with this number"),
         found => answer(found),
     }
 }

@@ -231,7 +231,10 @@ fn content_type(headers: &HeaderMap) -> Option<Via> {
 }
 
 /// Takes the fields that have a place of their own out of the others.
-fn normal_event(account: String, via: Via, mut fields: Map<String, Value>, now: i64) -> Result<Event, Problem> {
+///
+/// # Errors
+/// [`Problem::NoEvent`], [`Problem::BadEvent`].
+pub fn normal_event(account: String, via: Via, mut fields: Map<String, Value>, now: i64) -> Result<Event, Problem> {
     let name = match fields.shift_remove("event") {
         None => return Err(Problem::NoEvent),
         Some(Value::String(name)) if name.is_empty() => return Err(Problem::NoEvent),

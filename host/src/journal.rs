@@ -56,7 +56,9 @@ use crate::outcome::{Effects, Next, Outcome};
 use crate::plugin::{Pattern, PluginName};
 pub use causes::Cause;
 pub use letters::Letter;
-pub use read::{AttemptView, Backlog, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary, StateView};
+pub use read::{
+    AttemptView, Backlog, DeliveryPath, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary, StateView,
+};
 pub use retention::{Retention, Swept, keep};
 pub use writes::{Intended, Intent, Write, WriteView, Written};
 
@@ -542,6 +544,14 @@ impl Handle {
     /// [`Error::Store`].
     pub fn path_of(&self, event: EventId) -> Result<Option<EventPath>, Error> {
         self.readers.path_of(event)
+    }
+
+    /// A delivery with its event.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn delivery(&self, delivery: DeliveryId) -> Result<Option<DeliveryPath>, Error> {
+        self.readers.delivery(delivery)
     }
 
     /// The newest events, newest first; those before `before` where it is given.

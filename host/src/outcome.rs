@@ -154,8 +154,12 @@ pub struct Effects {
     pub lines: Vec<LogLine>,
     /// Lines that did not fit.
     pub lines_dropped: u64,
-    /// Every call to the CRM and to the outside, with its answer.
+    /// Every call to the CRM and to the outside with its answer, and the stored state that it saw.
     pub calls: Vec<HostCall>,
+    /// How many calls to the host count against its limit: reads of state and settings as well.
+    pub counted: u32,
+    /// Bytes of log, as they count against its limit.
+    pub logged: u64,
     /// Whether its last call to the CRM brought no answer, or was still waiting for one.
     pub crm_unanswered: bool,
     /// What it used.

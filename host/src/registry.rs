@@ -236,7 +236,8 @@ fn careful(manifest: &Manifest) -> bool {
     asked.state && (!asked.http.is_empty() || asked.crm.iter().any(writes))
 }
 
-fn live(compiled: CompiledPlugin, options: &Options) -> Live {
+/// A compiled plugin with what the manifest asks and the configuration says.
+pub fn live(compiled: CompiledPlugin, options: &Options) -> Live {
     let manifest = &compiled.manifest;
     let own = options.plugins.get(&manifest.name).cloned().unwrap_or_default();
     let asked = manifest.permissions.clone();

@@ -1,7 +1,7 @@
-//! The author's tools: start a plugin, build it, look at its file, give a file its manifest.
+//! The author's tools: start a plugin, build it, look at its file, give a file its manifest, try it on an event.
 //!
 //! - Each tool returns values; the command line prints them. A development loop can call them as well.
-//! - Nothing here needs a configuration, a journal or a CRM.
+//! - Nothing here needs a running host. A rehearsal has a journal of its own, which it throws away.
 //! - A file is written in one step: a host that watches the folder never sees half of one.
 //!
 //! Not here: printing (`cli`), what a plugin's file must hold (`sandbox`), the running host.
@@ -10,6 +10,7 @@ pub mod build;
 pub mod inspect;
 pub mod pack;
 pub mod permissions;
+pub mod rehearse;
 pub mod samples;
 pub mod scaffold;
 

@@ -15,6 +15,7 @@ mod isolation;
 mod loops;
 mod overload;
 mod php;
+mod rehearsal;
 mod resilience;
 mod start;
 mod tidy;

@@ -29,11 +29,60 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Headers that belong to the connection, not to the plugin.
 const OWN_HEADERS: [&str; 5] = ["connection", "content-length", "host", "te", "transfer-encoding"];
 
-/// The way to the outside: one client that can't reach private addresses, one that can.
+/// The way to the outside.
 #[derive(Clone)]
 pub struct Outside {
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    /// To where the request says.
+    Live(Clients),
+    /// Nowhere: a script answers.
+    Scripted(Arc<dyn OutsideAnswers>),
+    /// `GET` and `HEAD` to where they say, others nowhere.
+    Dry(Clients, Arc<dyn OutsideAnswers>),
+}
+
+/// One client that can't reach private addresses, one that can.
+#[derive(Clone)]
+struct Clients {
     public: reqwest::Client,
     any: reqwest::Client,
+}
+
+/// Who answers in place of the outside, in a rehearsal.
+pub trait OutsideAnswers: Send + Sync {
+    /// What the other side would answer.
+    ///
+    /// # Errors
+    /// Words for the plugin, as when nobody can be reached.
+    fn answer(&self, request: &OutsideRequest<'_>) -> Result<OutsideAnswer, String>;
+}
+
+/// A request that is not sent.
+#[derive(Debug, Clone, Copy)]
+pub struct OutsideRequest<'a> {
+    /// In capital letters.
+    pub method: &'a str,
+    /// The whole address.
+    pub url: &'a str,
+    /// `https://host` or `https://host:port`.
+    pub origin: &'a str,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// An answer that did not come from outside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OutsideAnswer {
+    /// The status code.
+    pub status: u16,
+    /// The headers.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
 }
 
 impl Outside {
@@ -42,6 +91,25 @@ impl Outside {
     /// # Errors
     /// When the TLS library can't be set up; the text says why.
     pub fn new() -> Result<Self, String> {
+        Clients::new().map(|clients| Self { way: Way::Live(clients) })
+    }
+
+    /// A way that leads to a script. Grants and addresses are checked as always; names are not resolved.
+    pub fn scripted(answers: Arc<dyn OutsideAnswers>) -> Self {
+        Self { way: Way::Scripted(answers) }
+    }
+
+    /// A way on which `GET` and `HEAD` go out, and a script answers all others.
+    ///
+    /// # Errors
+    /// As [`Outside::new`].
+    pub fn dry(answers: Arc<dyn OutsideAnswers>) -> Result<Self, String> {
+        Clients::new().map(|clients| Self { way: Way::Dry(clients, answers) })
+    }
+}
+
+impl Clients {
+    fn new() -> Result<Self, String> {
         let builder = || crate::tls::client_builder().timeout(LONGEST).redirect(reqwest::redirect::Policy::none());
         let failed = |error: reqwest::Error| format!("failed to set up the HTTP client: {error}");
         Ok(Self {
@@ -223,7 +291,18 @@ impl Outside {
         if !private && literal.is_some_and(|address| !is_public(address)) {
             return Err(refused());
         }
-        let client = if private { &self.any } else { &self.public };
+        let clients = match &self.way {
+            Way::Live(clients) => clients,
+            Way::Dry(clients, _) if matches!(prepared.method.as_str(), "GET" | "HEAD") => clients,
+            Way::Dry(_, answers) | Way::Scripted(answers) => {
+                let (method, body) = (prepared.method.as_str(), &*prepared.body);
+                let OutsideAnswer { status, headers, body } = answers
+                    .answer(&OutsideRequest { method, url: url.as_str(), origin, body })
+                    .map_err(Error::Transport)?;
+                return Ok(Response { status, headers, body });
+            }
+        };
+        let client = if private { &clients.any } else { &clients.public };
         for _ in 0..=MOST_REDIRECTS {
             let response = prepared.send(client, url.clone()).await.map_err(|error| {
                 let words = safe_words(&error);

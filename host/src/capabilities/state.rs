@@ -1,4 +1,6 @@
 //! The plugin's own memory: read as it is stored, written with the outcome.
+//!
+//! Each stored value that the plugin sees is recorded once, and each listing, so that the attempt can be rehearsed later.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +14,13 @@ const MOST_KEY: usize = 256;
 const MOST_VALUE: usize = 64 << 10;
 /// Keys of one answer.
 const MOST_KEYS: usize = 1_000;
+
+/// A recorded read: the key, and what was stored there.
+pub const STATE_READ: &str = "state read";
+/// A recorded read of a key that was not there.
+pub const STATE_READ_NONE: &str = "state read (no such key)";
+/// A recorded listing: the stored keys, as a JSON list.
+pub const STATE_KEYS: &str = "state keys";
 
 /// What the attempt did to one key, and how the key reads now.
 pub(super) struct Pending {
@@ -39,8 +48,16 @@ impl Attempt {
         Ok(Ok(()))
     }
 
-    fn stored(&self, key: &str) -> Result<Option<(String, u64)>, LimitHit> {
-        self.reach.state.get(key).map_err(unreadable)
+    fn stored(&mut self, key: &str) -> Result<Option<(String, u64)>, LimitHit> {
+        let at = self.since_start();
+        let stored = self.reach.state.get(key).map_err(unreadable)?;
+        if self.state_read.insert(key.to_owned()) {
+            match &stored {
+                Some((value, _)) => self.record(at, STATE_READ.to_owned(), key, Ok(value)),
+                None => self.record(at, STATE_READ_NONE.to_owned(), key, Ok("")),
+            }
+        }
+        Ok(stored)
     }
 }
 
@@ -125,7 +142,10 @@ impl Host for Attempt {
         }
         let after = after.unwrap_or_default();
         // Enough stored keys that, with every one of the plugin's deletes gone, a full answer is left.
+        let at = self.since_start();
         let stored = self.reach.state.keys(&prefix, &after, MOST_KEYS + self.overlay.len()).map_err(unreadable)?;
+        let asked = serde_json::json!({ "prefix": prefix, "after": after }).to_string();
+        self.record(at, STATE_KEYS.to_owned(), &asked, Ok(&serde_json::Value::from(stored.clone()).to_string()));
         let mut keys: std::collections::BTreeSet<String> = stored.into_iter().collect();
         for (key, pending) in self.overlay.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > after) {
             if pending.value.is_some() {

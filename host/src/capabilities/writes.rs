@@ -50,12 +50,7 @@ impl From<journal::Error> for Failure {
 impl Attempt {
     /// The next write of these words.
     fn write(&mut self, call: &str, arguments: &Value) -> Write {
-        let mut hash = Sha256::new();
-        hash.update(call.as_bytes());
-        hash.update([0]);
-        canonical(arguments, &mut hash);
-        let mut digest = [0; 16];
-        digest.iter_mut().zip(hash.finalize()).for_each(|(to, from)| *to = from);
+        let digest = digest(call, arguments);
         let asked = self.asked.entry(digest).or_default();
         let occurrence = *asked;
         *asked += 1;
@@ -183,7 +178,7 @@ impl Attempt {
     ) -> Result<Vec<String>, Failure> {
         let call = format!("{}.update", kind.as_str());
         let all = json!({ "id": id, "changes": changes });
-        let write = self.write(&format!("safe {call}"), &all);
+        let write = self.write(&safe(&call), &all);
         if let Some(Intended::Answered(answer)) = self.reach.journal.known_write(&write)? {
             self.record_again(&call, &all, Ok(&answer), "done before");
             return Ok(serde_json::from_str(&answer).unwrap_or_default());
@@ -210,6 +205,22 @@ impl Attempt {
         }
         Ok(result?)
     }
+}
+
+/// What a write's words are known by. A safe update (`{"id":…,"changes":…}`) is another call than the CRM's own `update`.
+pub fn digest(call: &str, arguments: &Value) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update(call.as_bytes());
+    hash.update([0]);
+    canonical(arguments, &mut hash);
+    let mut digest = [0; 16];
+    digest.iter_mut().zip(hash.finalize()).for_each(|(to, from)| *to = from);
+    digest
+}
+
+/// The name under which a safe update is recorded.
+pub fn safe(call: &str) -> String {
+    format!("safe {call}")
 }
 
 fn surely_not_done(error: &crm::Error) -> bool {

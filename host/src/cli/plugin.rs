@@ -4,6 +4,7 @@ mod build;
 mod inspect;
 mod new;
 mod pack;
+mod run;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,8 @@ pub(super) enum PluginCommand {
     Inspect(inspect::Args),
     /// Give a file that another tool built its manifest.
     Pack(pack::Args),
+    /// Run one event through a plugin, in the real sandbox, without a server. Nothing is written anywhere.
+    Run(run::Args),
 }
 
 pub(super) fn run(command: PluginCommand) -> anyhow::Result<ExitCode> {
@@ -27,5 +30,6 @@ pub(super) fn run(command: PluginCommand) -> anyhow::Result<ExitCode> {
         PluginCommand::Build(args) => build::run(args),
         PluginCommand::Inspect(args) => inspect::run(args),
         PluginCommand::Pack(args) => pack::run(args),
+        PluginCommand::Run(args) => run::run(args),
     }
 }

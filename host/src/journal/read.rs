@@ -129,6 +129,17 @@ pub struct EventPath {
     pub deliveries: Vec<DeliveryView>,
 }
 
+/// A delivery with the whole event that it is about: what is needed to run it again elsewhere.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeliveryPath {
+    /// The event.
+    pub event: EventSummary,
+    /// Its other fields.
+    pub fields: serde_json::Value,
+    /// The delivery.
+    pub delivery: DeliveryView,
+}
+
 /// A delivery with its attempts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DeliveryView {
@@ -254,8 +265,24 @@ impl Readers {
             let Some((event, fields, cause, seq, routed)) = found else { return Ok(None) };
             let fields = serde_json::from_str(&fields).unwrap_or_default();
             let caused_by = cause.map_or(Ok(Vec::new()), |cause| causes::chain(connection, cause))?;
-            let deliveries = deliveries(connection, seq)?;
+            let deliveries = deliveries(connection, "d.event", seq)?;
             Ok(Some(EventPath { event, fields, routed, caused_by, deliveries }))
+        })
+    }
+
+    pub(super) fn delivery(&self, DeliveryId(delivery): DeliveryId) -> Result<Option<DeliveryPath>, Error> {
+        self.read(|connection| {
+            let found = connection
+                .prepare_cached(&format!(
+                    "SELECT {EVENT_COLUMNS}, {MORE_COLUMNS} FROM event
+                      WHERE seq = (SELECT event FROM delivery WHERE seq = ?1)"
+                ))?
+                .query_row([delivery], |row| Ok((summary_from_row(row)?, row.get::<_, String>(8)?)))
+                .optional()?;
+            let Some((event, fields)) = found else { return Ok(None) };
+            let fields = serde_json::from_str(&fields).unwrap_or_default();
+            let delivery = deliveries(connection, "d.seq", delivery)?.pop();
+            Ok(delivery.map(|delivery| DeliveryPath { event, fields, delivery }))
         })
     }
 
@@ -353,14 +380,15 @@ fn summary_from_row(row: &Row<'_>) -> rusqlite::Result<EventSummary> {
     })
 }
 
-fn deliveries(connection: &Connection, event: i64) -> rusqlite::Result<Vec<DeliveryView>> {
+/// The deliveries whose `column` has this number.
+fn deliveries(connection: &Connection, column: &str, number: i64) -> rusqlite::Result<Vec<DeliveryView>> {
     let mut views: Vec<DeliveryView> = connection
-        .prepare_cached(
+        .prepare_cached(&format!(
             "SELECT d.seq, p.name, d.state, d.reason, d.at, d.code FROM delivery d
                JOIN queue q ON q.number = d.queue JOIN plugin p ON p.number = q.plugin
-              WHERE d.event = ?1 ORDER BY d.seq",
-        )?
-        .query_map([event], |row| {
+              WHERE {column} = ?1 ORDER BY d.seq"
+        ))?
+        .query_map([number], |row| {
             Ok(DeliveryView {
                 id: row.get(0)?,
                 plugin: row.get(1)?,
