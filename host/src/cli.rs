@@ -1,5 +1,7 @@
 //! The command line.
 
+mod plugin;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,6 +36,9 @@ enum Command {
     Config(ConfigCommand),
     /// Print a `developer/events.php` for the CRM, which hands its events to this host. It holds the account's token.
     EventsPhp(EventsPhp),
+    /// Make, look at, try and manage plugins.
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
 }
 
 #[derive(clap::Args, Debug)]
@@ -94,6 +99,7 @@ impl Cli {
         match self.command {
             Command::Serve { config, dev } => serve(&source(config, dev)),
             Command::EventsPhp(wanted) => write_events_php(wanted),
+            Command::Plugin(command) => command.run(),
             Command::Config(ConfigCommand::Default) => {
                 print!("{}", config::DEFAULT);
                 Ok(ExitCode::SUCCESS)

@@ -31,3 +31,4 @@ pub mod server;
 pub mod telemetry;
 mod tls;
 pub mod watch;
+pub mod workshop;
