@@ -7,7 +7,7 @@ import * as settings from "salesman:plugin/settings@1.0.0";
 import * as state from "salesman:plugin/state@1.0.0";
 
 import { handle as handler } from "./handler.js";
-import { CrmError, HttpError, StateError } from "./salesman.js";
+import { CrmError, Host, HttpError, StateError } from "./salesman.js";
 
 /**
  * Calls the host; what it throws holds the contract's own error as `payload`.
@@ -42,4 +42,9 @@ const backend = {
     log: (level, message) => log.write(level, message),
 };
 
-export const handle = (event) => handler(event, backend);
+export const handle = (event) => {
+    // Output would go nowhere: what is printed is kept with the attempt instead.
+    const { debug, info, warn, error } = new Host(backend).log;
+    Object.assign(console, { debug, info, warn, error, log: info });
+    return handler(event, backend);
+};

@@ -48,6 +48,9 @@
 /** @typedef {{ method: string, url: string, headers: [string, string][], body: Uint8Array, timeout: number | undefined }} RawRequest */
 /** @typedef {{ status: number, headers: [string, string][], body: Uint8Array }} RawResponse */
 
+/** Frames of a stack that a log line shows. */
+const MOST_FRAMES = 20;
+
 // -- replies
 
 /** The event is handled. @returns {Reply} */
@@ -324,8 +327,15 @@ export class Host {
 /** @param {unknown} part */
 function shown(part) {
     if (typeof part === "string") return part;
-    if (part instanceof Error) return part.stack ? `${part}\n${part.stack}` : String(part);
+    if (part instanceof Error) return [String(part), ...framesOf(part)].join("\n");
     return JSON.stringify(part) ?? String(part);
+}
+
+/** Where an error came from, without the frames that the tools put below the plugin's. @param {Error} error */
+function framesOf(error) {
+    const lines = String(error.stack ?? "").split("\n");
+    // Node begins with the message, which is there already.
+    return lines.filter((line) => /:\d+:\d+\)?$/.test(line) && !line.includes("/initializer.js")).slice(0, MOST_FRAMES);
 }
 
 // -- the plugin

@@ -1,6 +1,8 @@
 """The component's entry: connects the contract's imports with `handler.py`. Built, never edited, never imported by tests."""
 
+import io
 import json
+import sys
 
 from componentize_py_types import Err
 from wit_world.imports import crm, http, log, settings, state, types
@@ -80,6 +82,27 @@ class _Imports:
         log.write(log.Level[level.upper()], message)
 
 
+class _Printed(io.TextIOBase):
+    """Output would go nowhere: what is printed is kept with the attempt instead, line by line."""
+
+    def __init__(self, level):
+        self._level = level
+        self._begun = ""
+
+    def writable(self):
+        return True
+
+    def write(self, text):
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            log.write(self._level, line)
+        return len(text)
+
+    def finish(self):
+        if self._begun:
+            self.write("\n")
+
+
 def _reply(reply):
     if isinstance(reply, salesman.Skip):
         return types.Reply_Skip(reply.reason)
@@ -110,4 +133,12 @@ class WitWorld:
             fields,
             event.attempt,
         )
-        return _reply(handler.handle(received, _Imports()))
+        before = sys.stdout, sys.stderr
+        printed = sys.stdout, sys.stderr = _Printed(log.Level.INFO), _Printed(log.Level.WARN)
+        try:
+            return _reply(handler.handle(received, _Imports()))
+        finally:
+            # componentize-py prints an exception as well, which is in the log already.
+            sys.stdout, sys.stderr = before
+            for stream in printed:
+                stream.finish()

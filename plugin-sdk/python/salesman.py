@@ -328,10 +328,16 @@ class Host:
 
     def settings(self) -> dict[str, Any]:
         """The manifest's `[settings]`, keys replaced by the administrator's."""
-        return json.loads(self._backend.settings())
+        try:
+            return json.loads(self._backend.settings())
+        except ValueError as error:
+            raise DataError(f"the settings are not JSON: {error}") from error
 
 
 # -- the plugin
+
+_MOST_FRAMES = 20
+"""Frames of a traceback that a log line shows: the last ones."""
 
 Handler = Callable[[Event, Host], Reply]
 
@@ -353,7 +359,7 @@ def plugin(handler: Handler) -> Callable[[Event, Backend], Reply]:
         except BaseException as error:
             # The host sees only that the plugin stopped: why, it has to be told before.
             message = "".join(traceback.format_exception_only(type(error), error)).strip()
-            frames = "".join(traceback.format_tb(error.__traceback__)[1:])
+            frames = "".join(traceback.format_tb(error.__traceback__)[1:][-_MOST_FRAMES:])
             backend.log("error", f"{message}\n{frames}".rstrip())
             raise
 

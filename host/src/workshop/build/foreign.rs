@@ -214,10 +214,7 @@ mod tests {
     fn a_missing_or_failing_tool_is_told_with_its_remedy() {
         let remedy = Remedy { missing: "install it", failed: ": is the network there?" };
         let missing = run(&mut Command::new("no-such-tool"), remedy).unwrap_err();
-        assert_eq!(
-            missing.to_string(),
-            "`no-such-tool` is not installed: install it, then run the same command again"
-        );
+        assert_eq!(missing.to_string(), "`no-such-tool` is not installed: install it, then run the same command again");
         let failed = run(Command::new("/bin/sh").args(["-c", "echo out; echo err >&2; exit 3"]), remedy).unwrap_err();
         assert_eq!(
             failed.to_string(),

@@ -38,7 +38,9 @@ fn pinned(requirements: &str) -> Result<&str, Error> {
     let pin = requirements.lines().find_map(|line| line.trim().strip_prefix(TOOL)?.trim().strip_prefix("=="));
     pin.map(str::trim).ok_or_else(|| Error::Folder {
         file: "requirements.txt",
-        problem: format!("it does not name the tool: add a line `{TOOL}==VERSION`, with the version of a fresh scaffold"),
+        problem: format!(
+            "it does not name the tool: add a line `{TOOL}==VERSION`, with the version of a fresh scaffold"
+        ),
     })
 }
 
@@ -63,7 +65,15 @@ fn install(folder: &Path, requirements: &str) -> Result<(), Error> {
     run(Command::new("python3").args(["-m", "venv", "--clear", ".venv"]).current_dir(folder), venv)?;
     let pip = Remedy { missing: "remove the folder `.venv`", failed: ": it needs Python's package index" };
     let mut command = Command::new(folder.join(".venv/bin/python"));
-    command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", "requirements.txt"]);
+    command.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--requirement",
+        "requirements.txt",
+    ]);
     run(command.current_dir(folder), pip)?;
     std::fs::write(folder.join(STAMP), requirements).map_err(|error| unwritable(&folder.join(STAMP), error))
 }
