@@ -20,8 +20,11 @@ struct Side {
     language: Language,
     /// What has to be installed.
     programs: &'static [&'static str],
-    /// Runs the tests that are part of the scaffold.
+    /// Runs the tests that are part of the scaffold, and the helper's own.
     native: &'static [&'static str],
+    /// The helper's own tests, and how five good ones are told.
+    helper: (&'static str, &'static str),
+    passed: &'static str,
     /// The author's file, and what the test puts in its place.
     handler: (&'static str, &'static str),
     /// How an exception is told, up to its place.
@@ -35,7 +38,9 @@ const JS: Side = Side {
     name: "js",
     language: Language::Js,
     programs: &["node", "npm"],
-    native: &["node", "--test"],
+    native: &["node", "--test", "--test-reporter=tap"],
+    helper: ("salesman.test.js", include_str!("../../plugin-sdk/js/salesman.test.js")),
+    passed: "# pass 5",
     handler: ("handler.js", include_str!("../fixtures/languages/handler.js")),
     told: "Error: the shelf is empty\n",
     place: "handler.js:27:",
@@ -47,6 +52,8 @@ const PYTHON: Side = Side {
     language: Language::Python,
     programs: &["python3"],
     native: &["python3", "-B", "-m", "unittest"],
+    helper: ("test_salesman.py", include_str!("../../plugin-sdk/python/test_salesman.py")),
+    passed: "Ran 5 tests",
     handler: ("handler.py", include_str!("../fixtures/languages/handler.py")),
     told: "ValueError: the shelf is empty\n",
     place: "handler.py\", line 28, in throw",
@@ -71,7 +78,8 @@ fn built(side: &Side) -> Option<PathBuf> {
     let scaffold =
         files(side.language, &format!("spoken-{}", side.name), &["client.add".to_owned(), "test.*".to_owned()]);
     put(&folder, &scaffold);
-    passes(&folder, side.native);
+    put(&folder, &[(side.helper.0.to_owned(), side.helper.1.to_owned())]);
+    passes(&folder, side);
 
     let mut own = scaffold;
     for (path, text) in &mut own {
@@ -89,7 +97,7 @@ fn built(side: &Side) -> Option<PathBuf> {
     if std::fs::read_to_string(&stamp).ok().as_ref() != Some(&inputs) || !file.exists() {
         put(&folder, &own);
         let language = foreign::recognise(&folder).unwrap();
-        assert_eq!(foreign::build(&folder, language).unwrap_or_else(|error| panic!("{error}")), file);
+        assert_eq!(foreign::build(&folder, language).map_err(|error| error.to_string()).unwrap(), file);
         std::fs::write(stamp, inputs).unwrap();
     }
     Some(file)
@@ -103,12 +111,11 @@ fn put(folder: &Path, files: &[(String, String)]) {
     }
 }
 
-/// The scaffold's own tests, as its README says to run them.
-fn passes(folder: &Path, command: &[&str]) {
-    let output = Command::new(command[0]).args(&command[1..]).current_dir(folder).output().unwrap();
+/// The scaffold's own tests and the helper's, as the README says to run them.
+fn passes(folder: &Path, side: &Side) {
+    let output = Command::new(side.native[0]).args(&side.native[1..]).current_dir(folder).output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("pass 2") || said.contains("Ran 2 tests"), "{said}");
+    assert!(output.status.success() && said.contains(side.passed), "{said}");
 }
 
 async fn host(crm: &StandIn, side: &Side, file: &Path) -> (Host, TempDir) {
@@ -215,8 +222,8 @@ async fn failures(side: &Side, host: &Host) {
                 (&json!("failed"), &json!("plugin.trap")),
                 "{delivery}"
             );
-            let [line] = attempt["lines"].as_array().unwrap().as_slice() else { panic!("{delivery}") };
-            let line = line.as_str().unwrap();
+            assert_eq!(attempt["lines"].as_array().map(Vec::len), Some(1), "{delivery}");
+            let line = attempt["lines"][0].as_str().unwrap();
             assert!(line.starts_with(&format!("error: {told}")) && line.contains(place), "{line}");
         }
     }
