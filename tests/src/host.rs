@@ -18,7 +18,7 @@ pub const TOKEN: &str = "test-token-0123456789";
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a host may take to listen: it compiles its plugins before, an interpreter of 20 MiB among them.
-const START: Duration = Duration::from_secs(180);
+const START: Duration = Duration::from_secs(300);
 
 /// What to start.
 #[derive(Debug, Clone)]
