@@ -27,6 +27,8 @@ pub(super) fn component(folder: &Path) -> Result<(), Error> {
         tool.env("VIRTUAL_ENV", venv);
         tool
     };
+    // With it the tool's own frames would bury the author's error.
+    tool.env_remove("RUST_BACKTRACE");
     tool.args(["--quiet", "--wit-path", "wit", "--world", "plugin", "componentize", "entry", "--output", COMPONENT]);
     let remedy = Remedy { missing: "remove the folder `.venv`", failed: "" };
     run(tool.current_dir(folder), remedy)?;
