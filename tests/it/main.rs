@@ -12,6 +12,7 @@ mod handmade;
 mod intake;
 mod intruders;
 mod isolation;
+mod languages;
 mod loops;
 mod overload;
 mod php;

@@ -17,6 +17,8 @@ use crate::wait_until;
 pub const TOKEN: &str = "test-token-0123456789";
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a host may take to listen: it compiles its plugins before, an interpreter of 20 MiB among them.
+const START: Duration = Duration::from_secs(300);
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -190,9 +192,7 @@ impl Host {
             let mut line = String::new();
             BufReader::new(stdout).read_line(&mut line).map(|_| line)
         });
-        let line = tokio::time::timeout(Duration::from_secs(60), line)
-            .await
-            .context("the host did not listen in time")???;
+        let line = tokio::time::timeout(START, line).await.context("the host did not listen in time")???;
         self.process = Some(process);
         match line.trim().strip_prefix("listening on ") {
             Some(base) => self.base = base.to_owned(),

@@ -1,12 +1,17 @@
-//! Builds a plugin's crate with cargo, and looks at what came out with the reader that the host loads with.
+//! Builds a plugin with its language's tools, and looks at what came out with the reader that the host loads with.
+//!
+//! Which tools is told by the folder: a `Cargo.toml` is Rust's, else see `foreign`.
 //!
 //! - What cargo says is handed on line by line, as it comes.
 //! - A build that is given up (its future dropped) ends with everything that cargo started.
 //! - What authors meet first is recognised: no cargo, no target, no `cdylib`, no `export!`. Each error names the remedy.
 //!
-//! Not here: copying the file anywhere, watching the sources, other languages.
+//! Not here: copying the file anywhere, watching the sources.
 
+pub mod foreign;
 mod group;
+mod js;
+mod python;
 mod remedy;
 
 use std::path::{Path, PathBuf};
@@ -43,6 +48,9 @@ pub struct Built {
 /// Why there is no plugin's file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A plugin in another language could not be built.
+    #[error(transparent)]
+    Foreign(#[from] foreign::Error),
     /// The folder holds no crate.
     #[error("`{0}` holds no `Cargo.toml`: give the plugin's folder, or start one with `salesman-host plugin new`")]
     NoCrate(PathBuf),
@@ -91,13 +99,19 @@ fn told(problems: &[LoadError]) -> String {
     problems.iter().map(|problem| format!("{problem} ({})", problem.code())).collect::<Vec<_>>().join("; ")
 }
 
-/// Builds the crate in `folder`. `on_line` gets what cargo says. Dropping the future ends the build.
+/// Builds the plugin in `folder`. `on_line` gets what cargo says. Dropping the future ends the build.
 ///
 /// Cargo is the one that `CARGO` names, else the one on the path; it gets this process's environment.
 ///
 /// # Errors
 /// [`Error`] names what is missing, and the remedy.
 pub async fn build(folder: &Path, options: &Options, mut on_line: impl FnMut(&str)) -> Result<Built, Error> {
+    if let Some(language) = foreign::recognise(folder) {
+        let folder = folder.to_owned();
+        let built = tokio::task::spawn_blocking(move || foreign::build(&folder, language)).await;
+        let failed = |error: tokio::task::JoinError| Error::Run { program: "the build".to_owned(), cause: error.into() };
+        return check(built.map_err(failed)??);
+    }
     let manifest = manifest_of(folder)?;
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let failed = |cause| Error::Run { program: program.clone(), cause };

@@ -1,11 +1,13 @@
 //! Starts a plugin: a folder that builds and tests at once.
 //!
-//! - `plugin.toml` is the same in every language and is written here; each language has a file below with a function
-//!   that returns the rest as (path inside the folder, contents).
+//! - Each language has a file below with a function that returns the files as (path inside the folder, contents).
 //! - Nothing that is there is overwritten: the folder must be new or empty.
 //! - An event's name outside the catalogue is taken with a warning: plugins of the CRM may fire what they like.
 
+mod foreign;
+mod js;
 mod near;
+mod python;
 mod rust;
 mod sdk;
 
@@ -15,11 +17,15 @@ use std::path::{Path, PathBuf};
 use crate::plugin::{Pattern, PluginName};
 use crate::workshop::samples;
 
-/// What the plugin is written in. JavaScript and Python come with their own files below.
+/// What the plugin is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Language {
     /// Rust, built by cargo for `wasm32-wasip1`.
     Rust,
+    /// JavaScript, by componentize-js.
+    Js,
+    /// Python, by componentize-py.
+    Python,
 }
 
 /// Where the new crate takes the SDK from.
@@ -105,12 +111,14 @@ pub fn scaffold(wanted: &Wanted) -> Result<Scaffolded, Error> {
         return Err(Error::Event(wrong.as_str().to_owned()));
     }
     must_be_free(&wanted.folder)?;
-    let mut files = vec![("plugin.toml".to_owned(), manifest(wanted))];
-    let next = match wanted.language {
+    let (files, next) = match wanted.language {
         Language::Rust => {
+            let mut files = vec![("plugin.toml".to_owned(), manifest(wanted))];
             files.extend(rust::files(wanted, first)?);
-            rust::NEXT.to_vec()
+            (files, rust::NEXT)
         }
+        Language::Js => (js::files(wanted.name.as_str(), &wanted.events), js::NEXT),
+        Language::Python => (python::files(wanted.name.as_str(), &wanted.events), python::NEXT),
     };
     for (path, contents) in &files {
         let path = wanted.folder.join(path);
@@ -119,7 +127,7 @@ pub fn scaffold(wanted: &Wanted) -> Result<Scaffolded, Error> {
     Ok(Scaffolded {
         files: files.into_iter().map(|(path, _)| path).collect(),
         warnings: wanted.events.iter().filter_map(warning).collect(),
-        next,
+        next: next.to_vec(),
     })
 }
 

@@ -110,6 +110,8 @@ mod tests {
     fn no_file_of_the_sdk_is_missing_in_the_copy() {
         let mut there = BTreeSet::new();
         lie_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk"), "", &mut there);
+        // The helpers of other languages have lists of their own.
+        there.retain(|path| !path.starts_with("js/") && !path.starts_with("python/"));
         let mut listed: BTreeSet<String> = FILES.iter().map(|(path, _)| (*path).to_owned()).collect();
         listed.extend(FOR_TESTS.into_iter().chain(["Cargo.toml"]).map(str::to_owned));
         assert_eq!(listed, there, "list a new file in `FILES`, or in `FOR_TESTS`");
