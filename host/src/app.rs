@@ -14,10 +14,10 @@ use tokio::task::JoinHandle;
 
 use crate::capabilities::Outside;
 use crate::clock::Clock;
-use crate::config::{Config, Problems};
+use crate::config::{Config, Problems, Source};
 use crate::dispatcher::{Dispatcher, Tools};
 use crate::journal::{self, Journal};
-use crate::registry::{self, Registry};
+use crate::registry::{Registry, Reread};
 use crate::sandbox::Sandbox;
 use crate::{console, crm, ingress, server, telemetry};
 
@@ -36,11 +36,11 @@ pub struct App {
 }
 
 impl App {
-    /// Starts everything.
+    /// Starts everything. What `source` says of plugins is read again whenever it changes.
     ///
     /// # Errors
     /// [`Problems`] with all that keeps the host from starting.
-    pub async fn start(config: Config) -> Result<Self, Problems> {
+    pub async fn start(config: Config, source: &Source) -> Result<Self, Problems> {
         let listener = checked(&config)?;
         let one = |error: &dyn std::fmt::Display| Problems(vec![error.to_string()]);
         let clock = Clock::Wall;
@@ -49,14 +49,12 @@ impl App {
         if config.registry.dev {
             telemetry::dev_grants();
         }
-        let (registry, not_loaded) = Registry::load(&config.registry, &sandbox).map_err(|error| one(&error))?;
-        for problem in &not_loaded {
-            let code = match problem {
-                registry::Error::Load { cause, .. } => Some(cause.code()),
-                _ => None,
-            };
-            telemetry::plugin_not_loaded(problem, code);
-        }
+        let reread = reread(source, &config.registry.approvals);
+        let registry = {
+            let (options, sandbox) = (config.registry, Arc::clone(&sandbox));
+            let started = tokio::task::spawn_blocking(move || Registry::start(options, sandbox, Some(reread))).await;
+            started.map_err(|error| one(&error))?.map_err(|error| one(&error))?
+        };
         let mut clients = std::collections::BTreeMap::new();
         for (account, options) in config.crm {
             clients.insert(account, crm::Client::new(options).map_err(|error| one(&error))?);
@@ -139,6 +137,23 @@ impl App {
         telemetry::stopped(drained);
         drained
     }
+}
+
+/// How what is said of plugins is read again while the host runs.
+fn reread(source: &Source, approvals: &Path) -> Reread {
+    let (source, fixed) = (source.clone(), source.fixed_part());
+    let files = source.file.iter().cloned().chain([approvals.to_owned()]).collect();
+    let read = move || match source.read() {
+        Ok(config) => {
+            telemetry::config_read_again(source.fixed_part() != fixed);
+            Some(config.registry)
+        }
+        Err(problems) => {
+            telemetry::config_not_read(&problems);
+            None
+        }
+    };
+    Reread { files, read: Box::new(read) }
 }
 
 /// Learns which user of a CRM the host is, and remembers it: the last known number serves while the CRM can't say.

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod dev;
 mod plugin;
 mod remote;
 
@@ -10,7 +11,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::app::App;
-use crate::config::{self, Problems, Source};
+use crate::config::{self, Config, Problems, Source};
 use crate::telemetry;
 
 /// Receives SalesMan CRM's events, stores them, and runs each through sandboxed plugins.
@@ -32,6 +33,8 @@ enum Command {
         #[arg(long)]
         dev: bool,
     },
+    /// Run the host for an author: build what is saved, load it, show each delivery. Grants what is asked.
+    Dev(dev::Args),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -98,7 +101,8 @@ impl Cli {
     /// What keeps the command from being done.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Serve { config, dev } => serve(&source(config, dev)),
+            Command::Serve { config, dev } => serve(&source(config, dev), |_| ()),
+            Command::Dev(args) => dev::run(args),
             Command::EventsPhp(wanted) => write_events_php(wanted),
             Command::Plugin(command) => plugin::run(command),
             Command::Config(ConfigCommand::Default) => {
@@ -167,7 +171,8 @@ fn told(problems: &Problems) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
-fn serve(source: &Source) -> anyhow::Result<ExitCode> {
+/// Runs the host until it is asked to stop; `besides` starts what goes on beside it.
+fn serve(source: &Source, besides: impl FnOnce(&Config)) -> anyhow::Result<ExitCode> {
     let config = match source.read() {
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
@@ -179,11 +184,12 @@ fn serve(source: &Source) -> anyhow::Result<ExitCode> {
         .build()
         .context("failed to start the runtime")?;
     let code = runtime.block_on(async {
-        let mut app = match App::start(config).await {
+        let mut app = match App::start(config.clone(), source).await {
             Ok(app) => app,
             Err(problems) => return Ok(told(&problems)),
         };
         println!("listening on http://{}", app.address());
+        besides(&config);
         tokio::select! {
             asked = asked_to_stop() => asked?,
             part = app.broken() => {

@@ -6,13 +6,17 @@
 //!
 //! Not here: whether a port is free or a folder can be written (`app` tries it).
 
+mod approvals;
 mod read;
 mod show;
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use crate::{crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, watch};
+
+pub use approvals::approve;
 
 /// The defaults, as they are documented.
 pub const DEFAULT: &str = include_str!("../default.toml");
@@ -83,6 +87,15 @@ impl Source {
     pub fn read(&self) -> Result<Config, Problems> {
         let base = self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).to_owned();
         read::config(&read::merged(self)?, &base, self)
+    }
+
+    /// A number that is another when anything but what is said of plugins has changed; `None` where nothing can be read.
+    pub fn fixed_part(&self) -> Option<u64> {
+        let mut table = read::merged(self).ok()?;
+        table.remove("plugins");
+        let mut hasher = DefaultHasher::new();
+        table.to_string().hash(&mut hasher);
+        Some(hasher.finish())
     }
 
     /// The configuration as it is in force, secrets hidden.

@@ -42,6 +42,7 @@ pub fn routes(journal: journal::Handle, registry: registry::Handle, queues: disp
         .route("/api/v1/events/{id}", get(event))
         .route("/api/v1/deliveries/{id}", get(delivery))
         .route("/api/v1/plugins", get(plugins))
+        .route("/api/v1/notices", get(notices))
         .route("/api/v1/backlog", get(backlog))
         .route("/api/v1/queues", get(list_queues))
         .route("/api/v1/dead", get(dead))
@@ -233,6 +234,11 @@ async fn plugins(State(console): State<Console>) -> Response {
         })
         .collect();
     Json(list).into_response()
+}
+
+/// Why files, or what they hold, are not served.
+async fn notices(State(console): State<Console>) -> Response {
+    Json(&*console.registry.snapshot().notices).into_response()
 }
 
 /// Reads of the store take a thread of their own, so that intake never waits behind them.

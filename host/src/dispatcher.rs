@@ -14,7 +14,7 @@ mod places;
 pub mod retry;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -131,8 +131,8 @@ struct Line {
     queue: Queue,
     seat: Seat,
     gate: Mutex<Gate>,
-    /// The hash of the plugin's last version.
-    hash: Mutex<String>,
+    /// The plugin's last generation.
+    generation: AtomicU64,
     claimed: AtomicUsize,
     /// Held by the one of its deliveries under suspicion that runs.
     alone: tokio::sync::Mutex<()>,
@@ -256,7 +256,7 @@ impl Dispatcher {
                 queue: queue.clone(),
                 seat: self.shared.places.seat(),
                 gate: Mutex::new(Gate::new(self.shared.options.breaker.clone())),
-                hash: Mutex::default(),
+                generation: AtomicU64::new(0),
                 claimed: AtomicUsize::new(0),
                 alone: tokio::sync::Mutex::new(()),
             };
@@ -283,12 +283,8 @@ impl Dispatcher {
                 continue;
             };
             let mut gate = line.gate();
-            {
-                let mut hash = locked(&line.hash);
-                if *hash != live.compiled.hash {
-                    gate.renewed();
-                    hash.clone_from(&live.compiled.hash);
-                }
+            if line.generation.swap(live.generation, Ordering::SeqCst) != live.generation {
+                gate.renewed();
             }
             let places = gate.places(live.concurrency, now);
             let most = if places == 0 { 0 } else { places + gate.ahead(live.concurrency, CLAIMED_AHEAD) };
@@ -311,9 +307,9 @@ impl Dispatcher {
         taken.opened.iter().for_each(|queue| self.open(queue));
         for claimed in taken.claimed {
             let line = locked(&self.shared.lines).get(&claimed.queue).cloned();
-            let Some((live, line)) = snapshot.plugins.get(&claimed.queue.plugin).zip(line) else { continue };
+            let Some(line) = line else { continue };
             let counted = Counted::new(line, Arc::clone(&self.shared));
-            tokio::spawn(attempt::deliver(Arc::clone(&self.shared), Arc::clone(live), claimed, counted));
+            tokio::spawn(attempt::deliver(Arc::clone(&self.shared), claimed, counted));
         }
         if taken.unrouted || opened {
             return Duration::ZERO;

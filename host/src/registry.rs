@@ -1,29 +1,43 @@
 //! The live plugins: what is loaded, with its grants, settings and limits.
 //!
 //! - Readers get a snapshot, which does not change under them; a delivery ends on the version it began on.
-//! - A file that can't be loaded is reported, and harms no other.
+//! - **One thread decides** (`loader`). It looks at the folder itself; notifications only wake it up, so a lost one costs
+//!   seconds and no version.
+//! - **A version that can't run changes nothing**: the one before goes on serving, and a notice says why. Every version
+//!   that ran is kept by its hash (`versions`), so this holds across a restart as well.
+//! - **A version that asks for more than was approved waits** until an administrator has agreed.
 //!
-//! Not here: running them.
+//! Not here: running them, reading the configuration, asking the administrator.
 
-use std::collections::btree_map::Entry;
+mod folder;
+mod loader;
+pub mod versions;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use crate::journal::{Subscription, Subscriptions};
+use crate::journal::Subscriptions;
 use crate::plugin::{Grants, Limits, LimitsPatch, Manifest, Pattern, Permissions, PluginName};
 use crate::sandbox::{CompiledPlugin, LoadError, Sandbox};
 use crate::secret::Secret;
-use crate::telemetry;
 
 /// What the room needs to be told.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The folder with the plugins' files.
     pub dir: PathBuf,
+    /// The folder of the host's own in which versions are kept.
+    pub store: PathBuf,
+    /// The file with what was approved.
+    pub approvals: PathBuf,
+    /// What was approved with `plugin grant`.
+    pub approved: BTreeMap<PluginName, Permissions>,
     /// Whether every plugin is granted what it asks.
     pub dev: bool,
     /// Deliveries of one plugin at once, where it says nothing else.
@@ -53,8 +67,8 @@ pub struct PluginOptions {
     pub most_depth: Option<u32>,
     /// Deliveries at once.
     pub concurrency: Option<usize>,
-    /// What it may do.
-    pub grants: Permissions,
+    /// What it may do, besides what was approved; `None` where the configuration says nothing.
+    pub grants: Option<Permissions>,
     /// Origins that may lead to private addresses.
     pub http_private: Vec<String>,
 }
@@ -62,7 +76,9 @@ pub struct PluginOptions {
 /// A plugin that gets events.
 pub struct Live {
     /// Ready to run.
-    pub compiled: CompiledPlugin,
+    pub compiled: Arc<CompiledPlugin>,
+    /// Another number for every change of the version, the settings, the limits or the grants.
+    pub generation: u64,
     /// What it may do.
     pub grants: Arc<Grants>,
     /// Its settings, as JSON.
@@ -78,6 +94,13 @@ pub struct Live {
 }
 
 impl Live {
+    fn is_like(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.compiled, &other.compiled)
+            && (&self.grants, &self.settings, &self.secrets, &self.limits)
+                == (&other.grants, &other.settings, &other.secrets, &other.limits)
+            && (self.concurrency, self.ordered) == (other.concurrency, other.ordered)
+    }
+
     /// Its version and the start of its file's hash, for people.
     pub fn version(&self) -> String {
         let hash = crate::capabilities::shortened(&self.compiled.hash, 12);
@@ -92,9 +115,24 @@ pub struct Snapshot {
     pub plugins: BTreeMap<PluginName, Arc<Live>>,
     /// Who wants what.
     pub subscriptions: Arc<Subscriptions>,
+    /// What an administrator should know about files that are not served.
+    pub notices: Arc<[Notice]>,
 }
 
-/// Why a plugin is not live.
+/// Why a file, or what it holds, is not served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Notice {
+    /// The plugin, where it is known.
+    pub plugin: Option<PluginName>,
+    /// The file.
+    pub file: PathBuf,
+    /// A stable code.
+    pub code: &'static str,
+    /// The cause and the next step.
+    pub message: String,
+}
+
+/// Why a plugin, or a version of it, is not live.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The folder can't be read.
@@ -129,6 +167,47 @@ pub enum Error {
         /// The plugin.
         name: PluginName,
     },
+    /// It asks for more than was approved.
+    #[error("`{path}` waits for approval, it asks for more than was granted ({}): run `salesman-host plugin grant {name}`", more.join(", "))]
+    WaitsForApproval {
+        /// Which.
+        path: PathBuf,
+        /// The plugin.
+        name: PluginName,
+        /// What it asks.
+        more: Vec<String>,
+    },
+    /// An operator chose another version.
+    #[error("`{path}` is not served: version {pinned} was chosen by `plugin rollback {name}`; `--newest` undoes it")]
+    RolledBack {
+        /// Which.
+        path: PathBuf,
+        /// The plugin.
+        name: PluginName,
+        /// The hash of what serves.
+        pinned: String,
+    },
+    /// The loader's thread can't be started.
+    #[error("the thread that loads plugins can't be started: {0}")]
+    Thread(std::io::Error),
+}
+
+impl Error {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Load { cause, .. } => cause.code(),
+            Self::Twice { .. } => "registry.twice",
+            Self::WaitsForApproval { .. } => "registry.waits_for_approval",
+            Self::RolledBack { .. } => "registry.rolled_back",
+            Self::Folder { .. } | Self::File { .. } | Self::Thread(_) => "registry.file",
+        }
+    }
+
+    /// Whether an author who is still writing the file could be the cause.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Load { .. } | Self::File { .. })
+    }
 }
 
 /// A door to the live plugins. Cheap to clone.
@@ -149,80 +228,46 @@ impl Handle {
     }
 }
 
-/// The one that loads.
+/// How the configuration is read again.
+pub struct Reread {
+    /// The files that it comes from.
+    pub files: Vec<PathBuf>,
+    /// Reads it. Says what is wrong, once; the loader goes on with what it has.
+    pub read: Box<dyn FnMut() -> Option<Options> + Send>,
+}
+
+/// The one that loads, as long as it lives.
 pub struct Registry {
-    sender: watch::Sender<Arc<Snapshot>>,
+    current: watch::Receiver<Arc<Snapshot>>,
+    /// Ends the loader when it is dropped.
+    _alive: SyncSender<()>,
 }
 
 impl Registry {
-    /// Loads every `.wasm` file of the folder. Files that can't be loaded are returned beside the registry.
+    /// Loads every `.wasm` file of the folder, and watches it from then on. Files that can't be loaded are in the
+    /// snapshot's notices.
     ///
     /// # Errors
-    /// [`Error::Folder`].
-    pub fn load(options: &Options, sandbox: &Sandbox) -> Result<(Self, Vec<Error>), Error> {
-        let mut plugins = BTreeMap::new();
-        let mut problems = Vec::new();
-        for path in files(&options.dir)? {
-            match load_file(&path, options, sandbox) {
-                Ok(live) => {
-                    let name = live.compiled.manifest.name.clone();
-                    if options.plugins.get(&name).is_some_and(|plugin| plugin.disabled) {
-                        telemetry::plugin_disabled(&name);
-                        continue;
-                    }
-                    match plugins.entry(name) {
-                        Entry::Occupied(first) => problems.push(Error::Twice { path, name: first.key().clone() }),
-                        Entry::Vacant(place) => {
-                            telemetry::plugin_loaded(&live.compiled.manifest, &live.grants.missing(), options.dev);
-                            place.insert(Arc::new(live));
-                        }
-                    }
-                }
-                Err(error) => problems.push(error),
-            }
-        }
-        let subscriptions = plugins.iter().map(|(name, live)| subscription(name, live, options));
-        let subscriptions = Arc::new(Subscriptions(subscriptions.collect()));
-        let (sender, _) = watch::channel(Arc::new(Snapshot { plugins, subscriptions }));
-        Ok((Self { sender }, problems))
+    /// [`Error::Folder`], [`Error::Thread`].
+    pub fn start(options: Options, sandbox: Arc<Sandbox>, reread: Option<Reread>) -> Result<Self, Error> {
+        let (alive, bell) = std::sync::mpsc::sync_channel(1);
+        let watched = reread.iter().flat_map(|reread| &reread.files).cloned();
+        let watcher = folder::watcher(&options, watched, alive.clone());
+        let (sender, current) = watch::channel(Arc::default());
+        let mut loader = loader::Loader::new(options, sandbox, reread, sender);
+        loader.first_pass()?;
+        let run = move || {
+            loader.run(&bell);
+            drop(watcher);
+        };
+        std::thread::Builder::new().name("plugins".to_owned()).spawn(run).map_err(Error::Thread)?;
+        Ok(Self { current, _alive: alive })
     }
 
     /// A door to it.
     pub fn handle(&self) -> Handle {
-        Handle { current: self.sender.subscribe() }
+        Handle { current: self.current.clone() }
     }
-}
-
-fn subscription(name: &PluginName, live: &Live, options: &Options) -> Subscription {
-    let own = options.plugins.get(name);
-    let others = options.accounts.iter().filter(|(_, plugins)| !plugins.contains(name));
-    let plain = Subscription::new(name.clone(), live.compiled.manifest.events.clone());
-    Subscription {
-        ordered: live.ordered,
-        own_events: own.is_some_and(|own| own.own_events),
-        most_depth: own.and_then(|own| own.most_depth).unwrap_or(plain.most_depth),
-        not_from: others.map(|(account, _)| account.clone()).collect(),
-        ..plain
-    }
-}
-
-fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let failed = |cause| Error::Folder { path: dir.to_owned(), cause };
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == "wasm") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn load_file(path: &Path, options: &Options, sandbox: &Sandbox) -> Result<Live, Error> {
-    let bytes = std::fs::read(path).map_err(|cause| Error::File { path: path.to_owned(), cause })?;
-    let compiled = sandbox.compile(&bytes).map_err(|cause| Error::Load { path: path.to_owned(), cause })?;
-    Ok(live(compiled, options))
 }
 
 /// Whether two attempts at once could make each other run again after a write to the outside: those that keep state and
@@ -236,15 +281,39 @@ fn careful(manifest: &Manifest) -> bool {
     asked.state && (!asked.http.is_empty() || asked.crm.iter().any(writes))
 }
 
+/// What the configuration gives a plugin, and what was approved.
+fn given(name: &PluginName, options: &Options) -> Permissions {
+    let by_hand = options.plugins.get(name).and_then(|own| own.grants.clone()).unwrap_or_default();
+    match options.approved.get(name) {
+        Some(approved) => by_hand.and(approved),
+        None => by_hand,
+    }
+}
+
+/// What of a version's wishes an administrator has still to agree to. What the version that serves asks was weighed
+/// when it came; a `[plugins.NAME.grants]` section weighs it for a first version.
+fn not_approved(manifest: &Manifest, serving: Option<&Manifest>, options: &Options) -> Vec<String> {
+    let name = &manifest.name;
+    let has_section = options.plugins.get(name).is_some_and(|own| own.grants.is_some());
+    let weighed = match serving {
+        _ if options.dev => return Vec::new(),
+        Some(serving) => serving.permissions.clone(),
+        None if has_section => return Vec::new(),
+        None => Permissions::default(),
+    };
+    let agreed = given(name, options).and(&weighed);
+    Grants::new(name.clone(), manifest.permissions.clone(), agreed, []).missing()
+}
+
 /// A compiled plugin with what the manifest asks and the configuration says.
-pub fn live(compiled: CompiledPlugin, options: &Options) -> Live {
+pub fn live(compiled: Arc<CompiledPlugin>, options: &Options) -> Live {
     let manifest = &compiled.manifest;
     let own = options.plugins.get(&manifest.name).cloned().unwrap_or_default();
     let asked = manifest.permissions.clone();
     let grants = if options.dev {
         Grants::as_asked(manifest.name.clone(), asked, own.http_private)
     } else {
-        Grants::new(manifest.name.clone(), asked, own.grants, own.http_private)
+        Grants::new(manifest.name.clone(), asked, given(&manifest.name, options), own.http_private)
     };
     let mut settings = manifest.settings.clone();
     settings.extend(own.settings);
@@ -255,6 +324,7 @@ pub fn live(compiled: CompiledPlugin, options: &Options) -> Live {
         limits: Limits::default().with(&manifest.limits).with(&own.limits),
         concurrency: own.concurrency.unwrap_or(if careful(manifest) { 1 } else { options.concurrency }).max(1),
         ordered: !own.unordered,
+        generation: 0,
         compiled,
     }
 }

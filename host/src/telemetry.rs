@@ -68,6 +68,36 @@ pub(crate) fn plugin_not_loaded(reason: &dyn Display, code: Option<&str>) {
     error!(code, %reason, "Plugin not loaded.");
 }
 
+pub(crate) fn plugin_removed(plugin: &PluginName) {
+    info!(plugin = plugin.as_str(), "Plugin removed; deliveries that wait are kept until it returns.");
+}
+
+pub(crate) fn version_not_kept(plugin: &PluginName, reason: &dyn Display) {
+    warn!(plugin = plugin.as_str(), %reason, "The plugin's version can't be kept for a rollback.");
+}
+
+pub(crate) fn version_lost(plugin: &PluginName, hash: &str) {
+    error!(plugin = plugin.as_str(), hash, "A version of the plugin that was kept can't be loaded.");
+}
+
+pub(crate) fn serving_not_recorded(reason: &dyn Display) {
+    warn!(%reason, "Which versions serve can't be recorded; after a restart bad files have nothing to fall back to.");
+}
+
+pub(crate) fn config_read_again(needs_restart: bool) {
+    if needs_restart {
+        warn!(
+            "Configuration read again: what it says of plugins is in force, the rest of its changes needs a restart."
+        );
+    } else {
+        info!("Configuration read again: what it says of plugins is in force.");
+    }
+}
+
+pub(crate) fn config_not_read(reason: &dyn Display) {
+    error!(%reason, "Configuration changed and can't be used; the one before stays in force.");
+}
+
 pub(crate) fn event_refused(code: &str, reason: &str) {
     warn!(code, reason, "Event refused.");
 }

@@ -7,6 +7,7 @@
 //! Not here: printing (`cli`), what a plugin's file must hold (`sandbox`), the running host.
 
 pub mod build;
+pub mod develop;
 pub mod inspect;
 pub mod pack;
 pub mod permissions;

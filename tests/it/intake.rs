@@ -46,8 +46,8 @@ async fn a_session_cookie_is_nowhere_in_what_the_host_writes() {
     assert!(sent >= 60, "the captures hold session cookies, {sent} were sent");
     host.stop().await.unwrap();
     let mut looked = 0;
-    for entry in std::fs::read_dir(host.data()).unwrap() {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+    for file in crate::files_below(&host.data()) {
+        let bytes = std::fs::read(file).unwrap();
         looked += bytes.len();
         assert!(!bytes.windows(9).any(|window| window == b"SESCOOKIE"));
     }

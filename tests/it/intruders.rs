@@ -162,8 +162,8 @@ async fn no_secret_shows_in_the_log_the_store_or_the_api() {
     }
     let data = host.data();
     host.kill().unwrap();
-    for file in std::fs::read_dir(data).unwrap() {
-        everything.push_str(&String::from_utf8_lossy(&std::fs::read(file.unwrap().path()).unwrap()));
+    for file in crate::files_below(&data) {
+        everything.push_str(&String::from_utf8_lossy(&std::fs::read(file).unwrap()));
     }
     assert!(everything.contains("add-task"), "the search looks into the right place");
     for secret in [key, TOKEN, "planted-session", "planted-wrong-token", "planted-setting"] {

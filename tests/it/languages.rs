@@ -183,7 +183,8 @@ async fn works(side: &Side, host: &Host, crm: &StandIn) {
             ],
             // An update reads the record first.
             "calls": [
-                "crm client.info", "crm client.info", "crm client.update", format!("http POST http://{}", crm.address()),
+                "crm client.info", "state read (no such key)", "state read (no such key)", "state keys",
+                "crm client.info", "crm client.update", format!("http POST http://{}", crm.address()),
                 "crm client.info",
             ],
         }],

@@ -17,6 +17,7 @@ mod loops;
 mod overload;
 mod php;
 mod rehearsal;
+mod reload;
 mod resilience;
 mod start;
 mod tidy;
@@ -57,4 +58,10 @@ fn with_settings(names: &[(&str, &str)], settings: &str) -> TempDir {
         std::fs::write(folder.path().join(format!("{name}.wasm")), renamed).unwrap();
     }
     folder
+}
+
+/// Every file below a folder.
+fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }

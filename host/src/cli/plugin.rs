@@ -1,9 +1,12 @@
 //! `salesman-host plugin`: which command was asked for. The work is the workshop's; the files below print.
 
 mod build;
+mod grant;
 mod inspect;
+mod list;
 mod new;
 mod pack;
+mod rollback;
 mod run;
 
 use std::process::ExitCode;
@@ -22,6 +25,12 @@ pub(super) enum PluginCommand {
     Pack(pack::Args),
     /// Run one event through a plugin, in the real sandbox, without a server. Nothing is written anywhere.
     Run(run::Args),
+    /// Show what a plugin asks for, and agree to it.
+    Grant(grant::Args),
+    /// Let an earlier version of a plugin serve again.
+    Rollback(rollback::Args),
+    /// Show the plugins of a running host, and why others are not served.
+    List(list::Args),
 }
 
 pub(super) fn run(command: PluginCommand) -> anyhow::Result<ExitCode> {
@@ -31,5 +40,12 @@ pub(super) fn run(command: PluginCommand) -> anyhow::Result<ExitCode> {
         PluginCommand::Inspect(args) => inspect::run(args),
         PluginCommand::Pack(args) => pack::run(args),
         PluginCommand::Run(args) => run::run(args),
+        PluginCommand::Grant(args) => grant::run(args),
+        PluginCommand::Rollback(args) => rollback::run(args),
+        PluginCommand::List(args) => list::run(args),
     }
+}
+
+fn name(text: &str) -> Result<crate::plugin::PluginName, String> {
+    crate::plugin::PluginName::try_from(text.to_owned())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use super::approvals;
 use super::{Config, DEFAULT, Problems, Source};
 use crate::plugin::{LimitsPatch, Permissions, PluginName};
 use crate::registry::PluginOptions;
@@ -209,6 +210,7 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
     let Accounts { clients: crm, intake: accounts, plugins: own_plugins, users, watches } =
         accounts(sections.remove("crm"), base, &mut problems);
     let (mut registry, instances) = plugins(sections.remove("plugins"), base, source.dev, &mut problems);
+    registry.store = base.join(&data_dir).join("plugins");
 
     registry.accounts = own_plugins;
 
@@ -399,6 +401,7 @@ fn plugins(value: Option<Value>, base: &Path, dev: bool, problems: &mut Vec<Stri
     let dir: PathBuf = section.required("dir");
     let instances = u32::try_from(section.number("instances", 1, 1_000)).unwrap_or(1);
     let concurrency = usize::try_from(section.number("concurrency", 1, 1_000)).unwrap_or(1);
+    let grants_file = base.join(section.required::<PathBuf>("grants"));
     let own: Vec<(String, Value)> = section
         .table
         .iter()
@@ -415,8 +418,21 @@ fn plugins(value: Option<Value>, base: &Path, dev: bool, problems: &mut Vec<Stri
             Err(error) => problems.push(format!("`[plugins.{name}]`: {error}")),
         }
     }
-    let accounts = BTreeMap::new();
-    (registry::Options { dir: base.join(dir), dev, concurrency, plugins, accounts }, instances)
+    let approved = approvals::read(&grants_file).unwrap_or_else(|problem| {
+        problems.push(problem);
+        BTreeMap::new()
+    });
+    let options = registry::Options {
+        dir: base.join(dir),
+        store: PathBuf::new(),
+        approvals: grants_file,
+        approved,
+        dev,
+        concurrency,
+        plugins,
+        accounts: BTreeMap::new(),
+    };
+    (options, instances)
 }
 
 /// Puts secrets into the place of `{ env = "NAME" }` and `{ file = "path" }`, wherever they stand in a plugin's settings.
@@ -434,7 +450,7 @@ fn with_secrets(section: &mut Section<'_>, value: &mut Value, base: &Path, secre
 }
 
 /// Whether a text is an origin as grants name it: scheme, host, and a port that is not the scheme's own.
-fn is_origin(text: &str) -> bool {
+pub(super) fn is_origin(text: &str) -> bool {
     url::Url::parse(text).is_ok_and(|url| {
         matches!(url.scheme(), "http" | "https")
             && url.origin().ascii_serialization().eq_ignore_ascii_case(text.trim_end_matches('/'))
@@ -455,8 +471,8 @@ fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> 
         section.problem("limits.time_ms", "is shorter than `cpu_ms`: the processor time could never be used up");
     }
     let grants: Option<GrantsTable> = section.optional("grants");
-    let grants = grants.unwrap_or_default();
-    for origin in grants.http.iter().chain(&grants.http_private).filter(|origin| !is_origin(origin)) {
+    let named = grants.iter().flat_map(|grants| grants.http.iter().chain(&grants.http_private));
+    for origin in named.filter(|origin| !is_origin(origin)) {
         let words = format!(
             "holds `{origin}`, which is no origin: write `https://host` or `https://host:port`, without a path"
         );
@@ -484,8 +500,8 @@ fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> 
         unordered: order.as_deref() == Some("none"),
         concurrency: concurrency.and_then(|concurrency| usize::try_from(concurrency).ok()),
         secrets,
-        http_private: grants.http_private,
-        grants: Permissions { crm: grants.crm, http: grants.http, state: grants.state },
+        http_private: grants.as_ref().map(|grants| grants.http_private.clone()).unwrap_or_default(),
+        grants: grants.map(|grants| Permissions { crm: grants.crm, http: grants.http, state: grants.state }),
     };
     section.end();
     options

@@ -17,12 +17,16 @@ const MOST_CRASHES: u32 = 3;
 /// Attempts that may go uncounted: a delivery that itself brings the CRM down would come back for ever.
 const MOST_EXCUSED: u32 = 20;
 
-pub(super) async fn deliver(shared: Arc<Shared>, live: Arc<Live>, claimed: Claimed, counted: Counted) {
+pub(super) async fn deliver(shared: Arc<Shared>, claimed: Claimed, counted: Counted) {
     let suspect = claimed.interruptions >= SUSPECT_AFTER;
     let line = Arc::clone(&counted.line);
     let alone = if suspect { Some(line.alone.lock().await) } else { None };
     let Some(place) = shared.places.take(counted.line.seat).await else {
         // The queue is held back, or the host stops: what has not begun does not begin.
+        return release(&shared, &claimed).await;
+    };
+    // The newest version, however long it waited; one that was removed meanwhile runs when it returns.
+    let Some(live) = shared.tools.registry.snapshot().plugins.get(&claimed.queue.plugin).cloned() else {
         return release(&shared, &claimed).await;
     };
     let started_at = shared.tools.clock.now();

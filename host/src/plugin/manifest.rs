@@ -127,6 +127,17 @@ pub struct Permissions {
     pub state: bool,
 }
 
+impl Permissions {
+    /// These and others.
+    #[must_use]
+    pub fn and(mut self, others: &Self) -> Self {
+        self.crm.extend(others.crm.iter().cloned());
+        self.http.extend(others.http.iter().cloned());
+        self.state |= others.state;
+        self
+    }
+}
+
 /// The bounds of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

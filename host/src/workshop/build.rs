@@ -109,7 +109,8 @@ pub async fn build(folder: &Path, options: &Options, mut on_line: impl FnMut(&st
     if let Some(language) = foreign::recognise(folder) {
         let folder = folder.to_owned();
         let built = tokio::task::spawn_blocking(move || foreign::build(&folder, language)).await;
-        let failed = |error: tokio::task::JoinError| Error::Run { program: "the build".to_owned(), cause: error.into() };
+        let failed =
+            |error: tokio::task::JoinError| Error::Run { program: "the build".to_owned(), cause: error.into() };
         return check(built.map_err(failed)??);
     }
     let manifest = manifest_of(folder)?;

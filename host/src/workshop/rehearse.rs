@@ -219,7 +219,7 @@ impl Rehearsal {
 pub async fn rehearse(plan: Plan) -> Result<Rehearsal, Error> {
     let Plan { bytes, event, attempt, options, settings, source } = plan;
     let sandbox = Sandbox::new(&sandbox::Options { instances: 1, cache: None }).map_err(Error::SetUp)?;
-    let mut live = registry::live(sandbox.compile(&bytes)?, &options);
+    let mut live = registry::live(Arc::new(sandbox.compile(&bytes)?), &options);
     if !settings.is_empty() {
         let mut all: Map<String, Value> = serde_json::from_str(&live.settings).unwrap_or_default();
         all.extend(settings);

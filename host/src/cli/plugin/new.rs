@@ -9,7 +9,7 @@ use crate::workshop::scaffold::{self, Language, Sdk, Wanted};
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct Args {
     /// The plugin's name: lower-case letters, digits and `-`.
-    #[arg(value_name = "NAME", value_parser = name)]
+    #[arg(value_name = "NAME", value_parser = super::name)]
     name: PluginName,
     /// An event that it wants: a name, a family (`client.*`) or `*`. May be repeated.
     #[arg(long = "on", value_name = "EVENT", value_parser = pattern, default_value = "deal.change.step")]
@@ -26,10 +26,6 @@ pub(in crate::cli) struct Args {
     /// Take this version of the SDK from the registry, instead of a copy inside the new folder.
     #[arg(long, value_name = "VERSION")]
     sdk_version: Option<String>,
-}
-
-fn name(text: &str) -> Result<PluginName, String> {
-    PluginName::try_from(text.to_owned())
 }
 
 fn pattern(text: &str) -> Result<Pattern, String> {

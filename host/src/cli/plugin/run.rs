@@ -143,6 +143,9 @@ fn settings(path: &Path) -> anyhow::Result<Map<String, Value>> {
 fn options(config: Option<Config>) -> registry::Options {
     let asked = || registry::Options {
         dir: PathBuf::new(),
+        store: PathBuf::new(),
+        approvals: PathBuf::new(),
+        approved: std::collections::BTreeMap::new(),
         dev: true,
         concurrency: 1,
         plugins: std::collections::BTreeMap::new(),

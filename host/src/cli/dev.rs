@@ -1,0 +1,88 @@
+//! `dev`: a host for one author: what is saved is built, loaded and runs.
+//!
+//! Not here: building (`workshop`), serving (`cli`).
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use super::{serve, source};
+use crate::config::Source;
+use crate::workshop::build::Options;
+use crate::workshop::develop::{Step, develop};
+
+/// The configuration that is taken when it is there and no other was named.
+const USUAL: &str = "host.toml";
+/// Where events are sent to a host without a configuration. It listens on this machine only.
+const TOKEN: &str = "development-only";
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The plugins' folders.
+    #[arg(value_name = "FOLDER", default_value = ".")]
+    folders: Vec<PathBuf>,
+    /// The configuration file; `host.toml` where there is one, else a throw-away set-up without a CRM.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Build without optimisation.
+    #[arg(long)]
+    debug: bool,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let usual = Path::new(USUAL).is_file().then(|| PathBuf::from(USUAL));
+    // Held to the end: it takes its files along.
+    let (source, _folder) = match args.config.or(usual) {
+        Some(file) => (source(Some(file), true), None),
+        None => {
+            let folder = tempfile::tempdir().context("no temporary folder can be made")?;
+            (throw_away(folder.path())?, Some(folder))
+        }
+    };
+    let options = Options { debug: args.debug, colour: std::io::stderr().is_terminal() };
+    serve(&source, |config| {
+        let plugins = config.registry.dir.clone();
+        if source.file.is_none() {
+            eprintln!("No configuration: events are taken at http://{}/events/{TOKEN}", config.listen);
+        }
+        for folder in args.folders {
+            let plugins = plugins.clone();
+            tokio::spawn(async move {
+                let told = |step: Step<'_>| tell(&folder, &step);
+                let Err(error) = develop(&folder, &plugins, &options, told).await;
+                eprintln!("{error}");
+            });
+        }
+    })
+}
+
+/// A set-up that needs no file.
+fn throw_away(folder: &Path) -> anyhow::Result<Source> {
+    let plugins = folder.join("plugins");
+    std::fs::create_dir(&plugins).context("no temporary folder can be made")?;
+    let mut source = source(None, true);
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    for (key, value) in [
+        ("SERVER__DATA_DIR", text(folder.join("data"))),
+        ("PLUGINS__DIR", text(plugins)),
+        ("PLUGINS__GRANTS", text(folder.join("grants.toml"))),
+        ("CRM__MAIN__TOKEN", TOKEN.to_owned()),
+    ] {
+        source.environment.push((format!("SALESMAN_HOST__{key}"), value));
+    }
+    Ok(source)
+}
+
+fn tell(folder: &Path, step: &Step<'_>) {
+    let folder = folder.display();
+    match step {
+        Step::Begins => eprintln!("Building `{folder}`."),
+        Step::Line(line) => eprintln!("{line}"),
+        Step::Placed { file, took, .. } => {
+            eprintln!("Built `{folder}` in {:.1} s: `{}`.", took.as_secs_f64(), file.display());
+        }
+        Step::Failed(error) => eprintln!("Not built, the version before goes on serving: {error}"),
+    }
+}

@@ -1,0 +1,118 @@
+//! `plugin grant`: shows what a plugin asks in plain words, and records that it was agreed to.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+
+use crate::cli::{source, told};
+use crate::config::{Config, approve};
+use crate::plugin::{Manifest, Permissions, PluginName};
+use crate::sandbox;
+use crate::workshop::permissions::in_words;
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct Args {
+    /// The plugin's name, or its file.
+    #[arg(value_name = "NAME|FILE")]
+    plugin: String,
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// An address that it may send requests to, where it leaves the choice to you (`*`). May be repeated.
+    #[arg(long, value_name = "ORIGIN")]
+    http: Vec<String>,
+    /// Agree without being asked.
+    #[arg(long)]
+    yes: bool,
+    /// Take back what was granted.
+    #[arg(long, conflicts_with_all = ["http", "yes"])]
+    revoke: bool,
+}
+
+pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = match source(args.config, false).read() {
+        Ok(config) => config,
+        Err(problems) => return Ok(told(&problems)),
+    };
+    let file = &config.registry.approvals;
+    if args.revoke {
+        let name = PluginName::try_from(args.plugin).map_err(anyhow::Error::msg)?;
+        approve(file, &name, None).map_err(anyhow::Error::msg)?;
+        println!("`{name}` has no grants in `{}` any more.", file.display());
+        if config.registry.plugins.get(&name).is_some_and(|own| own.grants.is_some()) {
+            println!("Its section `[plugins.{name}.grants]` of the configuration still grants what stands there.");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let manifest = manifest(&args.plugin, &config)?;
+    let permissions = chosen(&manifest.permissions, args.http)?;
+    let name = &manifest.name;
+    let words = in_words(&permissions);
+    if words.is_empty() {
+        println!("`{name}` {} asks for nothing: there is nothing to grant.", manifest.version);
+    } else {
+        println!("`{name}` {} wants to:", manifest.version);
+        words.iter().for_each(|line| println!("  - {line}"));
+        if !args.yes && !agreed(name)? {
+            println!("Nothing was granted.");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    approve(file, name, Some(&permissions)).map_err(anyhow::Error::msg)?;
+    println!("Granted, in `{}`. A running host takes it up by itself.", file.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn agreed(name: &PluginName) -> anyhow::Result<bool> {
+    ensure!(std::io::stdin().is_terminal(), "nobody is there to be asked: say `--yes` if `{name}` may do that");
+    print!("Grant it? [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes" | "д" | "да"))
+}
+
+/// What is granted of what is asked: all of it, with real addresses in place of `*`.
+fn chosen(asked: &Permissions, origins: Vec<String>) -> anyhow::Result<Permissions> {
+    let open = asked.http.iter().any(|origin| origin == "*");
+    ensure!(open || origins.is_empty(), "`--http` is for plugins that leave the choice to you (`http = [\"*\"]`)");
+    ensure!(
+        !open || !origins.is_empty(),
+        "it leaves the choice of addresses to you: name each with `--http https://host`"
+    );
+    let http = asked.http.iter().filter(|origin| *origin != "*").cloned().chain(origins).collect();
+    Ok(Permissions { http, ..asked.clone() })
+}
+
+/// The manifest of a file, or of the plugin of that name in the plugin folder.
+fn manifest(plugin: &str, config: &Config) -> anyhow::Result<Manifest> {
+    let path = Path::new(plugin);
+    if path.extension().is_some_and(|extension| extension == "wasm") {
+        return read(path)?.with_context(|| format!("`{plugin}` has no manifest"));
+    }
+    let name = PluginName::try_from(plugin.to_owned()).map_err(anyhow::Error::msg)?;
+    let dir = &config.registry.dir;
+    let entries =
+        std::fs::read_dir(dir).with_context(|| format!("the plugin folder `{}` can't be read", dir.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "wasm")
+            && let Ok(Some(manifest)) = read(&path)
+            && manifest.name == name
+        {
+            return Ok(manifest);
+        }
+    }
+    bail!(
+        "no file in `{}` holds the plugin `{name}`: copy it there, or give the file instead of the name",
+        dir.display()
+    )
+}
+
+fn read(path: &Path) -> anyhow::Result<Option<Manifest>> {
+    let bytes = std::fs::read(path).with_context(|| format!("`{}` can't be read", path.display()))?;
+    let inspection = sandbox::inspect(&bytes).with_context(|| format!("`{}` is no plugin", path.display()))?;
+    Ok(inspection.manifest)
+}

@@ -1,0 +1,83 @@
+//! `plugin rollback`: an earlier version serves again, until the plugin's file changes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context, bail};
+
+use crate::cli::{source, told};
+use crate::plugin::PluginName;
+use crate::registry::versions::{Pin, Version, Versions};
+
+#[derive(clap::Args, Debug)]
+pub(in crate::cli) struct Args {
+    /// The plugin.
+    #[arg(value_name = "NAME", value_parser = super::name)]
+    name: PluginName,
+    /// The version, by the start of its hash; the one before the one that serves by default.
+    #[arg(long, value_name = "HASH", conflicts_with_all = ["newest", "list"])]
+    to: Option<String>,
+    /// Serve the version in the plugin folder again.
+    #[arg(long, conflicts_with = "list")]
+    newest: bool,
+    /// Show the versions that are kept.
+    #[arg(long)]
+    list: bool,
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = match source(args.config, false).read() {
+        Ok(config) => config,
+        Err(problems) => return Ok(told(&problems)),
+    };
+    let versions = Versions::new(&config.registry.store);
+    let name = &args.name;
+    let kept = versions.list(name);
+    let serving = versions.serving().remove(name);
+    let current = serving.as_ref().map(|serving| serving.hash.as_str());
+    if args.list {
+        for version in &kept {
+            let mark = if current == Some(version.hash.as_str()) { "  serves" } else { "" };
+            println!("{}  {}  {} bytes{mark}", short(&version.hash), kept_at(version), version.size);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.newest {
+        versions.pin(name, None).context("the choice can't be recorded")?;
+        println!("`{name}` runs on the version in the plugin folder.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let serving = serving.with_context(|| format!("no version of `{name}` serves: a host has to have run it"))?;
+    let chosen = match &args.to {
+        Some(start) => {
+            let mut fits = kept.iter().filter(|version| version.hash.starts_with(start.as_str()));
+            match (fits.next(), fits.next()) {
+                (Some(only), None) => only,
+                (Some(_), Some(_)) => bail!("several versions begin with `{start}`: give more of the hash"),
+                _ => bail!("no version of `{name}` begins with `{start}`: `plugin rollback {name} --list` shows them"),
+            }
+        }
+        None => {
+            let older = kept.iter().skip_while(|version| version.hash != serving.hash).nth(1);
+            older.with_context(|| format!("no version of `{name}` is older than the one that serves"))?
+        }
+    };
+    let pin = Pin { hash: chosen.hash.clone(), over: serving.newest };
+    versions.pin(name, Some(pin)).context("the choice can't be recorded")?;
+    println!("`{name}` runs on {} until its file changes. A running host takes it up by itself.", short(&chosen.hash));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
+fn kept_at(version: &Version) -> String {
+    let since = version.kept_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let moment = i64::try_from(since.as_secs()).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    moment.map(|moment| moment.to_string()).unwrap_or_default()
+}

@@ -1,0 +1,211 @@
+//! Versions of plugins, kept by their hash in the host's own folder, and which of them serve.
+//!
+//! ```text
+//! versions/NAME/HASH.wasm   every version that was served; the newest by its time of modification
+//! live.json                 which version of each plugin serves, and which one its file holds
+//! pins.json                 the versions that an operator chose
+//! ```
+//!
+//! - The running host writes `live.json` and the versions; `plugin rollback` writes `pins.json`. Each in one step.
+//! - A pin holds as long as the plugin's file is the one that it was made against.
+//! - At most [`MOST`] versions of a plugin are kept.
+//!
+//! Not here: deciding what serves (`loader`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::plugin::PluginName;
+
+/// Versions of one plugin that are kept.
+pub const MOST: usize = 100;
+
+/// Which version of a plugin serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serving {
+    /// The file's name in the plugin folder.
+    pub file: PathBuf,
+    /// The hash of what serves.
+    pub hash: String,
+    /// The hash of what the file held when it was last good.
+    pub newest: String,
+}
+
+/// A version that an operator chose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Its hash.
+    pub hash: String,
+    /// The hash of the file that it stands in for.
+    pub over: String,
+}
+
+/// A version that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// Its hash.
+    pub hash: String,
+    /// When it was last taken from the plugin folder.
+    pub kept_at: SystemTime,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// The folder. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Versions {
+    folder: PathBuf,
+}
+
+impl Versions {
+    /// The versions in a folder, which need not be there.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// The file with the operator's choices.
+    pub fn pins_file(&self) -> PathBuf {
+        self.folder.join("pins.json")
+    }
+
+    /// Which versions serve, or last did. What can't be read is taken for nothing.
+    pub fn serving(&self) -> BTreeMap<PluginName, Serving> {
+        read(&self.folder.join("live.json"))
+    }
+
+    /// Remembers which versions serve.
+    ///
+    /// # Errors
+    /// When the folder can't be written to.
+    pub fn serve(&self, serving: &BTreeMap<PluginName, Serving>) -> Result<(), std::io::Error> {
+        self.write(&self.folder.join("live.json"), &serde_json::to_vec_pretty(serving)?)
+    }
+
+    /// The operator's choices.
+    pub fn pins(&self) -> BTreeMap<PluginName, Pin> {
+        read(&self.pins_file())
+    }
+
+    /// Chooses a version, or leaves the choice to the plugin folder again.
+    ///
+    /// # Errors
+    /// When the folder can't be written to.
+    pub fn pin(&self, name: &PluginName, pin: Option<Pin>) -> Result<(), std::io::Error> {
+        let mut pins = self.pins();
+        match pin {
+            Some(pin) => pins.insert(name.clone(), pin),
+            None => pins.remove(name),
+        };
+        self.write(&self.pins_file(), &serde_json::to_vec_pretty(&pins)?)
+    }
+
+    /// Keeps a version as the newest one; forgets the oldest beyond [`MOST`] that are not in use.
+    ///
+    /// # Errors
+    /// When the folder can't be written to.
+    pub fn keep(
+        &self,
+        name: &PluginName,
+        hash: &str,
+        bytes: &[u8],
+        in_use: &BTreeSet<String>,
+    ) -> Result<(), std::io::Error> {
+        let path = self.path(name, hash);
+        match std::fs::File::options().append(true).open(&path) {
+            Ok(file) => file.set_modified(SystemTime::now())?,
+            Err(_) => self.write(&path, bytes)?,
+        }
+        for old in self.list(name).iter().skip(MOST).filter(|old| !in_use.contains(&old.hash)) {
+            std::fs::remove_file(self.path(name, &old.hash)).ok();
+        }
+        Ok(())
+    }
+
+    /// What is kept of a plugin, the newest first.
+    pub fn list(&self, name: &PluginName) -> Vec<Version> {
+        let mut versions = Vec::new();
+        for entry in std::fs::read_dir(self.folder.join("versions").join(name.as_str())).into_iter().flatten().flatten()
+        {
+            let path = entry.path();
+            let hash = path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+            let is_one = path.extension().is_some_and(|extension| extension == "wasm");
+            if let (true, Some(hash), Ok(metadata)) = (is_one, hash, entry.metadata())
+                && let Ok(kept_at) = metadata.modified()
+            {
+                versions.push(Version { hash, kept_at, size: metadata.len() });
+            }
+        }
+        versions.sort_by(|left, right| (right.kept_at, &right.hash).cmp(&(left.kept_at, &left.hash)));
+        versions
+    }
+
+    /// The bytes of a version. Whoever runs them compares the hash.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn read(&self, name: &PluginName, hash: &str) -> Result<Vec<u8>, std::io::Error> {
+        std::fs::read(self.path(name, hash))
+    }
+
+    /// The hashes of every version of every plugin.
+    pub fn hashes(&self) -> BTreeSet<String> {
+        let folders = std::fs::read_dir(self.folder.join("versions")).into_iter().flatten().flatten();
+        let names = folders.filter_map(|entry| PluginName::try_from(entry.file_name().into_string().ok()?).ok());
+        names.flat_map(|name| self.list(&name)).map(|version| version.hash).collect()
+    }
+
+    fn path(&self, name: &PluginName, hash: &str) -> PathBuf {
+        self.folder.join("versions").join(name.as_str()).join(format!("{hash}.wasm"))
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), std::io::Error> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let beside = path.with_extension("new");
+        std::fs::write(&beside, bytes)?;
+        std::fs::rename(beside, path)
+    }
+}
+
+fn read<T: DeserializeOwned + Default>(path: &Path) -> T {
+    std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_serves_or_was_chosen_is_not_forgotten_for_newer_versions() {
+        let folder = tempfile::tempdir().unwrap();
+        let versions = Versions::new(folder.path());
+        let name = PluginName::try_from("notify".to_owned()).unwrap();
+        let in_use = BTreeSet::from(["h0".to_owned()]);
+        for number in 0..MOST + 3 {
+            versions.keep(&name, &format!("h{number}"), b"bytes", &in_use).unwrap();
+        }
+        let kept: BTreeSet<String> = versions.list(&name).into_iter().map(|version| version.hash).collect();
+        assert_eq!((kept.len(), kept.contains("h0"), kept.contains("h1")), (MOST + 1, true, false));
+        assert_eq!(versions.hashes(), kept);
+    }
+
+    #[test]
+    fn a_damaged_record_is_no_obstacle() {
+        let folder = tempfile::tempdir().unwrap();
+        let versions = Versions::new(folder.path());
+        std::fs::write(folder.path().join("live.json"), "{").unwrap();
+        std::fs::write(versions.pins_file(), "[]").unwrap();
+        assert_eq!((versions.serving(), versions.pins()), (BTreeMap::new(), BTreeMap::new()));
+        let name = PluginName::try_from("notify".to_owned()).unwrap();
+        let pin = Pin { hash: "a".to_owned(), over: "b".to_owned() };
+        versions.pin(&name, Some(pin.clone())).unwrap();
+        assert_eq!(versions.pins(), BTreeMap::from([(name.clone(), pin)]));
+        versions.pin(&name, None).unwrap();
+        assert_eq!(versions.pins(), BTreeMap::new());
+    }
+}
