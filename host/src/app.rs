@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::capabilities::Outside;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, Source};
-use crate::dispatcher::{Dispatcher, Tools};
+use crate::dispatcher::{self, Dispatcher, Tools};
 use crate::journal::{self, Journal};
 use crate::registry::{Registry, Reread};
 use crate::sandbox::Sandbox;
@@ -28,6 +28,7 @@ pub struct App {
     stop_dispatcher: watch::Sender<bool>,
     server: JoinHandle<()>,
     dispatcher: JoinHandle<bool>,
+    queues: dispatcher::Handle,
     /// What goes on beside: forgetting, polling, asking for the host's own user.
     helpers: Vec<JoinHandle<()>>,
     journal: Journal,
@@ -91,17 +92,22 @@ impl App {
             clock,
         ));
         if config.console {
-            router = router.merge(console::routes(journal.handle(), registry.handle(), queues));
+            router = router.merge(console::routes(journal.handle(), registry.handle(), queues.clone()));
         }
         let (stop_intake, stopped) = watch::channel(false);
         let server = tokio::spawn(server::serve(listener, router, config.server, stopped));
         telemetry::listening(address, registry.handle().snapshot().plugins.len(), accounts);
-        Ok(Self { address, stop_intake, stop_dispatcher, server, dispatcher, helpers, journal, registry })
+        Ok(Self { address, stop_intake, stop_dispatcher, server, dispatcher, queues, helpers, journal, registry })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The loop's view of itself.
+    pub fn queues(&self) -> &dispatcher::Handle {
+        &self.queues
     }
 
     /// Returns when a part of the host has ended by itself, which it must not: the rest would accept what nobody handles.
@@ -127,7 +133,7 @@ impl App {
         self.stop_dispatcher.send_replace(true);
         let drained = self.dispatcher.await.unwrap_or(false);
         self.helpers.iter().for_each(JoinHandle::abort);
-        drop(self.registry);
+        drop((self.registry, self.queues));
         let journal = self.journal;
         // Waits for the last handle; a delivery that was cut off, or a slow sender, may hold one until the runtime ends.
         if drained {

@@ -101,7 +101,7 @@ impl Cli {
     /// What keeps the command from being done.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Serve { config, dev } => serve(&source(config, dev), |_| ()),
+            Command::Serve { config, dev } => serve(&source(config, dev), |_, _| ()),
             Command::Dev(args) => dev::run(args),
             Command::EventsPhp(wanted) => write_events_php(wanted),
             Command::Plugin(command) => plugin::run(command),
@@ -172,7 +172,7 @@ fn told(problems: &Problems) -> ExitCode {
 }
 
 /// Runs the host until it is asked to stop; `besides` starts what goes on beside it.
-fn serve(source: &Source, besides: impl FnOnce(&Config)) -> anyhow::Result<ExitCode> {
+fn serve(source: &Source, besides: impl FnOnce(&Config, &App)) -> anyhow::Result<ExitCode> {
     let config = match source.read() {
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
@@ -189,7 +189,7 @@ fn serve(source: &Source, besides: impl FnOnce(&Config)) -> anyhow::Result<ExitC
             Err(problems) => return Ok(told(&problems)),
         };
         println!("listening on http://{}", app.address());
-        besides(&config);
+        besides(&config, &app);
         tokio::select! {
             asked = asked_to_stop() => asked?,
             part = app.broken() => {

@@ -19,11 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use crate::capabilities::Outside;
 use crate::clock::Clock;
-use crate::journal::{self, Queue};
+use crate::event::Event;
+use crate::journal::{self, Queue, Settlement};
 use crate::registry;
 use crate::sandbox::Sandbox;
 use crate::{crm, telemetry};
@@ -36,6 +37,8 @@ use retry::Policy;
 const CLAIMED_AHEAD: usize = 64;
 /// The wait before a store that refused is asked again.
 const STORE_AGAIN: Duration = Duration::from_millis(250);
+/// Attempts that somebody who watches may lag behind.
+const FEED: usize = 256;
 /// The longest wait without a look into the store.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -81,6 +84,17 @@ pub struct Handle {
     shared: Arc<Shared>,
 }
 
+/// An attempt that has ended and was stored.
+#[derive(Debug, Clone)]
+pub struct Delivered {
+    /// The plugin.
+    pub queue: Queue,
+    /// The event.
+    pub event: Event,
+    /// What came of it.
+    pub settlement: Arc<Settlement>,
+}
+
 /// Where one queue stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct QueueView {
@@ -98,6 +112,11 @@ pub struct QueueView {
 }
 
 impl Handle {
+    /// Every attempt from now on, as it ends. Who reads too slowly misses the oldest: they are in the journal.
+    pub fn delivered(&self) -> broadcast::Receiver<Arc<Delivered>> {
+        self.shared.feed.subscribe()
+    }
+
     /// Every queue of a live plugin, and every other that ever had a delivery.
     pub fn queues(&self) -> Vec<QueueView> {
         let lines: Vec<Arc<Line>> = locked(&self.shared.lines).values().cloned().collect();
@@ -124,6 +143,8 @@ struct Shared {
     lines: Mutex<BTreeMap<Queue, Arc<Line>>>,
     /// Rung when there may be something to do for the loop.
     bell: Notify,
+    /// Attempts that ended, for whoever watches.
+    feed: broadcast::Sender<Arc<Delivered>>,
 }
 
 /// One queue: its gate, its places, and how many of its deliveries are claimed.
@@ -172,7 +193,8 @@ impl Dispatcher {
     /// A dispatcher; nothing runs yet.
     pub fn new(options: Options, tools: Tools) -> Self {
         let places = Places::new(options.instances);
-        let shared = Shared { tools, options, places, lines: Mutex::new(BTreeMap::new()), bell: Notify::new() };
+        let (feed, _) = broadcast::channel(FEED);
+        let shared = Shared { tools, options, places, lines: Mutex::new(BTreeMap::new()), bell: Notify::new(), feed };
         Self { shared: Arc::new(shared) }
     }
 

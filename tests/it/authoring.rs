@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 /// The host's program, without what cargo told this test.
-fn program() -> Command {
+pub(super) fn program() -> Command {
     let mut command = Command::new(Setup::new().unwrap().program);
     command.env_remove("CARGO").env_remove("RUSTC").env_remove("RUSTUP_TOOLCHAIN").current_dir(xtask::root());
     command
@@ -33,12 +33,12 @@ fn run(arguments: &[&str]) -> (String, String, Option<i32>) {
 }
 
 /// Where plugins are made and built: kept, so that a second run compiles little.
-fn workplace() -> PathBuf {
+pub(super) fn workplace() -> PathBuf {
     xtask::root().join("target/authoring")
 }
 
 /// A new crate in the workspace's folder, whose `Cargo.toml` would capture one that is no workspace of its own.
-fn new_crate(name: &str, arguments: &[&str]) -> PathBuf {
+pub(super) fn new_crate(name: &str, arguments: &[&str]) -> PathBuf {
     let folder = workplace().join(name);
     if folder.exists() {
         std::fs::remove_dir_all(&folder).unwrap();
@@ -52,7 +52,7 @@ fn new_crate(name: &str, arguments: &[&str]) -> PathBuf {
 }
 
 /// `plugin build` with the compiler that has the target.
-fn build(folder: &Path, arguments: &[&str]) -> (String, String, Option<i32>) {
+pub(super) fn build(folder: &Path, arguments: &[&str]) -> (String, String, Option<i32>) {
     let toolchain = xtask::wasm_target::ensure(&xtask::root()).unwrap();
     let mut command = program();
     for (name, value) in toolchain.cargo().get_envs() {

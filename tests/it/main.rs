@@ -14,6 +14,7 @@ mod intruders;
 mod isolation;
 mod languages;
 mod loops;
+mod newcomer;
 mod overload;
 mod php;
 mod rehearsal;

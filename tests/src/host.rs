@@ -37,6 +37,8 @@ pub struct Setup {
     pub server: String,
     /// Whether plugins are granted what they ask.
     pub dev: bool,
+    /// The plugin's folder, for `dev` in place of `serve`.
+    pub develop: Option<PathBuf>,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
     /// Bytes of a disk of its own for the data folder, in a name space of its own; none by default.
@@ -71,6 +73,7 @@ impl Setup {
             more: String::new(),
             server: String::new(),
             dev: true,
+            develop: None,
             environment: Vec::new(),
             disk: None,
         })
@@ -181,10 +184,17 @@ impl Host {
                 command
             }
         };
-        command.arg("serve").arg("--config").arg(self.folder.path().join("host.toml"));
-        if self.setup.dev {
-            command.arg("--dev");
-        }
+        match &self.setup.develop {
+            Some(folder) => {
+                // What cargo told the test is not for the cargo that the host runs.
+                ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN"].iter().for_each(|name| {
+                    command.env_remove(name);
+                });
+                command.arg("dev").arg(folder)
+            }
+            None => command.args(if self.setup.dev { &["serve", "--dev"][..] } else { &["serve"] }),
+        };
+        command.arg("--config").arg(self.folder.path().join("host.toml"));
         command.envs(self.setup.environment.iter().cloned());
         let mut process = command.stdout(Stdio::piped()).stderr(log).spawn().context("failed to start the host")?;
         let stdout = process.stdout.take().context("the host has no standard output")?;

@@ -5,11 +5,14 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
+use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::{serve, source};
 use crate::config::Source;
+use crate::dispatcher::Delivered;
 use crate::workshop::build::Options;
 use crate::workshop::develop::{Step, develop};
 
@@ -42,10 +45,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let options = Options { debug: args.debug, colour: std::io::stderr().is_terminal() };
-    serve(&source, |config| {
+    serve(&source, |config, app| {
+        tokio::spawn(show(app.queues().delivered()));
         let plugins = config.registry.dir.clone();
         if source.file.is_none() {
-            eprintln!("No configuration: events are taken at http://{}/events/{TOKEN}", config.listen);
+            eprintln!("No configuration: events are taken at http://{}/events/{TOKEN}", app.address());
         }
         for folder in args.folders {
             let plugins = plugins.clone();
@@ -73,6 +77,42 @@ fn throw_away(folder: &Path) -> anyhow::Result<Source> {
         source.environment.push((format!("SALESMAN_HOST__{key}"), value));
     }
     Ok(source)
+}
+
+/// Prints each attempt as it ends.
+async fn show(mut delivered: broadcast::Receiver<Arc<Delivered>>) {
+    loop {
+        match delivered.recv().await {
+            Ok(delivered) => eprint!("{}", words(&delivered)),
+            Err(RecvError::Lagged(missed)) => eprintln!("… {missed} deliveries are not shown"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn words(delivered: &Delivered) -> String {
+    let Delivered { queue, event, settlement } = delivered;
+    let entity = event.entity.as_ref().map(|entity| format!(" ({entity})")).unwrap_or_default();
+    let mut text = format!(
+        "{}{entity} → {} {}: {}, attempt {}, {} ms\n",
+        event.name,
+        queue.plugin,
+        settlement.version,
+        settlement.outcome.as_str(),
+        settlement.attempt,
+        settlement.ended_at.saturating_sub(settlement.started_at),
+    );
+    for line in &settlement.effects.lines {
+        text.push_str(&format!("  {}: {}\n", line.level, line.text));
+    }
+    for call in &settlement.effects.calls {
+        text.push_str(&format!("  call: {}\n", call.call));
+    }
+    let reason = settlement.outcome.reason();
+    if !reason.is_empty() {
+        text.push_str(&format!("  reason: {reason}\n"));
+    }
+    text
 }
 
 fn tell(folder: &Path, step: &Step<'_>) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::gate::{self, Change, Verdict};
-use super::{Counted, STORE_AGAIN, Shared, retry};
+use super::{Counted, Delivered, STORE_AGAIN, Shared, retry};
 use crate::capabilities::Reach;
 use crate::journal::{self, Claimed, Settled, Settlement};
 use crate::outcome::{Effects, Fault, FaultKind, Next, Outcome};
@@ -68,7 +68,10 @@ pub(super) async fn deliver(shared: Arc<Shared>, claimed: Claimed, counted: Coun
     });
     loop {
         match shared.tools.journal.settle(Arc::clone(&settlement)).await {
-            Ok(Settled::Applied) => break,
+            Ok(Settled::Applied) => {
+                show(&shared, &claimed, settlement);
+                break;
+            }
             Ok(Settled::Conflict) => {
                 telemetry::state_conflict(&claimed);
                 break;
@@ -83,6 +86,14 @@ pub(super) async fn deliver(shared: Arc<Shared>, claimed: Claimed, counted: Coun
     }
     drop(alone);
     drop(counted);
+}
+
+/// Costs nothing while nobody watches.
+fn show(shared: &Shared, claimed: &Claimed, settlement: Arc<Settlement>) {
+    if shared.feed.receiver_count() > 0 {
+        let (queue, event) = (claimed.queue.clone(), claimed.event.clone());
+        shared.feed.send(Arc::new(Delivered { queue, event, settlement })).ok();
+    }
 }
 
 async fn release(shared: &Shared, claimed: &Claimed) {
