@@ -45,6 +45,7 @@ pub fn routes(journal: journal::Handle, registry: registry::Handle, queues: disp
         .route("/api/v1/notices", get(notices))
         .route("/api/v1/backlog", get(backlog))
         .route("/api/v1/queues", get(list_queues))
+        .route("/api/v1/queues/drop", post(drop_waiting))
         .route("/api/v1/dead", get(dead))
         .route("/api/v1/dead/retry", post(retry_dead))
         .route("/api/v1/dead/drop", post(drop_dead))
@@ -112,6 +113,33 @@ async fn backlog(State(console): State<Console>) -> Response {
 
 async fn list_queues(State(console): State<Console>) -> Response {
     Json(console.queues.queues()).into_response()
+}
+
+/// Whose waiting deliveries.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Abandoned {
+    plugin: PluginName,
+}
+
+async fn drop_waiting(State(console): State<Console>, plugin: Result<Json<Abandoned>, JsonRejection>) -> Response {
+    let Ok(Json(Abandoned { plugin })) = plugin else {
+        return problem(StatusCode::BAD_REQUEST, "console.bad_filter", "send a JSON object with `plugin`");
+    };
+    if console.registry.snapshot().plugins.contains_key(&plugin) {
+        return problem(
+            StatusCode::CONFLICT,
+            "console.plugin_is_live",
+            "the plugin serves: remove its file from the plugin folder first",
+        );
+    }
+    let changed = console.journal.drop_waiting(&plugin).await;
+    if let Ok(changed) = &changed {
+        telemetry::waiting_dropped(&plugin, *changed);
+    }
+    let of_it = |queue: &dispatcher::QueueView| queue.plugin == plugin.as_str();
+    let running: usize = console.queues.queues().iter().filter(|queue| of_it(queue)).map(|queue| queue.claimed).sum();
+    answer(changed.map(|changed| json!({ "changed": changed, "running": running })))
 }
 
 /// Which dead letters, as an operator says it.

@@ -36,6 +36,7 @@ mod read;
 mod retention;
 mod route;
 mod space;
+mod waiting;
 mod write;
 mod writes;
 
@@ -291,6 +292,11 @@ enum Change {
         letters: Vec<DeliveryId>,
         resolution: Resolution,
         reply: oneshot::Sender<Result<usize, Error>>,
+    },
+    DropWaiting {
+        plugin: PluginName,
+        below: i64,
+        reply: oneshot::Sender<Result<(usize, i64), Error>>,
     },
     Sweep(Retention, oneshot::Sender<Result<Swept, Error>>),
 }

@@ -168,6 +168,10 @@ pub(crate) fn letters_resolved(resolution: crate::journal::Resolution, letters: 
     info!(letters, resolution = ?resolution, "An operator decided about dead letters.");
 }
 
+pub(crate) fn waiting_dropped(plugin: &PluginName, deliveries: usize) {
+    info!(plugin = plugin.as_str(), deliveries, "An operator dropped what waited for the plugin.");
+}
+
 pub(crate) fn store_refused(step: &str, reason: &dyn Display) {
     error!(step, %reason, "The journal refused; it is asked again.");
 }

@@ -21,8 +21,9 @@ fn sample(event: &str) -> String {
 async fn lines(host: &Host) -> Vec<String> {
     let id = host.accepted(&sample("deal.close")).await.unwrap();
     let path = host.settled(&id).await.unwrap();
-    let lines = path["deliveries"][0]["attempts"][0]["lines"].as_array().unwrap_or_else(|| panic!("{path}"));
-    lines.iter().map(|line| line["text"].as_str().unwrap().to_owned()).collect()
+    let lines = path["deliveries"][0]["attempts"][0]["lines"].as_array();
+    assert!(lines.is_some(), "{path}");
+    lines.unwrap().iter().map(|line| line["text"].as_str().unwrap().to_owned()).collect()
 }
 
 async fn hash_is(host: &Host, expected: &Value) {
@@ -121,7 +122,8 @@ async fn saving_a_source_file_is_all_that_an_author_has_to_do() {
     let host = setup.start().await.unwrap();
     let served = async || Ok(host.api("plugins").await?[0]["hash"].as_str().map(str::to_owned));
     let first = wait_until("the first build", PATIENCE * 4, served).await;
-    let first = first.unwrap_or_else(|error| panic!("{error}: {}", host.log()));
+    assert!(first.is_ok(), "{}", host.log());
+    let first = first.unwrap();
     assert!(lines(&host).await[0].starts_with("deal.close came: "));
 
     let source = folder.join("src/lib.rs");

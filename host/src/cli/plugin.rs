@@ -1,5 +1,6 @@
 //! `salesman-host plugin`: which command was asked for. The work is the workshop's; the files below print.
 
+mod abandon;
 mod build;
 mod grant;
 mod inspect;
@@ -31,6 +32,8 @@ pub(super) enum PluginCommand {
     Rollback(rollback::Args),
     /// Show the plugins of a running host, and why others are not served.
     List(list::Args),
+    /// Give up what waits for a plugin that was removed.
+    Drop(abandon::Args),
 }
 
 pub(super) fn run(command: PluginCommand) -> anyhow::Result<ExitCode> {
@@ -43,6 +46,7 @@ pub(super) fn run(command: PluginCommand) -> anyhow::Result<ExitCode> {
         PluginCommand::Grant(args) => grant::run(args),
         PluginCommand::Rollback(args) => rollback::run(args),
         PluginCommand::List(args) => list::run(args),
+        PluginCommand::Drop(args) => abandon::run(args),
     }
 }
 

@@ -44,7 +44,6 @@ impl Remote {
     }
 
     /// Asks `/api/v1/PATH` to change something.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the commands that change something come with the merge"))]
     pub(super) fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         let request = self.http.post(format!("{}/api/v1/{path}", self.base));
         self.answer(request.header("content-type", "application/json").body(body.to_string()))

@@ -17,7 +17,7 @@ use super::retention::Sweep;
 use super::space::Space;
 use super::{
     Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken, letters, route,
-    writes,
+    waiting, writes,
 };
 use crate::clock::Clock;
 use crate::event::{Event, EventId};
@@ -116,6 +116,7 @@ impl Change {
                 drop(reply.send(Err(error())));
             }
             Self::Resolve { reply, .. } => drop(reply.send(Err(error()))),
+            Self::DropWaiting { reply, .. } => drop(reply.send(Err(error()))),
             Self::Sweep(_, reply) => drop(reply.send(Err(error()))),
         }
     }
@@ -146,6 +147,9 @@ fn apply(
         Change::Release(DeliveryId(seq), reply) => answer_of(release(connection, seq), reply),
         Change::Resolve { letters, resolution, reply } => {
             answer_of(letters::resolve(connection, &letters, resolution, now), reply)
+        }
+        Change::DropWaiting { plugin, below, reply } => {
+            answer_of(waiting::drop_step(connection, &plugin, below, now), reply)
         }
         Change::Sweep(retention, reply) => answer_of(sweep.step(connection, &retention, now), reply),
     }

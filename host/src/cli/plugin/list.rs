@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::cli::remote::Remote;
 use crate::cli::{source, told};
+use crate::config::Problems;
 
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct Args {
@@ -22,12 +23,9 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let base = match args.host {
-        Some(host) => host,
-        None => match source(args.config, false).read() {
-            Ok(config) => format!("http://{}", config.listen),
-            Err(problems) => return Ok(told(&problems)),
-        },
+    let base = match base(args.host, args.config) {
+        Ok(base) => base,
+        Err(problems) => return Ok(told(&problems)),
     };
     let remote = Remote::new(&base)?;
     let (plugins, notices) = (remote.get("plugins")?, remote.get("notices")?);
@@ -46,6 +44,14 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("! {} ({})", text(notice, "message"), text(notice, "code"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the running host is.
+pub(super) fn base(host: Option<String>, config: Option<PathBuf>) -> Result<String, Problems> {
+    match host {
+        Some(host) => Ok(host),
+        None => Ok(format!("http://{}", source(config, false).read()?.listen)),
+    }
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
