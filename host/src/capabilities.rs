@@ -25,7 +25,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use crate::contract;
 use crate::journal::{self, DeliveryId, StateView};
 use crate::outcome::{Effects, FaultKind, HostCall};
-use crate::plugin::{Grants, Limits};
+use crate::plugin::{Grants, Limits, RAISE};
 use crate::secret::Secret;
 pub use http::{Outside, OutsideAnswer, OutsideAnswers, OutsideRequest};
 pub use state::{STATE_KEYS, STATE_READ, STATE_READ_NONE};
@@ -115,6 +115,11 @@ impl Attempt {
         }
     }
 
+    /// The last line of the log, where it is an error: a panic's or an exception's words stand there.
+    pub(crate) fn last_error(&self) -> Option<&str> {
+        self.effects.lines.last().filter(|line| line.level == "error").map(|line| line.text.as_str())
+    }
+
     /// What the attempt leaves behind.
     pub(crate) fn into_effects(mut self) -> Effects {
         self.effects.state.writes = state::writes(self.overlay);
@@ -127,7 +132,7 @@ impl Attempt {
         self.calls_left = self.calls_left.checked_sub(1).ok_or_else(|| LimitHit {
             kind: FaultKind::CallLimit,
             detail: format!(
-                "the plugin made more than {} host calls: it may be in a loop, or needs `calls` raised under `[limits]`",
+                "the plugin made more than {} host calls: it may be in a loop, or needs `calls` raised {RAISE}",
                 self.calls
             ),
         })?;

@@ -8,7 +8,7 @@ mod grants;
 mod manifest;
 
 pub use grants::{Grants, Refusal};
-pub use manifest::{Limits, LimitsPatch, Manifest, ManifestError, Pattern, Permissions};
+pub use manifest::{Limits, LimitsPatch, Manifest, ManifestError, Pattern, Permissions, RAISE};
 
 use std::fmt;
 

@@ -27,7 +27,7 @@ use crate::capabilities::{Attempt, Reach};
 use crate::contract;
 use crate::event::Event;
 use crate::outcome::{Effects, Fault, FaultKind, Outcome};
-use crate::plugin::{Limits, Manifest};
+use crate::plugin::{Limits, Manifest, RAISE};
 use cache::Cache;
 pub use component::{Inspection, Kind, LoadError, MANIFEST_SECTION, VERSION_SECTION, inspect};
 use engine::{Engine, StoreLimits};
@@ -165,11 +165,14 @@ impl Sandbox {
         let result = in_time(Metered::new(call, &meter, self.engine.heavy()), &meter, limits.time).await;
         let outcome = match result {
             Some(Ok(reply)) => bounded(contract::outcome_of(reply), limits),
-            Some(Err(stage)) => Outcome::Failed(fault::of(stage, &store.data().limits, limits)),
+            Some(Err(stage)) => {
+                let running = store.data();
+                Outcome::Failed(fault::of(stage, &running.limits, limits, running.attempt.last_error()))
+            }
             None => Outcome::Failed(Fault::new(
                 FaultKind::TimeLimit,
                 format!(
-                    "the plugin did not answer within {} ms, waiting for calls included: raise `time_ms` under `[limits]` \
+                    "the plugin did not answer within {} ms, waiting for calls included: raise `time_ms` {RAISE} \
                      if the calls need longer",
                     limits.time.as_millis()
                 ),

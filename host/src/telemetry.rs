@@ -11,7 +11,7 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use crate::journal::{Claimed, Queue};
-use crate::outcome::{Effects, Next, Outcome};
+use crate::outcome::{Effects, FaultKind, Next, Outcome};
 use crate::plugin::{Manifest, PluginName};
 
 /// What the room needs to be told.
@@ -116,6 +116,9 @@ pub(crate) fn delivered(claimed: &Claimed, outcome: &Outcome, next: Next, effect
     let took = effects.usage.wall;
     // A plugin's own words may hold what the CRM or a chat answered: they are in the attempt.
     let reason = match outcome {
+        Outcome::Failed(fault) if fault.kind == FaultKind::Trap => {
+            format!("{}: the attempt has the plugin's words", fault.kind.code())
+        }
         Outcome::Failed(fault) => format!("{}: {}", fault.kind.code(), fault.detail),
         other => other.as_str().to_owned(),
     };

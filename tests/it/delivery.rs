@@ -85,7 +85,12 @@ async fn without_grants_a_plugin_can_do_nothing_and_is_told_which_line_to_add() 
     let crm = StandIn::start(Options { demo_data: true, ..Options::default() }).await.unwrap();
     let mut setup = Setup::new().unwrap().crm(&crm).plugins(crate::samples());
     setup.dev = false;
-    let host = setup.more(QUICK).more("[plugins.audit.grants]\nstate = true").start().await.unwrap();
+    let host = setup
+        .more(QUICK)
+        .more("[plugins.audit.grants]\nstate = true\n[plugins.step-tasks.grants]\n")
+        .start()
+        .await
+        .unwrap();
     let id = host.accepted("event=deal.change.step&did=1&stepNew=40&iduser1=2").await.unwrap();
     let path = host.settled(&id).await.unwrap();
     let states: Vec<_> =

@@ -62,7 +62,7 @@ async fn each_sin_ends_in_its_own_fault_with_a_reason_that_helps() {
         ("memory", "plugin.memory_limit", "16 MiB"),
         ("stack", "plugin.stack_overflow", "nested too deep"),
         ("sleep", "plugin.time_limit", "8000 ms"),
-        ("panic", "plugin.trap", "log line"),
+        ("panic", "plugin.trap", "the plugin failed: panicked at "),
         ("exit", "plugin.exit", "exit code"),
         ("long-reply", "plugin.reply_limit", "1048576 bytes"),
         ("gigantic-call", "plugin.call_limit", "4 MiB"),
@@ -81,8 +81,11 @@ async fn each_sin_ends_in_its_own_fault_with_a_reason_that_helps() {
 async fn a_panic_shows_its_words_and_its_place() {
     let host = host().await;
     let attempt = attempt(&host, "panic").await;
-    let lines = lines_of(&attempt);
-    assert!(lines[0].contains("the price list is empty") && lines[0].contains("src/lib.rs:"), "{lines:?}");
+    let line = &lines_of(&attempt)[0];
+    assert!(line.contains("the price list is empty") && line.contains("src/lib.rs:"), "{line}");
+    assert_eq!(attempt["reason"], format!("the plugin failed: {line}"));
+    // A panic's words may hold what the CRM answered.
+    assert!(!host.log().contains("the price list is empty"), "{}", host.log());
 }
 
 #[tokio::test]

@@ -145,7 +145,8 @@ impl Grants {
 
     fn not_given(&self, what: &str, line: &str) -> Refusal {
         Refusal(format!(
-            "`{what}` is not granted by the administrator: add `{line}` under `[plugins.{}.grants]` of the host's configuration",
+            "`{what}` is not granted by the administrator: add `{line}` under `[plugins.{0}.grants]` of the host's \
+             configuration, or run `salesman-host plugin grant {0}`",
             self.name
         ))
     }
@@ -187,7 +188,7 @@ mod tests {
         );
         assert_eq!(
             text(grants.crm("task.add")),
-            Err("`task.add` is not granted by the administrator: add `crm = [\"task.add\"]` under `[plugins.notify.grants]` of the host's configuration".to_owned())
+            Err("`task.add` is not granted by the administrator: add `crm = [\"task.add\"]` under `[plugins.notify.grants]` of the host's configuration, or run `salesman-host plugin grant notify`".to_owned())
         );
         assert!(grants.state().is_err());
         assert_eq!(text(grants.http("https://chat.example.com")), Ok(()));

@@ -138,6 +138,10 @@ impl Permissions {
     }
 }
 
+/// Where a limit is raised, for the words of faults.
+pub const RAISE: &str =
+    "under `[limits]` of `plugin.toml`, or under `[plugins.NAME.limits]` of the host's configuration";
+
 /// The bounds of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {

@@ -15,7 +15,7 @@ use super::Running;
 use super::meter::Meter;
 use crate::capabilities::LimitHit;
 use crate::outcome::FaultKind;
-use crate::plugin::Limits;
+use crate::plugin::{Limits, RAISE};
 
 /// How often a computing plugin is looked at.
 const TICK: Duration = Duration::from_millis(2);
@@ -110,7 +110,7 @@ impl Engine {
         store.epoch_deadline_callback(move |_| {
             if meter.is_used_up() {
                 let detail = format!(
-                    "the plugin used up its {} ms of processor time: it may be in a loop, or needs `cpu_ms` raised under `[limits]`",
+                    "the plugin used up its {} ms of processor time: it may be in a loop, or needs `cpu_ms` raised {RAISE}",
                     meter.limit_millis()
                 );
                 return Err(LimitHit { kind: FaultKind::CpuLimit, detail }.into());

@@ -4,9 +4,12 @@ use wasmtime::{Error, Trap};
 use wasmtime_wasi::I32Exit;
 
 use super::engine::{Refused, StoreLimits, TABLE_ELEMENTS};
-use crate::capabilities::LimitHit;
+use crate::capabilities::{LimitHit, shortened};
 use crate::outcome::{Fault, FaultKind};
-use crate::plugin::Limits;
+use crate::plugin::{Limits, RAISE};
+
+/// Bytes of somebody else's words in a reason.
+const MOST_TOLD: usize = 2_000;
 
 /// Where an attempt failed.
 pub(super) enum Stage {
@@ -16,7 +19,8 @@ pub(super) enum Stage {
     Handle(Error),
 }
 
-pub(super) fn of(stage: Stage, memory: &StoreLimits, limits: &Limits) -> Fault {
+/// `told` is the attempt's last log line, where that is an error.
+pub(super) fn of(stage: Stage, memory: &StoreLimits, limits: &Limits, told: Option<&str>) -> Fault {
     let (error, starting) = match stage {
         Stage::Start(error) => (error, true),
         Stage::Handle(error) => (error, false),
@@ -52,7 +56,7 @@ pub(super) fn of(stage: Stage, memory: &StoreLimits, limits: &Limits) -> Fault {
             return Fault::new(
                 FaultKind::MemoryLimit,
                 format!(
-                    "the plugin wanted more than its {} MiB of memory: raise `memory_mib` under `[limits]` if it needs more",
+                    "the plugin wanted more than its {} MiB of memory: raise `memory_mib` {RAISE} if it needs more",
                     limits.memory >> 20
                 ),
             );
@@ -68,8 +72,12 @@ pub(super) fn of(stage: Stage, memory: &StoreLimits, limits: &Limits) -> Fault {
     if starting {
         return Fault::new(FaultKind::Start, format!("the plugin could not be started: {}", words(&error)));
     }
+    // A panic or an exception is told by the SDK in the log, with its place; the engine knows the instruction alone.
+    if let Some(told) = told {
+        return Fault::new(FaultKind::Trap, format!("the plugin failed: {}", shortened(told, MOST_TOLD)));
+    }
     let what = trap.map_or_else(|| error.root_cause().to_string(), ToString::to_string);
-    Fault::new(FaultKind::Trap, format!("the plugin stopped: {what}; its last log line may say why\n{}", words(&error)))
+    Fault::new(FaultKind::Trap, format!("the plugin stopped: {what}\n{}", words(&error)))
 }
 
 /// What a plugin handed over that is not what it says.
@@ -94,5 +102,5 @@ fn broken_contract(trap: Option<&Trap>, error: &Error) -> Option<(FaultKind, &'s
 /// The engine's words with the plugin's own frames.
 fn words(error: &Error) -> String {
     let text = format!("{error:#}");
-    crate::capabilities::shortened(&text, 2_000).to_owned()
+    shortened(&text, MOST_TOLD).to_owned()
 }
