@@ -118,7 +118,7 @@ mod tests {
 
     fn compiled() -> (wasmtime::Engine, Component) {
         let engine = wasmtime::Engine::default();
-        let component = Component::new(&engine, "(component)").unwrap();
+        let component = Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap();
         (engine, component)
     }
 
