@@ -239,7 +239,7 @@ pub struct Reread {
 /// The one that loads, as long as it lives.
 pub struct Registry {
     current: watch::Receiver<Arc<Snapshot>>,
-    /// Ends the loader when it is dropped.
+    /// Keeps the bell's line open where the system can't watch.
     _alive: SyncSender<()>,
 }
 

@@ -104,12 +104,14 @@ impl Loader {
         Ok(())
     }
 
-    /// Goes on until the registry is dropped.
+    /// Goes on until nobody looks at the snapshots any more.
     pub(super) fn run(mut self, bell: &Receiver<()>) {
         let mut wait = LOOK_AGAIN;
         loop {
             match bell.recv_timeout(wait) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                // Notifications come in swarms: one look is enough for all of them.
+                Ok(()) => std::thread::sleep(SOON),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             wait = if self.pass() { SOON } else { LOOK_AGAIN };
