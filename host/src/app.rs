@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Problems, Source};
 use crate::dispatcher::{self, Dispatcher, Tools};
 use crate::journal::{self, Journal};
+use crate::registry::versions::Versions;
 use crate::registry::{Registry, Reread};
 use crate::sandbox::Sandbox;
 use crate::{console, crm, ingress, server, telemetry};
@@ -50,7 +51,8 @@ impl App {
         if config.registry.dev {
             telemetry::dev_grants();
         }
-        let reread = reread(source, &config.registry.approvals);
+        let (approvals_file, store) = (config.registry.approvals.clone(), config.registry.store.clone());
+        let reread = reread(source, &approvals_file);
         let registry = {
             let (options, sandbox) = (config.registry, Arc::clone(&sandbox));
             let started = tokio::task::spawn_blocking(move || Registry::start(options, sandbox, Some(reread))).await;
@@ -89,12 +91,36 @@ impl App {
         let mut router = Router::new().route("/healthz", get(|| async { "ok" })).merge(ingress::routes(
             config.ingress,
             journal.handle(),
-            clock,
+            clock.clone(),
         ));
-        if config.console {
-            router = router.merge(console::routes(journal.handle(), registry.handle(), queues.clone()));
+        let mut own_listener = None;
+        if let Some(options) = config.console {
+            let listen = options.listen.clone();
+            let approvals = approvals_file;
+            let tools = console::Tools {
+                journal: journal.handle(),
+                registry: registry.handle(),
+                queues: queues.clone(),
+                clock: clock.clone(),
+                versions: Versions::new(&store),
+                approve: Arc::new(move |name, permissions| crate::config::approve(&approvals, name, permissions)),
+                make_event: Arc::new(|account, body, now| {
+                    ingress::event_of(account, body, now).map_err(|problem| problem.to_string())
+                }),
+            };
+            let pages = console::routes(options, tools).map_err(|error| one(&error))?;
+            match listen {
+                None => router = router.merge(pages),
+                Some(listen) => {
+                    own_listener = Some((listening(&listen, "console.listen").map_err(|error| one(&error))?, pages))
+                }
+            }
         }
         let (stop_intake, stopped) = watch::channel(false);
+        if let Some((listener, pages)) = own_listener {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| one(&error))?;
+            helpers.push(tokio::spawn(server::serve(listener, pages, config.server.clone(), stopped.clone())));
+        }
         let server = tokio::spawn(server::serve(listener, router, config.server, stopped));
         telemetry::listening(address, registry.handle().snapshot().plugins.len(), accounts);
         Ok(Self { address, stop_intake, stop_dispatcher, server, dispatcher, queues, helpers, journal, registry })
@@ -202,18 +228,22 @@ fn checked(config: &Config) -> Result<std::net::TcpListener, Problems> {
         problems
             .push("there is no CRM: add a section `[crm.main]` with `token`, `url`, `login` and `api_key`".to_owned());
     }
-    let listener = std::net::TcpListener::bind(&config.listen).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
-    match listener {
+    match listening(&config.listen, "server.listen") {
         Ok(listener) if problems.is_empty() => Ok(listener),
         Ok(_) => Err(Problems(problems)),
-        Err(error) => {
-            problems.push(format!("`{}` can't be listened on: {error}; set `server.listen`", config.listen));
+        Err(problem) => {
+            problems.push(problem);
             Err(Problems(problems))
         }
     }
+}
+
+fn listening(address: &str, key: &str) -> Result<std::net::TcpListener, String> {
+    let listener = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|error| format!("`{address}` can't be listened on: {error}; set `{key}`"))
 }
 
 fn writable(folder: &Path) -> std::io::Result<()> {

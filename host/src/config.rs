@@ -7,6 +7,7 @@
 //! Not here: whether a port is free or a folder can be written (`app` tries it).
 
 mod approvals;
+mod operators;
 mod read;
 mod show;
 
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use crate::{crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, watch};
+use crate::{console, crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, watch};
 
 pub use approvals::approve;
 
@@ -26,8 +27,8 @@ pub const DEFAULT: &str = include_str!("../default.toml");
 pub struct Config {
     /// Where events come in.
     pub listen: String,
-    /// Whether the API is there.
-    pub console: bool,
+    /// The operator's side; none: it is not there.
+    pub console: Option<console::Options>,
     /// The intake's options.
     pub ingress: ingress::Options,
     /// The store's options.

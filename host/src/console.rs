@@ -1,272 +1,194 @@
-//! The operator's API: what arrived, what became of it, and what to do about dead letters. For callers on this machine
-//! only.
+//! The operator's side: what arrived, what became of it, and what to do about it; as pages and as an API.
 //!
-//! - What changes something takes a JSON body: a page in a browser can't send one to another origin unasked.
-//! - Large changes are made some hundred at a time.
+//! - Reads go to the store on threads and connections of their own, in bounded time: intake never waits behind one.
+//! - Who may see and change what is `access`; every change is in the operators' log before it is made (`actions`).
+//! - The pages work without scripts; a script of this host's own only keeps them fresh (`live`). Nothing is asked of any
+//!   other address.
+//! - The API describes itself: `/api/v1/openapi.json` is made of the code that answers (`api`).
 //!
-//! Not here: pages.
+//! Not here: running anything, and the command line, which asks this API.
+
+mod access;
+mod actions;
+mod api;
+mod jobs;
+mod live;
+mod mask;
+mod pages;
+mod problem;
+mod words;
 
 use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{ConnectInfo, Path, Query, Request, State};
-use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
-use serde::Deserialize;
-use serde_json::json;
+use axum::Router;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Redirect, Response};
+use tokio::sync::Semaphore;
 
-use crate::event::EventId;
-use crate::journal::{DeliveryId, LetterFilter, Resolution};
-use crate::plugin::PluginName;
-use crate::{dispatcher, journal, registry, telemetry};
+use crate::clock::Clock;
+use crate::event::Event;
+use crate::plugin::{Permissions, PluginName};
+use crate::registry::versions::Versions;
+use crate::{dispatcher, journal, registry};
+use access::{Access, Refusal};
+pub use access::{Options as AccessOptions, Role, Token, User, hash_password, is_hash};
+use mask::Mask;
+use problem::Problem;
 
 /// Rows of one page at most.
 const MOST_ROWS: usize = 200;
-/// Dead letters that are changed in one step.
-const LETTERS_AT_ONCE: usize = 256;
+/// Streams of live news at once.
+const MOST_STREAMS: usize = 32;
 
+/// What the room needs to be told.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// An address of its own; none: where events come in.
+    pub listen: Option<String>,
+    /// Who may come in.
+    pub access: AccessOptions,
+    /// Names of fields whose values nobody is shown.
+    pub mask: Vec<String>,
+}
+
+/// Records what a plugin may do.
+pub type Approve = dyn Fn(&PluginName, Option<&Permissions>) -> Result<(), String> + Send + Sync;
+/// Makes an event of an account out of a JSON body, as if the account had sent it.
+pub type MakeEvent = dyn Fn(&str, &[u8], i64) -> Result<Event, String> + Send + Sync;
+
+/// What the room works with.
+pub struct Tools {
+    /// The store.
+    pub journal: journal::Handle,
+    /// The live plugins.
+    pub registry: registry::Handle,
+    /// The loop.
+    pub queues: dispatcher::Handle,
+    /// The time.
+    pub clock: Clock,
+    /// The versions that are kept.
+    pub versions: Versions,
+    /// Where grants are recorded.
+    pub approve: Arc<Approve>,
+    /// How an event is made by hand.
+    pub make_event: Arc<MakeEvent>,
+}
+
+/// What every answer needs.
 #[derive(Clone)]
-struct Console {
-    journal: journal::Handle,
-    registry: registry::Handle,
-    queues: dispatcher::Handle,
+struct Console(Arc<Inner>);
+
+struct Inner {
+    tools: Tools,
+    access: Access,
+    mask: Mask,
+    jobs: jobs::Jobs,
+    streams: Arc<Semaphore>,
 }
 
-/// The routes under `/api/v1`.
-pub fn routes(journal: journal::Handle, registry: registry::Handle, queues: dispatcher::Handle) -> Router {
-    Router::new()
-        .route("/api/v1/events", get(events))
-        .route("/api/v1/events/{id}", get(event))
-        .route("/api/v1/deliveries/{id}", get(delivery))
-        .route("/api/v1/plugins", get(plugins))
-        .route("/api/v1/notices", get(notices))
-        .route("/api/v1/backlog", get(backlog))
-        .route("/api/v1/queues", get(list_queues))
-        .route("/api/v1/queues/drop", post(drop_waiting))
-        .route("/api/v1/dead", get(dead))
-        .route("/api/v1/dead/retry", post(retry_dead))
-        .route("/api/v1/dead/drop", post(drop_dead))
-        .layer(from_fn(loopback_only))
-        .with_state(Console { journal, registry, queues })
-}
+impl Deref for Console {
+    type Target = Inner;
 
-async fn loopback_only(request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
-    // A proxy on this machine would make everybody local: what it forwards is refused.
-    let forwarded =
-        ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| request.headers().contains_key(*name));
-    // A page in a browser on this machine reaches loopback too, but not under a loopback name.
-    let host = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
-    let named = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
-    if named && peer.is_some_and(|peer| peer.to_canonical().is_loopback()) && !forwarded {
-        return next.run(request).await;
-    }
-    problem(StatusCode::FORBIDDEN, "console.loopback_only", "the API answers callers on this machine only")
-}
-
-fn problem(status: StatusCode, code: &str, message: &str) -> Response {
-    (status, Json(json!({ "code": code, "message": message }))).into_response()
-}
-
-#[derive(Deserialize)]
-struct Page {
-    before: Option<String>,
-    limit: Option<usize>,
-}
-
-async fn events(State(console): State<Console>, Query(page): Query<Page>) -> Response {
-    let before = match page.before.map(|text| EventId::parse(&text)) {
-        Some(None) => return problem(StatusCode::BAD_REQUEST, "console.bad_id", "`before` is not an event's id"),
-        before => before.flatten(),
-    };
-    let limit = page.limit.unwrap_or(50).clamp(1, MOST_ROWS);
-    answer(blocking(move || console.journal.events(before, limit)).await)
-}
-
-async fn event(State(console): State<Console>, Path(id): Path<String>) -> Response {
-    let Some(id) = EventId::parse(&id) else {
-        return problem(StatusCode::BAD_REQUEST, "console.bad_id", "this is not an event's id");
-    };
-    match blocking(move || console.journal.path_of(id)).await {
-        Ok(None) => problem(StatusCode::NOT_FOUND, "console.not_found", "there is no event with this id"),
-        found => answer(found),
+    fn deref(&self) -> &Inner {
+        &self.0
     }
 }
 
-async fn delivery(State(console): State<Console>, Path(id): Path<String>) -> Response {
-    let Ok(id) = id.parse() else {
-        return problem(StatusCode::BAD_REQUEST, "console.bad_id", "this is not a delivery's number");
-    };
-    match blocking(move || console.journal.delivery(DeliveryId(id))).await {
-        Ok(None) => problem(StatusCode::NOT_FOUND, "console.not_found", "there is no delivery with this number"),
-        found => answer(found),
+impl Deref for Inner {
+    type Target = Tools;
+
+    fn deref(&self) -> &Tools {
+        &self.tools
     }
 }
 
-async fn backlog(State(console): State<Console>) -> Response {
-    answer(blocking(move || console.journal.backlog()).await)
+/// The routes of pages and API.
+///
+/// # Errors
+/// A sentence: the file with the commands' token can't be written.
+pub fn routes(options: Options, tools: Tools) -> Result<Router, String> {
+    let access = Access::new(options.access, tools.clock.clone())?;
+    let streams = Arc::new(Semaphore::new(MOST_STREAMS));
+    let mask = Mask::new(options.mask);
+    let console = Console(Arc::new(Inner { tools, access, mask, jobs: jobs::Jobs::default(), streams }));
+    let closed = api::routes().merge(live::routes()).merge(pages::routes());
+    let closed = closed.layer(from_fn_with_state(console.clone(), admit));
+    Ok(closed.merge(pages::open_routes()).layer(from_fn(guarded)).with_state(console))
 }
 
-async fn list_queues(State(console): State<Console>) -> Response {
-    Json(console.queues.queues()).into_response()
-}
-
-/// Whose waiting deliveries.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Abandoned {
-    plugin: PluginName,
-}
-
-async fn drop_waiting(State(console): State<Console>, plugin: Result<Json<Abandoned>, JsonRejection>) -> Response {
-    let Ok(Json(Abandoned { plugin })) = plugin else {
-        return problem(StatusCode::BAD_REQUEST, "console.bad_filter", "send a JSON object with `plugin`");
-    };
-    if console.registry.snapshot().plugins.contains_key(&plugin) {
-        return problem(
-            StatusCode::CONFLICT,
-            "console.plugin_is_live",
-            "the plugin serves: remove its file from the plugin folder first",
-        );
-    }
-    let changed = console.journal.drop_waiting(&plugin).await;
-    if let Ok(changed) = &changed {
-        telemetry::waiting_dropped(&plugin, *changed);
-    }
-    let of_it = |queue: &dispatcher::QueueView| queue.plugin == plugin.as_str();
-    let running: usize = console.queues.queues().iter().filter(|queue| of_it(queue)).map(|queue| queue.claimed).sum();
-    answer(changed.map(|changed| json!({ "changed": changed, "running": running })))
-}
-
-/// Which dead letters, as an operator says it.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct Choice {
-    deliveries: Option<Vec<i64>>,
-    all: bool,
-    plugin: Option<PluginName>,
-    account: Option<String>,
-    event: Option<String>,
-    code: Option<String>,
-    since: Option<i64>,
-    until: Option<i64>,
-    after: Option<i64>,
-    limit: Option<usize>,
-}
-
-impl Choice {
-    fn filter(self) -> LetterFilter {
-        let Self { plugin, account, event, code, since, until, .. } = self;
-        LetterFilter { plugin, account, event, code, since, until }
-    }
-}
-
-async fn dead(State(console): State<Console>, choice: Result<Query<Choice>, QueryRejection>) -> Response {
-    let Ok(Query(choice)) = choice else {
-        return problem(
-            StatusCode::BAD_REQUEST,
-            "console.bad_filter",
-            "the filter can't be read: it knows plugin, account, event, code, since, until, after, limit",
-        );
-    };
-    let (after, limit) = (choice.after.unwrap_or(0), choice.limit.unwrap_or(50).clamp(1, MOST_ROWS));
-    let filter = choice.filter();
-    answer(blocking(move || console.journal.letters(&filter, after, limit)).await)
-}
-
-async fn retry_dead(State(console): State<Console>, choice: Result<Json<Choice>, JsonRejection>) -> Response {
-    resolve(&console, choice, Resolution::Retry).await
-}
-
-async fn drop_dead(State(console): State<Console>, choice: Result<Json<Choice>, JsonRejection>) -> Response {
-    resolve(&console, choice, Resolution::Drop).await
-}
-
-async fn resolve(console: &Console, choice: Result<Json<Choice>, JsonRejection>, resolution: Resolution) -> Response {
-    let bad = |words: &str| problem(StatusCode::BAD_REQUEST, "console.bad_filter", words);
-    let Ok(Json(mut choice)) = choice else {
-        return bad(
-            "send a JSON object with `deliveries`, or with plugin, account, event, code, since, until, or `all`",
-        );
-    };
-    if choice.after.is_some() || choice.limit.is_some() {
-        return bad("`after` and `limit` are for lists: name `deliveries` to decide about some");
-    }
-    let (given, all) = (choice.deliveries.take(), choice.all);
-    let filter = choice.filter();
-    let changed = match given {
-        Some(_) if filter != LetterFilter::default() || all => {
-            return bad("name `deliveries` or a filter, not both");
+/// Lets in whoever may come in, and keeps viewers from changing anything.
+async fn admit(State(console): State<Console>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let page = parts.uri.path().starts_with("/console");
+    let operator = match console.access.admit(&parts) {
+        Ok(operator) => operator,
+        Err(Refusal::Unknown) if page && parts.method == Method::GET && console.access.has_users() => {
+            let next: String = url::form_urlencoded::byte_serialize(parts.uri.to_string().as_bytes()).collect();
+            return Redirect::to(&format!("/console/login?next={next}")).into_response();
         }
-        Some(deliveries) => {
-            let letters: Vec<DeliveryId> = deliveries.into_iter().map(DeliveryId).collect();
-            in_steps(console, letters, resolution).await
-        }
-        None if filter == LetterFilter::default() && !all => {
-            return bad("an empty filter would mean every dead letter: say `\"all\": true` for that");
-        }
-        None => every(console, filter, resolution).await,
+        Err(refusal) => return answered(&parts, page, &refused(refusal)),
     };
-    if let Ok(changed) = &changed {
-        telemetry::letters_resolved(resolution, *changed);
+    if !parts.method.is_safe() && operator.role < Role::Admin {
+        let words = "your role is `viewer`, which may look and not change: ask for `admin`";
+        return answered(&parts, page, &Problem::new(StatusCode::FORBIDDEN, "console.viewer", words));
     }
-    answer(changed.map(|changed| json!({ "changed": changed })))
+    parts.extensions.insert(operator);
+    next.run(Request::from_parts(parts, body)).await
 }
 
-async fn in_steps(
-    console: &Console,
-    letters: Vec<DeliveryId>,
-    resolution: Resolution,
-) -> Result<usize, journal::Error> {
-    let mut changed = 0;
-    for step in letters.chunks(LETTERS_AT_ONCE) {
-        changed += console.journal.resolve(step.to_vec(), resolution).await?;
+/// A refusal as people or programs read it.
+fn answered(parts: &axum::http::request::Parts, page: bool, problem: &Problem) -> Response {
+    if page { pages::refusal(parts, problem) } else { problem.clone().into_response() }
+}
+
+fn refused(refusal: Refusal) -> Problem {
+    let (status, code, words) = match refusal {
+        Refusal::NotLocal => (
+            StatusCode::FORBIDDEN,
+            "console.loopback_only",
+            "callers on this machine only, until the configuration has a `[console.users.NAME]` or `[console.tokens.NAME]`",
+        ),
+        Refusal::Unknown => (
+            StatusCode::UNAUTHORIZED,
+            "console.login",
+            "log in at /console/login, or send `Authorization: Bearer` with a token",
+        ),
+        Refusal::BadToken => {
+            (StatusCode::UNAUTHORIZED, "console.token", "this token is none of `[console.tokens.NAME]`")
+        }
+        Refusal::OtherOrigin => (
+            StatusCode::FORBIDDEN,
+            "console.origin",
+            "a page of another address asks: use this host's own, or set `console.url`",
+        ),
+    };
+    Problem::new(status, code, words)
+}
+
+/// What every answer tells the browser.
+async fn guarded(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
+             form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+        ),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "same-origin"),
+        (header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
     }
-    Ok(changed)
-}
-
-/// Those that die meanwhile have numbers behind it or none of the filter's: each letter is looked at once.
-async fn every(console: &Console, filter: LetterFilter, resolution: Resolution) -> Result<usize, journal::Error> {
-    let (mut changed, mut after) = (0, 0);
-    loop {
-        let (journal, filter) = (console.journal.clone(), filter.clone());
-        let page = blocking(move || journal.letters(&filter, after, LETTERS_AT_ONCE)).await?;
-        let Some(last) = page.last() else { return Ok(changed) };
-        after = last.delivery;
-        let letters = page.iter().map(|letter| DeliveryId(letter.delivery)).collect();
-        changed += console.journal.resolve(letters, resolution).await?;
-    }
-}
-
-async fn plugins(State(console): State<Console>) -> Response {
-    let snapshot = console.registry.snapshot();
-    let list: Vec<_> = snapshot
-        .plugins
-        .values()
-        .map(|live| {
-            let manifest = &live.compiled.manifest;
-            json!({
-                "name": manifest.name,
-                "version": manifest.version,
-                "description": manifest.description,
-                "hash": live.compiled.hash,
-                "size": live.compiled.size,
-                "events": manifest.events,
-                "asks": manifest.permissions,
-                "not_granted": live.grants.missing(),
-            })
-        })
-        .collect();
-    Json(list).into_response()
-}
-
-/// Why files, or what they hold, are not served.
-async fn notices(State(console): State<Console>) -> Response {
-    Json(&*console.registry.snapshot().notices).into_response()
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
 }
 
 /// Reads of the store take a thread of their own, so that intake never waits behind them.
@@ -276,16 +198,8 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(read).await.unwrap_or(Err(journal::Error::Closed))
 }
 
-fn answer<T: serde::Serialize>(result: Result<T, journal::Error>) -> Response {
-    match result {
-        Ok(value) => Json(value).into_response(),
-        Err(error) => {
-            telemetry::host_fault("console", &error);
-            problem(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "console.store",
-                "the journal can't be read now: the host's log says why",
-            )
-        }
-    }
+/// Where a request comes from, for counting wrong passwords.
+fn peer(request: &axum::http::request::Parts) -> std::net::IpAddr {
+    let peer = request.extensions.get::<ConnectInfo<SocketAddr>>();
+    peer.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |ConnectInfo(peer)| peer.ip().to_canonical())
 }

@@ -10,6 +10,7 @@
 //! Not here: who may call what, and the record of calls (`capabilities`).
 
 pub mod answer;
+pub mod check;
 mod form;
 pub mod lookup;
 mod reachability;

@@ -13,7 +13,7 @@ pub mod gate;
 mod places;
 pub mod retry;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,7 +24,8 @@ use tokio::sync::{Notify, broadcast, watch};
 use crate::capabilities::Outside;
 use crate::clock::Clock;
 use crate::event::Event;
-use crate::journal::{self, Queue, Settlement};
+use crate::journal::{self, DeliveryId, Queue, Settlement};
+use crate::plugin::PluginName;
 use crate::registry;
 use crate::sandbox::Sandbox;
 use crate::{crm, telemetry};
@@ -39,6 +40,8 @@ const CLAIMED_AHEAD: usize = 64;
 const STORE_AGAIN: Duration = Duration::from_millis(250);
 /// Attempts that somebody who watches may lag behind.
 const FEED: usize = 256;
+/// Signals that somebody may lag behind.
+const SIGNALS: usize = 1_024;
 /// The longest wait without a look into the store.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -95,8 +98,30 @@ pub struct Delivered {
     pub settlement: Arc<Settlement>,
 }
 
+/// What somebody should hear of at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signal {
+    /// A plugin failed on many events in a row, and is paused.
+    Paused(Queue),
+    /// It goes well again.
+    Resumed(Queue),
+    /// A delivery was given up.
+    DeadLetter {
+        /// Whose.
+        queue: Queue,
+        /// Its number.
+        delivery: DeliveryId,
+        /// The event's name.
+        event: String,
+        /// Why.
+        code: String,
+    },
+    /// A CRM went away (`false`) or came back (`true`).
+    Crm(String, bool),
+}
+
 /// Where one queue stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct QueueView {
     /// Whose.
     pub plugin: String,
@@ -115,6 +140,43 @@ impl Handle {
     /// Every attempt from now on, as it ends. Who reads too slowly misses the oldest: they are in the journal.
     pub fn delivered(&self) -> broadcast::Receiver<Arc<Delivered>> {
         self.shared.feed.subscribe()
+    }
+
+    /// What somebody should hear of, from now on.
+    pub fn signals(&self) -> broadcast::Receiver<Signal> {
+        self.shared.signals.subscribe()
+    }
+
+    /// The accounts, and the client of each that has an address.
+    pub fn crms(&self) -> Vec<(String, Option<crm::Client>)> {
+        let Shared { tools, options, .. } = &*self.shared;
+        options.accounts.iter().map(|account| (account.clone(), tools.crm.get(account).cloned())).collect()
+    }
+
+    /// Pauses a plugin until it is resumed (`None`), across restarts; what runs ends as it does.
+    ///
+    /// # Errors
+    /// [`journal::Error`]: nothing is changed.
+    pub async fn hold(&self, plugin: &PluginName, who: Option<&str>) -> Result<(), journal::Error> {
+        self.shared.tools.journal.hold(plugin, who).await?;
+        {
+            // Both at once, so that a queue which opens meanwhile is not missed.
+            let (lines, mut held) = (locked(&self.shared.lines), locked(&self.shared.held));
+            let changed = if who.is_some() { held.insert(plugin.clone()) } else { held.remove(plugin) };
+            drop(held);
+            for line in lines.values().filter(|line| line.queue.plugin == *plugin) {
+                line.gate().hold(who.is_some());
+                // Resumed without having been held: an operator ends the breaker's pause.
+                if !changed && who.is_none() {
+                    line.gate().renewed();
+                }
+                if who.is_some() {
+                    self.shared.places.limit(line.seat, 0);
+                }
+            }
+        }
+        self.shared.bell.notify_one();
+        Ok(())
     }
 
     /// Every queue of a live plugin, and every other that ever had a delivery.
@@ -145,6 +207,10 @@ struct Shared {
     bell: Notify,
     /// Attempts that ended, for whoever watches.
     feed: broadcast::Sender<Arc<Delivered>>,
+    /// What operators are told.
+    signals: broadcast::Sender<Signal>,
+    /// The plugins that an operator paused.
+    held: Mutex<BTreeSet<PluginName>>,
 }
 
 /// One queue: its gate, its places, and how many of its deliveries are claimed.
@@ -193,9 +259,9 @@ impl Dispatcher {
     /// A dispatcher; nothing runs yet.
     pub fn new(options: Options, tools: Tools) -> Self {
         let places = Places::new(options.instances);
-        let (feed, _) = broadcast::channel(FEED);
-        let shared = Shared { tools, options, places, lines: Mutex::new(BTreeMap::new()), bell: Notify::new(), feed };
-        Self { shared: Arc::new(shared) }
+        let ((feed, _), (signals, _)) = (broadcast::channel(FEED), broadcast::channel(SIGNALS));
+        let (lines, held, bell) = (Mutex::default(), Mutex::default(), Notify::new());
+        Self { shared: Arc::new(Shared { tools, options, places, lines, bell, feed, signals, held }) }
     }
 
     /// A view of it.
@@ -239,6 +305,7 @@ impl Dispatcher {
                 while reachable.changed().await.is_ok() {
                     let back = *reachable.borrow_and_update();
                     telemetry::crm_reachable(&account, back);
+                    shared.signals.send(Signal::Crm(account.clone(), back)).ok();
                     if back {
                         locked(&shared.lines)
                             .values()
@@ -255,12 +322,13 @@ impl Dispatcher {
     /// Learns which queues there are; tells whether the store could say.
     async fn know_queues(&self) -> bool {
         let journal = self.shared.tools.journal.clone();
-        match tokio::task::spawn_blocking(move || journal.queues()).await {
-            Ok(Ok(queues)) => {
+        match tokio::task::spawn_blocking(move || Ok((journal.queues()?, journal.held()?))).await {
+            Ok(Ok((queues, held))) => {
+                locked(&self.shared.held).extend(held.into_keys());
                 queues.iter().for_each(|queue| self.open(queue));
                 true
             }
-            Ok(Err(error)) => {
+            Ok::<Result<_, journal::Error>, _>(Err(error)) => {
                 telemetry::store_refused("queues", &error);
                 false
             }
@@ -274,10 +342,12 @@ impl Dispatcher {
     fn open(&self, queue: &Queue) {
         let mut lines = locked(&self.shared.lines);
         if !lines.contains_key(queue) {
+            let mut gate = Gate::new(self.shared.options.breaker.clone());
+            gate.hold(locked(&self.shared.held).contains(&queue.plugin));
             let line = Line {
                 queue: queue.clone(),
                 seat: self.shared.places.seat(),
-                gate: Mutex::new(Gate::new(self.shared.options.breaker.clone())),
+                gate: Mutex::new(gate),
                 generation: AtomicU64::new(0),
                 claimed: AtomicUsize::new(0),
                 alone: tokio::sync::Mutex::new(()),

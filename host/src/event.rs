@@ -13,8 +13,9 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 /// An event's id: a version 7 UUID, so that ids sort by arrival.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(transparent)]
+#[schema(value_type = String)]
 pub struct EventId(Uuid);
 
 impl EventId {
@@ -52,7 +53,7 @@ impl fmt::Display for EventId {
 }
 
 /// How an event came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
     /// `POST` with a form body: the CRM's `developer/events.php`.
@@ -83,7 +84,7 @@ impl Via {
 }
 
 /// The record that an event is about. Events of one entity are handled in arrival order.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Entity {
     /// The event's family: `client`, `deal`, `task`, …
     pub kind: String,

@@ -10,6 +10,10 @@
 //! attempt   (delivery, number) ─ times, outcome, reason, code, usage, log
 //! host_call (delivery, attempt, ordinal) ─ what was called, what came back
 //! state     (plugin, account, key) ─ value, version
+//! tally     (queue, code) ─ deliveries that are open (no code) or dead; kept by triggers
+//! minute    (minute, queue) ─ what came, what ended and how
+//! audit     what operators did
+//! hold      the plugins that an operator paused
 //! ```
 //!
 //! - **An event is acknowledged after it is on disk.** Every change goes through one writer thread, which commits what
@@ -32,9 +36,12 @@ mod causes;
 mod checkpoint;
 mod layout;
 mod letters;
+mod minutes;
+mod operate;
 mod read;
 mod retention;
 mod route;
+mod search;
 mod space;
 mod waiting;
 mod write;
@@ -47,6 +54,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -56,11 +64,14 @@ use crate::event::{Event, EventId};
 use crate::outcome::{Effects, Next, Outcome};
 use crate::plugin::{Pattern, PluginName};
 pub use causes::Cause;
-pub use letters::Letter;
+pub use letters::{Group, Letter, LetterFilter, Resolution};
+pub use minutes::{Minute, QueueMinutes};
+pub use operate::{Audited, Forget, Held, Operated, Record};
 pub use read::{
     AttemptView, Backlog, DeliveryPath, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary, StateView,
 };
 pub use retention::{Retention, Swept, keep};
+pub use search::{EventFilter, FailedAttempt, Found};
 pub use writes::{Intended, Intent, Write, WriteView, Written};
 
 /// Changes that are committed together at most.
@@ -141,32 +152,6 @@ pub struct Queue {
     pub plugin: PluginName,
     /// Of which CRM.
     pub account: String,
-}
-
-/// Which dead letters are meant; an empty filter means all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LetterFilter {
-    /// For this plugin.
-    pub plugin: Option<PluginName>,
-    /// Of this account.
-    pub account: Option<String>,
-    /// Of events of this name.
-    pub event: Option<String>,
-    /// With this code: a fault's, or `rejected`, or `retry`.
-    pub code: Option<String>,
-    /// Given up at this time or later, in milliseconds since 1970-01-01 UTC.
-    pub since: Option<i64>,
-    /// Given up before this time, in milliseconds since 1970-01-01 UTC.
-    pub until: Option<i64>,
-}
-
-/// What an operator decides about dead letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resolution {
-    /// They run again, with all their attempts before them.
-    Retry,
-    /// They are over.
-    Drop,
 }
 
 /// Which plugin wants which events.
@@ -299,6 +284,21 @@ enum Change {
         reply: oneshot::Sender<Result<(usize, i64), Error>>,
     },
     Sweep(Retention, oneshot::Sender<Result<Swept, Error>>),
+    Operate(Box<operate::Operation>, oneshot::Sender<Result<Operated, Error>>),
+}
+
+/// Rung after every commit that brought something.
+#[derive(Default)]
+struct Bell {
+    work: Notify,
+    rung: AtomicU64,
+}
+
+impl Bell {
+    fn ring(&self) {
+        self.rung.fetch_add(1, Ordering::Relaxed);
+        self.work.notify_one();
+    }
 }
 
 /// The journal's writer.
@@ -318,12 +318,12 @@ impl Journal {
         let (lock, connection) = layout::open(&options.data_dir, &clock)?;
         let readers = Arc::new(read::Readers::new(layout::file(&options.data_dir)));
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
-        let work = Arc::new(Notify::new());
+        let bell = Arc::new(Bell::default());
         let checkpointer = checkpoint::Checkpointer::start(&layout::file(&options.data_dir), &connection)?;
         let writer = write::Writer::new(
             connection,
             clock,
-            Arc::clone(&work),
+            Arc::clone(&bell),
             options.duplicates,
             space::Space::new(options.data_dir.clone(), options.least_free),
             checkpointer,
@@ -332,7 +332,7 @@ impl Journal {
             .name("journal".to_owned())
             .spawn(move || writer.run(receiver, MOST_TOGETHER))
             .map_err(|error| Error::Open { path: options.data_dir.clone(), cause: error.to_string() })?;
-        Ok(Self { handle: Handle { sender, readers, work }, thread, lock })
+        Ok(Self { handle: Handle { sender, readers, bell }, thread, lock })
     }
 
     /// A door to it.
@@ -354,7 +354,7 @@ impl Journal {
 pub struct Handle {
     sender: mpsc::Sender<Change>,
     readers: Arc<read::Readers>,
-    work: Arc<Notify>,
+    bell: Arc<Bell>,
 }
 
 impl Handle {
@@ -497,28 +497,12 @@ impl Handle {
         self.ask(|reply| Change::Release(delivery, reply)).await
     }
 
-    /// Retries or drops those of some dead letters that are still dead; tells how many.
-    ///
-    /// # Errors
-    /// [`Error::Store`], [`Error::Closed`]: none is changed.
-    pub async fn resolve(&self, letters: Vec<DeliveryId>, resolution: Resolution) -> Result<usize, Error> {
-        self.ask(|reply| Change::Resolve { letters, resolution, reply }).await
-    }
-
     /// One step of forgetting what is over.
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::Closed`]: nothing is removed.
     pub async fn sweep(&self, retention: Retention) -> Result<Swept, Error> {
         self.ask(|reply| Change::Sweep(retention, reply)).await
-    }
-
-    /// Dead letters behind `after`, by number.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn letters(&self, filter: &LetterFilter, after: i64, limit: usize) -> Result<Vec<Letter>, Error> {
-        self.readers.letters(filter, after, limit)
     }
 
     /// Every queue that ever had a delivery.
@@ -536,7 +520,12 @@ impl Handle {
 
     /// Returns when there may be something new to take.
     pub async fn work(&self) {
-        self.work.notified().await;
+        self.bell.work.notified().await;
+    }
+
+    /// Another number after every commit that brought something: whoever shows what is stored looks again then.
+    pub fn changes(&self) -> u64 {
+        self.bell.rung.load(Ordering::Relaxed)
     }
 
     /// A plugin's state, as it is stored now.
@@ -558,22 +547,6 @@ impl Handle {
     /// [`Error::Store`].
     pub fn delivery(&self, delivery: DeliveryId) -> Result<Option<DeliveryPath>, Error> {
         self.readers.delivery(delivery)
-    }
-
-    /// The newest events, newest first; those before `before` where it is given.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn events(&self, before: Option<EventId>, limit: usize) -> Result<Vec<EventSummary>, Error> {
-        self.readers.events(before, limit)
-    }
-
-    /// How much waits.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn backlog(&self) -> Result<Backlog, Error> {
-        self.readers.backlog()
     }
 
     async fn ask<T>(&self, change: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Change) -> Result<T, Error> {

@@ -188,7 +188,7 @@ pub enum StateWrite {
 }
 
 /// One line of a plugin's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LogLine {
     /// Microseconds since the attempt began.
     pub at: u64,
@@ -199,7 +199,7 @@ pub struct LogLine {
 }
 
 /// One call that a plugin made through the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct HostCall {
     /// Microseconds since the attempt began.
     pub at: u64,
@@ -216,7 +216,7 @@ pub struct HostCall {
 }
 
 /// What an attempt used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Usage {
     /// Processor time in microseconds, the host's part of it included.
     pub cpu: u64,

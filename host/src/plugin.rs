@@ -15,8 +15,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// A plugin's name: lower-case letters, digits and `-`, 1 to 64 characters.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String)]
 pub struct PluginName(String);
 
 impl PluginName {

@@ -120,16 +120,19 @@ pub struct Snapshot {
 }
 
 /// Why a file, or what it holds, is not served.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Notice {
     /// The plugin, where it is known.
     pub plugin: Option<PluginName>,
     /// The file.
+    #[schema(value_type = String)]
     pub file: PathBuf,
     /// A stable code.
     pub code: &'static str,
     /// The cause and the next step.
     pub message: String,
+    /// What it asks for, where it waits for approval.
+    pub asks: Option<Permissions>,
 }
 
 /// Why a plugin, or a version of it, is not live.
@@ -174,8 +177,10 @@ pub enum Error {
         path: PathBuf,
         /// The plugin.
         name: PluginName,
-        /// What it asks.
+        /// What it asks for beyond what was granted.
         more: Vec<String>,
+        /// All that it asks for.
+        asks: Box<Permissions>,
     },
     /// An operator chose another version.
     #[error("`{path}` is not served: version {pinned} was chosen by `plugin rollback {name}`; `--newest` undoes it")]

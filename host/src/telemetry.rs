@@ -171,6 +171,14 @@ pub(crate) fn letters_resolved(resolution: crate::journal::Resolution, letters: 
     info!(letters, resolution = ?resolution, "An operator decided about dead letters.");
 }
 
+pub(crate) fn operator_did(who: &str, action: &str, object: &str) {
+    info!(who, action, object, "An operator acted.");
+}
+
+pub(crate) fn login_failed(from: std::net::IpAddr) {
+    warn!(%from, "Somebody could not log in to the console.");
+}
+
 pub(crate) fn waiting_dropped(plugin: &PluginName, deliveries: usize) {
     info!(plugin = plugin.as_str(), deliveries, "An operator dropped what waited for the plugin.");
 }

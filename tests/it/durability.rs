@@ -56,7 +56,7 @@ async fn a_delivery_that_ends_the_process_each_time_is_given_up_and_its_neighbou
     let neighbour = host.accepted("event=test.sin&id=2&sin=none").await.unwrap();
     assert_eq!(host.settled(&neighbour).await.unwrap()["deliveries"][0]["state"], "done");
     // An operator may want it all the same.
-    let letters = host.api("dead?code=host.ended").await.unwrap();
+    let letters = host.api("dead?code=host.ended").await.unwrap()["items"].clone();
     let (status, changed) =
         host.ask("dead/drop", &serde_json::json!({ "deliveries": [letters[0]["delivery"]] })).await.unwrap();
     assert_eq!((status, &changed["changed"]), (200, &1.into()));

@@ -29,7 +29,7 @@ async fn edit(crm: &StandIn, user: i64) {
 /// The events of the host, the oldest first, each with its whole path.
 async fn paths(host: &Host) -> Vec<Value> {
     let mut paths = Vec::new();
-    for event in host.api("events?limit=200").await.unwrap().as_array().unwrap().iter().rev() {
+    for event in host.api("events?limit=200").await.unwrap()["items"].as_array().unwrap().iter().rev() {
         paths.push(host.api(&format!("events/{}", event["id"].as_str().unwrap())).await.unwrap());
     }
     paths
@@ -81,7 +81,7 @@ async fn two_plugins_that_rewrite_each_others_field_are_stopped_by_the_depth_and
     .await
     .unwrap();
     host.idle(PATIENCE).await.unwrap();
-    let letters = host.api("dead?code=loop.too_deep").await.unwrap();
+    let letters = host.api("dead?code=loop.too_deep").await.unwrap()["items"].clone();
     let letters = letters.as_array().unwrap();
     assert!(!letters.is_empty());
     for letter in letters {

@@ -131,7 +131,8 @@ async fn dead_letters_are_found_retried_and_dropped_by_what_they_are() {
         }
     }
     host.idle(PATIENCE).await.unwrap();
-    let count = async |query: &str| host.api(&format!("dead?{query}")).await.unwrap().as_array().unwrap().len();
+    let count =
+        async |query: &str| host.api(&format!("dead?{query}")).await.unwrap()["items"].as_array().unwrap().len();
     let cases = [
         ("", 12),
         ("plugin=one", 9),
@@ -144,7 +145,7 @@ async fn dead_letters_are_found_retried_and_dropped_by_what_they_are() {
         ("until=1000", 0),
         ("since=1000", 12),
         ("limit=5", 5),
-        ("after=11", 1),
+        ("cursor=11", 1),
     ];
     for (query, expected) in cases {
         assert_eq!(count(query).await, expected, "{query}");
@@ -162,7 +163,7 @@ async fn dead_letters_are_found_retried_and_dropped_by_what_they_are() {
     // They fail again, and are letters again, with one attempt more.
     assert_eq!(changed("dead/retry", json!({ "event": "one.first" })).await, 3);
     host.idle(PATIENCE).await.unwrap();
-    let letters = host.api("dead?event=one.first").await.unwrap();
+    let letters = host.api("dead?event=one.first").await.unwrap()["items"].clone();
     assert_eq!(
         letters.as_array().unwrap().iter().map(|letter| letter["attempts"].clone()).collect::<Vec<_>>(),
         [2, 2, 2]

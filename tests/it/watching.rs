@@ -6,7 +6,7 @@ use integration_tests::wait_until;
 use serde_json::{Value, json};
 
 async fn events(host: &Host) -> Vec<Value> {
-    let mut events = host.api("events?limit=200").await.unwrap().as_array().cloned().unwrap();
+    let mut events = host.api("events?limit=200").await.unwrap()["items"].as_array().cloned().unwrap();
     events.reverse();
     events
 }

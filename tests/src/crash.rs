@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use salesman_host::clock::Clock;
 use salesman_host::event::EventId;
-use salesman_host::journal::{self, DeliveryState, EventPath, Journal};
+use salesman_host::journal::{self, DeliveryState, EventFilter, EventPath, Journal};
 use salesman_host::plugin::PluginName;
 use serde_json::{Value, json};
 
@@ -114,17 +114,19 @@ fn inspect(data: &std::path::Path, acknowledged: &[(String, &str)]) -> anyhow::R
     let handle = journal.handle();
     let mut report = Report { acknowledged: acknowledged.len(), ..Report::default() };
     let mut stored = BTreeMap::new();
-    let (mut before, mut counted) = (None, 0_u64);
+    let (mut cursor, mut counted) = (None, 0_u64);
     loop {
-        let page = handle.events(before, 1_000)?;
-        let Some(last) = page.last() else { break };
-        before = Some(last.id);
-        for event in page {
+        let page = handle.events(&EventFilter::default(), cursor, 1_000)?;
+        for event in page.items {
             let path = handle.path_of(event.id)?.context("an event is gone")?;
             look_at(&path, &mut report)?;
             let sin = path.fields.get("sin").and_then(Value::as_str).unwrap_or_default().to_owned();
             counted += u64::from(sin == "count");
             stored.insert(event.id, sin);
+        }
+        cursor = page.next.and_then(|next| next.parse().ok());
+        if cursor.is_none() {
+            break;
         }
     }
     report.stored = stored.len();

@@ -142,7 +142,7 @@ async fn replay(host: &Host, crm: &StandIn) -> anyhow::Result<()> {
 async fn story(host: &Host, crm: &StandIn) -> anyhow::Result<()> {
     crm.forget();
     let newest = host.api("events?limit=1").await?;
-    let before_story = newest.pointer("/0/id").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let before_story = newest.pointer("/items/0/id").and_then(Value::as_str).unwrap_or_default().to_owned();
     println!("\nA small story. The CRM is wired to the host, and fires its events while its users wait:");
 
     crm.set_hooks(vec![Hook::new(host.hook(), Shape::Form)]);
@@ -210,7 +210,8 @@ async fn print_paths(host: &Host, before: &str) -> anyhow::Result<()> {
     );
     let list = host.api("events?limit=40").await?;
     // Ids sort by arrival.
-    let mut ids: Vec<String> = list.as_array().into_iter().flatten().map(|event| text(event, "id")).collect();
+    let items = list.get("items").and_then(Value::as_array);
+    let mut ids: Vec<String> = items.into_iter().flatten().map(|event| text(event, "id")).collect();
     ids.retain(|id| id.as_str() > before);
     ids.reverse();
     for id in ids {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::approvals;
+use super::operators::operators;
 use super::{Config, DEFAULT, Problems, Source};
 use crate::plugin::{LimitsPatch, Permissions, PluginName};
 use crate::registry::PluginOptions;
@@ -77,15 +78,15 @@ fn set(table: &mut Table, keys: &[String], value: Value) {
 }
 
 /// One section while it is read: what it holds, what was asked for, what is wrong.
-struct Section<'a> {
-    name: String,
-    table: Table,
-    known: BTreeSet<&'static str>,
-    problems: &'a mut Vec<String>,
+pub(super) struct Section<'a> {
+    pub(super) name: String,
+    pub(super) table: Table,
+    pub(super) known: BTreeSet<&'static str>,
+    pub(super) problems: &'a mut Vec<String>,
 }
 
 impl<'a> Section<'a> {
-    fn new(name: impl Into<String>, table: Option<Value>, problems: &'a mut Vec<String>) -> Self {
+    pub(super) fn new(name: impl Into<String>, table: Option<Value>, problems: &'a mut Vec<String>) -> Self {
         let name = name.into();
         let table = match table {
             Some(Value::Table(table)) => table,
@@ -98,11 +99,11 @@ impl<'a> Section<'a> {
         Self { name, table, known: BTreeSet::new(), problems }
     }
 
-    fn problem(&mut self, key: &str, words: impl std::fmt::Display) {
+    pub(super) fn problem(&mut self, key: &str, words: impl std::fmt::Display) {
         self.problems.push(format!("`{}.{key}` {words}", self.name));
     }
 
-    fn optional<T: for<'de> Deserialize<'de>>(&mut self, key: &'static str) -> Option<T> {
+    pub(super) fn optional<T: for<'de> Deserialize<'de>>(&mut self, key: &'static str) -> Option<T> {
         self.known.insert(key);
         let value = self.table.get(key)?.clone();
         match value.try_into() {
@@ -116,19 +117,19 @@ impl<'a> Section<'a> {
     }
 
     /// A key that has a default in the embedded file.
-    fn required<T: for<'de> Deserialize<'de> + Default>(&mut self, key: &'static str) -> T {
+    pub(super) fn required<T: for<'de> Deserialize<'de> + Default>(&mut self, key: &'static str) -> T {
         if !self.table.contains_key(key) {
             self.problem(key, "is missing");
         }
         self.optional(key).unwrap_or_default()
     }
 
-    fn number(&mut self, key: &'static str, least: u64, most: u64) -> u64 {
+    pub(super) fn number(&mut self, key: &'static str, least: u64, most: u64) -> u64 {
         self.optional_number(key, least, most).unwrap_or(least)
     }
 
     /// A number that has no default in the embedded file.
-    fn optional_number(&mut self, key: &'static str, least: u64, most: u64) -> Option<u64> {
+    pub(super) fn optional_number(&mut self, key: &'static str, least: u64, most: u64) -> Option<u64> {
         let value: u64 = self.optional(key)?;
         if !(least..=most).contains(&value) {
             self.problem(key, format!("must be between {least} and {most}, not {value}"));
@@ -136,17 +137,17 @@ impl<'a> Section<'a> {
         Some(value.clamp(least, most))
     }
 
-    fn milliseconds(&mut self, key: &'static str, least: u64) -> Duration {
+    pub(super) fn milliseconds(&mut self, key: &'static str, least: u64) -> Duration {
         Duration::from_millis(self.number(key, least, MOST_MILLISECONDS))
     }
 
-    fn secret(&mut self, key: &'static str, base: &Path) -> Option<Secret> {
+    pub(super) fn secret(&mut self, key: &'static str, base: &Path) -> Option<Secret> {
         self.known.insert(key);
         let value = self.table.get(key)?.clone();
         self.secret_of(key, &value, base)
     }
 
-    fn secret_of(&mut self, key: &str, value: &Value, base: &Path) -> Option<Secret> {
+    pub(super) fn secret_of(&mut self, key: &str, value: &Value, base: &Path) -> Option<Secret> {
         let text = match value {
             Value::String(text) => Ok(text.clone()),
             // A key of digits, as the environment gives it.
@@ -175,7 +176,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reports what nobody asked for.
-    fn end(self) {
+    pub(super) fn end(self) {
         for key in self.table.keys().filter(|key| !self.known.contains(key.as_str())) {
             let known: Vec<&str> = self.known.iter().copied().collect();
             self.problems.push(format!(
@@ -242,9 +243,8 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
     };
     section.end();
 
-    let mut console = Section::new("console", sections.remove("console"), &mut problems);
-    let console_enabled: bool = console.required("enabled");
-    console.end();
+    let console = Section::new("console", sections.remove("console"), &mut problems);
+    let console = operators(console, base, &base.join(&data_dir));
 
     let mut log = Section::new("telemetry", sections.remove("telemetry"), &mut problems);
     let level: String = log.required("level");
@@ -262,7 +262,7 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
     }
     Ok(Config {
         listen,
-        console: console_enabled,
+        console,
         ingress: ingress::Options {
             accounts: accounts.clone(),
             proxies,

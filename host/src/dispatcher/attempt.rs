@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::gate::{self, Change, Verdict};
-use super::{Counted, Delivered, STORE_AGAIN, Shared, retry};
+use super::{Counted, Delivered, STORE_AGAIN, Shared, Signal, retry};
 use crate::capabilities::Reach;
 use crate::journal::{self, Claimed, Settled, Settlement};
 use crate::outcome::{Effects, Fault, FaultKind, Next, Outcome};
@@ -90,6 +90,11 @@ pub(super) async fn deliver(shared: Arc<Shared>, claimed: Claimed, counted: Coun
 
 /// Costs nothing while nobody watches.
 fn show(shared: &Shared, claimed: &Claimed, settlement: Arc<Settlement>) {
+    if settlement.next == Next::Dead && shared.signals.receiver_count() > 0 {
+        let (queue, delivery, event) = (claimed.queue.clone(), claimed.delivery, claimed.event.name.clone());
+        let code = settlement.outcome.code().unwrap_or(settlement.outcome.as_str()).to_owned();
+        shared.signals.send(Signal::DeadLetter { queue, delivery, event, code }).ok();
+    }
     if shared.feed.receiver_count() > 0 {
         let (queue, event) = (claimed.queue.clone(), claimed.event.clone());
         shared.feed.send(Arc::new(Delivered { queue, event, settlement })).ok();
@@ -142,8 +147,14 @@ fn judge(shared: &Shared, claimed: &Claimed, counted: &Counted, verdict: Verdict
     let streak = gate.streak();
     drop(gate);
     match change {
-        Some(Change::Paused { until }) => telemetry::plugin_paused(&line.queue, streak, until.saturating_sub(now)),
-        Some(Change::Resumed) => telemetry::plugin_resumed(&line.queue),
+        Some(Change::Paused { until }) => {
+            telemetry::plugin_paused(&line.queue, streak, until.saturating_sub(now));
+            shared.signals.send(Signal::Paused(line.queue.clone())).ok();
+        }
+        Some(Change::Resumed) => {
+            telemetry::plugin_resumed(&line.queue);
+            shared.signals.send(Signal::Resumed(line.queue.clone())).ok();
+        }
         None => {}
     }
     if change.is_some() || verdict == Verdict::Unreachable {

@@ -59,7 +59,7 @@ pub(super) fn verdict(outcome: &Outcome, unreachable: bool) -> Verdict {
 }
 
 /// Where a queue stands, for operators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(tag = "mode", rename_all = "snake_case")]
 pub enum Mode {
     /// Deliveries run.
@@ -73,6 +73,8 @@ pub enum Mode {
     Probing,
     /// Its CRM can't be reached.
     WaitingForCrm,
+    /// An operator paused it.
+    Held,
 }
 
 /// What changed, to be told to operators.
@@ -91,16 +93,26 @@ pub(super) struct Gate {
     streak: Vec<EventId>,
     /// How many may run at once after a stop; grows until it no longer matters.
     most: usize,
+    /// Whether an operator paused it.
+    held: bool,
 }
 
 impl Gate {
     pub(super) fn new(breaker: Breaker) -> Self {
         let pause = breaker.pause;
-        Self { breaker, mode: Mode::Flowing, pause, streak: Vec::new(), most: usize::MAX }
+        Self { breaker, mode: Mode::Flowing, pause, streak: Vec::new(), most: usize::MAX, held: false }
     }
 
     pub(super) fn mode(&self) -> Mode {
-        self.mode
+        if self.held { Mode::Held } else { self.mode }
+    }
+
+    /// An operator pauses it, or lets it go on: then what was before counts no more.
+    pub(super) fn hold(&mut self, held: bool) {
+        if self.held && !held {
+            self.renewed();
+        }
+        self.held = held;
     }
 
     /// Different events that failed since the last that went well.
@@ -123,16 +135,16 @@ impl Gate {
         {
             self.mode = Mode::Probing;
         }
-        match self.mode {
+        match self.mode() {
             Mode::Flowing => self.most.min(size),
             Mode::Probing => 1,
-            Mode::Paused { .. } | Mode::WaitingForCrm => 0,
+            Mode::Paused { .. } | Mode::WaitingForCrm | Mode::Held => 0,
         }
     }
 
     /// How many may be claimed beyond those that run: none while it is not known whether they can run.
     pub(super) fn ahead(&self, size: usize, ahead: usize) -> usize {
-        if self.mode == Mode::Flowing && self.most >= size { ahead } else { 0 }
+        if self.mode() == Mode::Flowing && self.most >= size { ahead } else { 0 }
     }
 
     /// Takes an attempt's end into account.
@@ -238,6 +250,21 @@ mod tests {
         assert_eq!((gate.places(4, i64::MAX), gate.until(), gate.mode()), (0, None, Mode::WaitingForCrm));
         gate.reachable();
         assert_eq!((gate.places(4, 0), gate.ahead(4, 64), gate.mode()), (1, 0, Mode::Flowing));
+    }
+
+    #[test]
+    fn what_an_operator_paused_runs_again_only_when_an_operator_says_so() {
+        let mut gate = gate();
+        gate.hold(true);
+        gate.renewed();
+        gate.reachable();
+        assert_eq!(gate.settled(EventId::new(), Verdict::Well, 0), None);
+        assert_eq!((gate.places(4, i64::MAX), gate.ahead(4, 64), gate.mode()), (0, 0, Mode::Held));
+        for _ in 0..3 {
+            gate.settled(EventId::new(), Verdict::Failed, 0);
+        }
+        gate.hold(false);
+        assert_eq!((gate.places(4, 0), gate.streak(), gate.mode()), (1, 0, Mode::Flowing));
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub(super) fn origin(connection: &Connection, event: &Traits<'_>) -> rusqlite::R
 }
 
 /// One link of the chain behind an event, the nearest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Cause {
     /// The delivery whose write caused it.
     pub delivery: i64,

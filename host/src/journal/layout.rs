@@ -147,6 +147,58 @@ pub(super) const STEPS: &[&str] = &["
         says TEXT NOT NULL,
         PRIMARY KEY (account, list, record)
     ) STRICT, WITHOUT ROWID;
+", "
+    CREATE INDEX event_name ON event (name);
+    CREATE INDEX event_actor ON event (actor) WHERE actor IS NOT NULL;
+    CREATE INDEX delivery_letters ON delivery (queue, code, seq) WHERE state = 5;
+    CREATE INDEX attempt_failed ON attempt (ended_at) WHERE outcome NOT IN ('done', 'skipped', 'conflict');
+    ALTER TABLE delivery ADD COLUMN replay INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE tally (
+        queue INTEGER NOT NULL,
+        code TEXT NOT NULL,
+        deliveries INTEGER NOT NULL,
+        PRIMARY KEY (queue, code)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO tally
+        SELECT queue, iif(state = 5, coalesce(code, '?'), ''), count(*) FROM delivery WHERE state IN (0, 1, 2, 5) GROUP BY 1, 2;
+    CREATE TRIGGER delivery_made AFTER INSERT ON delivery WHEN new.state IN (0, 1, 2, 5) BEGIN
+        INSERT INTO tally VALUES (new.queue, iif(new.state = 5, coalesce(new.code, '?'), ''), 1)
+            ON CONFLICT DO UPDATE SET deliveries = deliveries + 1;
+    END;
+    CREATE TRIGGER delivery_left AFTER UPDATE OF state ON delivery
+        WHEN old.state IN (0, 1, 2, 5) AND (old.state = 5 OR new.state > 2) BEGIN
+        UPDATE tally SET deliveries = deliveries - 1
+         WHERE queue = old.queue AND code = iif(old.state = 5, coalesce(old.code, '?'), '');
+    END;
+    CREATE TRIGGER delivery_came AFTER UPDATE OF state ON delivery
+        WHEN new.state = 5 OR (new.state < 3 AND old.state > 2) BEGIN
+        INSERT INTO tally VALUES (new.queue, iif(new.state = 5, coalesce(new.code, '?'), ''), 1)
+            ON CONFLICT DO UPDATE SET deliveries = deliveries + 1;
+    END;
+    CREATE TRIGGER delivery_gone AFTER DELETE ON delivery WHEN old.state IN (0, 1, 2, 5) BEGIN
+        UPDATE tally SET deliveries = deliveries - 1
+         WHERE queue = old.queue AND code = iif(old.state = 5, coalesce(old.code, '?'), '');
+    END;
+    CREATE TABLE minute (
+        at INTEGER NOT NULL,
+        queue INTEGER NOT NULL,
+        events INTEGER NOT NULL,
+        good INTEGER NOT NULL,
+        failed INTEGER NOT NULL,
+        dead INTEGER NOT NULL,
+        waited INTEGER NOT NULL,
+        slowest INTEGER NOT NULL,
+        PRIMARY KEY (at, queue)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE audit (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        at INTEGER NOT NULL,
+        who TEXT NOT NULL,
+        action TEXT NOT NULL,
+        object TEXT NOT NULL,
+        details TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE hold (plugin TEXT PRIMARY KEY, at INTEGER NOT NULL, who TEXT NOT NULL) STRICT, WITHOUT ROWID;
 "];
 
 /// The journal's file in a data folder.

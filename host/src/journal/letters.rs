@@ -7,11 +7,38 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
-use super::{DeliveryId, LetterFilter, Resolution};
+use super::{Change, DeliveryId, Error, Handle};
 use crate::event::EventId;
+use crate::plugin::PluginName;
+
+/// Which dead letters are meant; an empty filter means all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LetterFilter {
+    /// For this plugin.
+    pub plugin: Option<PluginName>,
+    /// Of this account.
+    pub account: Option<String>,
+    /// Of events of this name.
+    pub event: Option<String>,
+    /// With this code: a fault's, or `rejected`, or `retry`.
+    pub code: Option<String>,
+    /// Given up at this time or later, in milliseconds since 1970-01-01 UTC.
+    pub since: Option<i64>,
+    /// Given up before this time, in milliseconds since 1970-01-01 UTC.
+    pub until: Option<i64>,
+}
+
+/// What an operator decides about dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolution {
+    /// They run again, with all their attempts before them.
+    Retry,
+    /// They are over.
+    Drop,
+}
 
 /// A dead letter in a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Letter {
     /// The delivery's number.
     pub delivery: i64,
@@ -33,6 +60,71 @@ pub struct Letter {
     pub reason: Option<String>,
     /// Attempts so far.
     pub attempts: u32,
+}
+
+/// Dead letters of one plugin and account with the same code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Group {
+    /// For whom.
+    pub plugin: String,
+    /// Of which CRM.
+    pub account: String,
+    /// The fault's code, or `rejected`, or `retry`.
+    pub code: String,
+    /// How many.
+    pub letters: u64,
+    /// When the last of them was given up: milliseconds since 1970-01-01 UTC.
+    pub last_at: i64,
+    /// Its reason.
+    pub last_reason: Option<String>,
+}
+
+impl Handle {
+    /// Retries or drops those of some dead letters that are still dead; tells how many.
+    ///
+    /// # Errors
+    /// [`Error::Store`], [`Error::Closed`]: none is changed.
+    pub async fn resolve(&self, letters: Vec<DeliveryId>, resolution: Resolution) -> Result<usize, Error> {
+        self.ask(|reply| Change::Resolve { letters, resolution, reply }).await
+    }
+
+    /// Dead letters behind `after`, by number.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn letters(&self, filter: &LetterFilter, after: i64, limit: usize) -> Result<Vec<Letter>, Error> {
+        self.readers.read(|connection| list(connection, filter, after, limit))
+    }
+
+    /// Dead letters by plugin, account and code, the largest group first.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn letter_groups(&self) -> Result<Vec<Group>, Error> {
+        self.readers.read(groups)
+    }
+}
+
+fn groups(connection: &Connection) -> rusqlite::Result<Vec<Group>> {
+    connection
+        .prepare_cached(
+            "SELECT p.name, q.account, t.code, t.deliveries, last.at, last.reason
+               FROM tally t JOIN queue q ON q.number = t.queue JOIN plugin p ON p.number = q.plugin
+               JOIN delivery last ON last.seq = (SELECT max(seq) FROM delivery INDEXED BY delivery_letters
+                                                  WHERE state = 5 AND queue = t.queue AND code IS nullif(t.code, '?'))
+              WHERE t.code <> '' AND t.deliveries > 0 ORDER BY t.deliveries DESC, p.name, t.code",
+        )?
+        .query_map([], |row| {
+            Ok(Group {
+                plugin: row.get(0)?,
+                account: row.get(1)?,
+                code: row.get(2)?,
+                letters: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+                last_at: row.get(4)?,
+                last_reason: row.get(5)?,
+            })
+        })?
+        .collect()
 }
 
 /// Dead letters behind `after`, by number; `most` rows are looked at for each that is returned at most.
@@ -100,7 +192,7 @@ pub(super) fn resolve(
     Ok(changed)
 }
 
-fn retry(connection: &Connection, seq: i64, now: i64) -> rusqlite::Result<usize> {
+pub(super) fn retry(connection: &Connection, seq: i64, now: i64) -> rusqlite::Result<usize> {
     let dead: Option<(i64, Option<String>)> = connection
         .prepare_cached("SELECT queue, lane FROM delivery WHERE seq = ?1 AND state = 5")?
         .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)))

@@ -8,9 +8,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use serde::Serialize;
 
 use super::causes::{self, Cause};
-use super::letters::{self, Letter};
+use super::search::Fate;
 use super::writes::{self, Intended, Write, WriteView};
-use super::{DeliveryId, Error, LetterFilter, Queue};
+use super::{DeliveryId, Error, Queue};
 use crate::event::{Entity, Event, EventId, Via};
 use crate::outcome::{HostCall, LogLine, Usage};
 use crate::plugin::PluginName;
@@ -35,7 +35,7 @@ pub(super) fn event_from_row(row: &Row<'_>) -> rusqlite::Result<Event> {
 }
 
 /// Where a delivery stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DeliveryState {
     /// Waits for its time or a free place.
@@ -55,7 +55,7 @@ pub enum DeliveryState {
 }
 
 impl DeliveryState {
-    fn from_number(number: i64) -> Self {
+    pub(super) fn from_number(number: i64) -> Self {
         match number {
             0 => Self::Ready,
             1 => Self::Behind,
@@ -67,6 +67,24 @@ impl DeliveryState {
         }
     }
 
+    /// The word that is shown to programs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Behind => "behind",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Skipped => "skipped",
+            Self::Dead => "dead",
+            Self::Dropped => "dropped",
+        }
+    }
+
+    /// Whether an operator can have it run again or give it up.
+    pub fn can_be_decided(self) -> bool {
+        matches!(self, Self::Ready | Self::Behind | Self::Dead)
+    }
+
     /// Whether nothing more happens by itself.
     pub fn is_over(self) -> bool {
         matches!(self, Self::Done | Self::Skipped | Self::Dead | Self::Dropped)
@@ -74,7 +92,7 @@ impl DeliveryState {
 }
 
 /// An event in a list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct EventSummary {
     /// Its id.
     pub id: EventId,
@@ -99,6 +117,9 @@ pub struct EventSummary {
     /// How many events in a row plugins caused before it; 0: none, somebody else did.
     #[serde(skip_serializing_if = "is_zero")]
     pub depth: u32,
+    /// In lists: what became of it at each plugin.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deliveries: Vec<Fate>,
 }
 
 fn is_zero(depth: &u32) -> bool {
@@ -106,7 +127,7 @@ fn is_zero(depth: &u32) -> bool {
 }
 
 /// What an event repeats.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Duplicate {
     /// `folded`: it said the same as one that still waited. `repeated`: a second `*.add` of its record within a day.
     pub how: String,
@@ -115,7 +136,7 @@ pub struct Duplicate {
 }
 
 /// An event with everything that became of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct EventPath {
     /// The event.
     pub event: EventSummary,
@@ -130,7 +151,7 @@ pub struct EventPath {
 }
 
 /// A delivery with the whole event that it is about: what is needed to run it again elsewhere.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct DeliveryPath {
     /// The event.
     pub event: EventSummary,
@@ -141,7 +162,7 @@ pub struct DeliveryPath {
 }
 
 /// A delivery with its attempts.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct DeliveryView {
     /// Its number.
     pub id: i64,
@@ -155,6 +176,9 @@ pub struct DeliveryView {
     pub code: Option<String>,
     /// When it is due, began or ended, as its state says.
     pub at: i64,
+    /// Whether an operator asked for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub replay: bool,
     /// In order.
     pub attempts: Vec<AttemptView>,
     /// What it wrote into the CRM.
@@ -164,7 +188,7 @@ pub struct DeliveryView {
 }
 
 /// One attempt.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct AttemptView {
     /// From 1.
     pub number: u32,
@@ -191,7 +215,7 @@ pub struct AttemptView {
 }
 
 /// How much waits, per state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Backlog {
     /// Events whose deliveries have not been made.
     pub unrouted: u64,
@@ -213,7 +237,7 @@ impl Readers {
         Self { file, idle: Mutex::new(Vec::new()) }
     }
 
-    fn read<T>(&self, view: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
+    pub(super) fn read<T>(&self, view: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
@@ -231,22 +255,6 @@ impl Readers {
             idle.push(connection);
         }
         Ok(result)
-    }
-
-    pub(super) fn events(&self, before: Option<EventId>, limit: usize) -> Result<Vec<EventSummary>, Error> {
-        self.read(|connection| {
-            connection
-                .prepare_cached(&format!(
-                    "SELECT {EVENT_COLUMNS}, {MORE_COLUMNS} FROM event
-                      WHERE seq < iif(?1 IS NULL, 9223372036854775807, (SELECT seq FROM event WHERE id = ?1))
-                      ORDER BY seq DESC LIMIT ?2"
-                ))?
-                .query_map(
-                    params![before.as_ref().map(EventId::as_bytes), i64::try_from(limit).unwrap_or(i64::MAX)],
-                    summary_from_row,
-                )?
-                .collect()
-        })
     }
 
     pub(super) fn path_of(&self, id: EventId) -> Result<Option<EventPath>, Error> {
@@ -284,10 +292,6 @@ impl Readers {
             let delivery = deliveries(connection, "d.seq", delivery)?.pop();
             Ok(delivery.map(|delivery| DeliveryPath { event, fields, delivery }))
         })
-    }
-
-    pub(super) fn letters(&self, filter: &LetterFilter, after: i64, limit: usize) -> Result<Vec<Letter>, Error> {
-        self.read(|connection| letters::list(connection, filter, after, limit))
     }
 
     pub(super) fn known_write(&self, write: &Write) -> Result<Option<Intended>, Error> {
@@ -336,34 +340,13 @@ impl Readers {
             .collect()
         })
     }
-
-    pub(super) fn backlog(&self) -> Result<Backlog, Error> {
-        self.read(|connection| {
-            let count = |sql: &str| -> rusqlite::Result<u64> {
-                connection
-                    .prepare_cached(sql)?
-                    .query_row([], |row| row.get::<_, i64>(0))
-                    .map(|count| u64::try_from(count).unwrap_or(0))
-            };
-            Ok(Backlog {
-                unrouted: count(
-                    "SELECT count(*) FROM event WHERE seq > (SELECT seq FROM cursor WHERE name = 'routed')",
-                )?,
-                open: count("SELECT count(*) FROM delivery INDEXED BY delivery_lane WHERE state IN (0, 1, 2)")?,
-                dead: count("SELECT count(*) FROM delivery INDEXED BY delivery_dead WHERE state = 5")?,
-                uncertain_writes: count(
-                    "SELECT count(*) FROM write INDEXED BY write_uncertain WHERE answered_at IS NULL",
-                )?,
-            })
-        })
-    }
 }
 
 /// What an event repeats and where it comes from, behind [`EVENT_COLUMNS`].
-const MORE_COLUMNS: &str =
+pub(super) const MORE_COLUMNS: &str =
     "duplicate, (SELECT first.id FROM event first WHERE first.seq = event.duplicate_of), same_login, depth";
 
-fn summary_from_row(row: &Row<'_>) -> rusqlite::Result<EventSummary> {
+pub(super) fn summary_from_row(row: &Row<'_>) -> rusqlite::Result<EventSummary> {
     let event = event_from_row(row)?;
     let of = row.get::<_, Option<[u8; 16]>>(10)?.map(EventId::from_bytes);
     Ok(EventSummary {
@@ -377,6 +360,7 @@ fn summary_from_row(row: &Row<'_>) -> rusqlite::Result<EventSummary> {
         duplicate: row.get::<_, Option<String>>(9)?.map(|how| Duplicate { how, of }),
         same_login: row.get(11)?,
         depth: row.get(12)?,
+        deliveries: Vec::new(),
     })
 }
 
@@ -384,7 +368,7 @@ fn summary_from_row(row: &Row<'_>) -> rusqlite::Result<EventSummary> {
 fn deliveries(connection: &Connection, column: &str, number: i64) -> rusqlite::Result<Vec<DeliveryView>> {
     let mut views: Vec<DeliveryView> = connection
         .prepare_cached(&format!(
-            "SELECT d.seq, p.name, d.state, d.reason, d.at, d.code FROM delivery d
+            "SELECT d.seq, p.name, d.state, d.reason, d.at, d.code, d.replay FROM delivery d
                JOIN queue q ON q.number = d.queue JOIN plugin p ON p.number = q.plugin
               WHERE {column} = ?1 ORDER BY d.seq"
         ))?
@@ -396,6 +380,7 @@ fn deliveries(connection: &Connection, column: &str, number: i64) -> rusqlite::R
                 reason: row.get(3)?,
                 at: row.get(4)?,
                 code: row.get(5)?,
+                replay: row.get(6)?,
                 attempts: Vec::new(),
                 writes: Vec::new(),
                 caused: Vec::new(),

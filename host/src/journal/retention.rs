@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
-use super::{Error, Handle};
+use super::{Error, Handle, minutes};
 
 /// Events that one step looks at.
 const STEP: i64 = 128;
@@ -84,6 +84,7 @@ impl Sweep {
         }
         if !swept.more {
             self.after = 0;
+            minutes::forget(connection, now)?;
         }
         Ok(swept)
     }
@@ -95,13 +96,18 @@ fn used(connection: &Connection) -> rusqlite::Result<u64> {
     Ok(u64::try_from(pages.saturating_mul(ask("page_size")?)).unwrap_or(0))
 }
 
-fn remove(connection: &Connection, event: i64) -> rusqlite::Result<()> {
+pub(super) fn remove(connection: &Connection, event: i64) -> rusqlite::Result<()> {
+    remove_deliveries(connection, event)?;
+    connection.prepare_cached("DELETE FROM event WHERE seq = ?1")?.execute([event])?;
+    Ok(())
+}
+
+pub(super) fn remove_deliveries(connection: &Connection, event: i64) -> rusqlite::Result<()> {
     for statement in [
         "DELETE FROM host_call WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
         "DELETE FROM write WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
         "DELETE FROM attempt WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
         "DELETE FROM delivery WHERE event = ?1",
-        "DELETE FROM event WHERE seq = ?1",
     ] {
         connection.prepare_cached(statement)?.execute([event])?;
     }

@@ -1,6 +1,7 @@
 //! The journal case by case; whatever is asked in whatever order is `model`.
 
 mod model;
+mod operators;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, params};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::checkpoint::Checkpointer;
 use super::layout::{plugin_number, queue_number};
+use super::minutes::Minutes;
 use super::read::{EVENT_COLUMNS, event_from_row};
 use super::retention::Sweep;
 use super::space::Space;
 use super::{
-    Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken, letters, route,
-    waiting, writes,
+    Bell, Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken, letters,
+    operate, route, waiting, writes,
 };
 use crate::clock::Clock;
 use crate::event::{Event, EventId};
@@ -30,10 +31,11 @@ const LONGEST_BATCH: Duration = Duration::from_millis(2);
 pub(super) struct Writer {
     connection: Connection,
     clock: Clock,
-    work: Arc<Notify>,
+    bell: Arc<Bell>,
     duplicates: Duplicates,
     space: Space,
     sweep: Sweep,
+    minutes: Minutes,
     checkpointer: Checkpointer,
 }
 
@@ -51,12 +53,13 @@ impl Writer {
     pub(super) fn new(
         connection: Connection,
         clock: Clock,
-        work: Arc<Notify>,
+        bell: Arc<Bell>,
         duplicates: Duplicates,
         space: Space,
         checkpointer: Checkpointer,
     ) -> Self {
-        Self { connection, clock, work, duplicates, space, sweep: Sweep::default(), checkpointer }
+        let (sweep, minutes) = (Sweep::default(), Minutes::default());
+        Self { connection, clock, bell, duplicates, space, sweep, minutes, checkpointer }
     }
 
     pub(super) fn run(mut self, mut changes: mpsc::Receiver<Change>, most: usize) {
@@ -74,6 +77,7 @@ impl Writer {
     fn commit(&mut self, first: Change, changes: &mut mpsc::Receiver<Change>, most: usize) {
         let mut answers: Vec<Answer> = Vec::new();
         let mut news = false;
+        self.minutes.clear();
         let result = self.connection.transaction().and_then(|transaction| {
             let (began, now) = (Instant::now(), self.clock.now());
             let mut next = Some(first);
@@ -82,11 +86,14 @@ impl Writer {
                     change.refuse(&Error::Full);
                 } else {
                     news |= !matches!(change, Change::Take { .. } | Change::Sweep(..));
-                    answers.push(apply(&transaction, change, now, self.duplicates, &mut self.sweep)?);
+                    let mut batch =
+                        Batch { now, duplicates: self.duplicates, sweep: &mut self.sweep, minutes: &mut self.minutes };
+                    answers.push(apply(&transaction, change, &mut batch)?);
                 }
                 let more = answers.len() < most && began.elapsed() < LONGEST_BATCH;
                 next = if more { changes.try_recv().ok() } else { None };
             }
+            self.minutes.store(&transaction)?;
             transaction.commit()
         });
         let result = result.map_err(|error| self.space.explain(&error));
@@ -95,7 +102,7 @@ impl Writer {
             answer(result.as_ref().copied());
         }
         if news {
-            self.work.notify_one();
+            self.bell.ring();
         }
     }
 }
@@ -118,30 +125,38 @@ impl Change {
             Self::Resolve { reply, .. } => drop(reply.send(Err(error()))),
             Self::DropWaiting { reply, .. } => drop(reply.send(Err(error()))),
             Self::Sweep(_, reply) => drop(reply.send(Err(error()))),
+            Self::Operate(_, reply) => drop(reply.send(Err(error()))),
         }
     }
 }
 
-/// Applies one change; where it fails, its sender is among those who are told.
-fn apply(
-    connection: &Connection,
-    change: Change,
+/// What the changes of one commit share.
+struct Batch<'a> {
     now: i64,
     duplicates: Duplicates,
-    sweep: &mut Sweep,
-) -> rusqlite::Result<Answer> {
+    sweep: &'a mut Sweep,
+    minutes: &'a mut Minutes,
+}
+
+/// Applies one change; where it fails, its sender is among those who are told.
+fn apply(connection: &Connection, change: Change, batch: &mut Batch<'_>) -> rusqlite::Result<Answer> {
+    let now = batch.now;
     match change {
-        Change::Append(event, key, reply) => answer_of(append(connection, &event, key.as_deref()), reply),
+        Change::Append(event, key, reply) => {
+            batch.minutes.came(event.received_at);
+            answer_of(append(connection, &event, key.as_deref()), reply)
+        }
         Change::Intend(intent, reply) => answer_of(writes::intend(connection, &intent, now), reply),
         Change::Written(written, reply) => answer_of(writes::written(connection, &written.0, &written.1, now), reply),
         Change::KnowUser { account, user, reply } => answer_of(know_user(connection, &account, user), reply),
         Change::Polled { account, list, records, events, reply } => {
+            events.iter().for_each(|event| batch.minutes.came(event.received_at));
             answer_of(polled(connection, &account, &list, &records, &events), reply)
         }
         Change::Take { subscriptions, budgets, reply } => {
-            answer_of(take(connection, &subscriptions, &budgets, duplicates, now), reply)
+            answer_of(take(connection, &subscriptions, &budgets, batch.duplicates, now), reply)
         }
-        Change::Settle(settlement, reply) => answer_of(settle(connection, &settlement, now), reply),
+        Change::Settle(settlement, reply) => answer_of(settle(connection, &settlement, now, batch.minutes), reply),
         Change::Begin(DeliveryId(seq), reply) => answer_of(begin(connection, seq), reply),
         Change::EndInOrder(reply) => answer_of(end_in_order(connection), reply),
         Change::Release(DeliveryId(seq), reply) => answer_of(release(connection, seq), reply),
@@ -151,7 +166,8 @@ fn apply(
         Change::DropWaiting { plugin, below, reply } => {
             answer_of(waiting::drop_step(connection, &plugin, below, now), reply)
         }
-        Change::Sweep(retention, reply) => answer_of(sweep.step(connection, &retention, now), reply),
+        Change::Sweep(retention, reply) => answer_of(batch.sweep.step(connection, &retention, now), reply),
+        Change::Operate(operation, reply) => answer_of(operate::apply(connection, &operation, now), reply),
     }
 }
 
@@ -291,20 +307,26 @@ fn claim(
     Ok(())
 }
 
-fn settle(connection: &Connection, settlement: &Settlement, now: i64) -> rusqlite::Result<Settled> {
+fn settle(
+    connection: &Connection,
+    settlement: &Settlement,
+    now: i64,
+    minutes: &mut Minutes,
+) -> rusqlite::Result<Settled> {
     let DeliveryId(seq) = settlement.delivery;
     let running = connection
         .prepare_cached(
-            "SELECT d.queue, d.lane, q.plugin, q.account FROM delivery d JOIN queue q ON q.number = d.queue
+            "SELECT d.queue, d.lane, q.plugin, q.account, iif(d.replay, d.at, e.received_at)
+               FROM delivery d JOIN queue q ON q.number = d.queue JOIN event e ON e.seq = d.event
               WHERE d.seq = ?1 AND d.state = 2 AND d.attempts = ?2",
         )?
         .query_row(params![seq, settlement.attempt], |row| {
-            let lane: (i64, Option<String>) = (row.get(0)?, row.get(1)?);
+            let lane: (i64, Option<String>, i64) = (row.get(0)?, row.get(1)?, row.get(4)?);
             Ok((lane, row.get::<_, i64>(2)?, row.get::<_, String>(3)?))
         })
         .optional()?;
     // Settled before: one terminal outcome per delivery, the first.
-    let Some(((queue, lane), plugin, account)) = running else { return Ok(Settled::Applied) };
+    let Some(((queue, lane, since), plugin, account)) = running else { return Ok(Settled::Applied) };
 
     let good = matches!(settlement.outcome, Outcome::Done | Outcome::Skipped { .. });
     if good && !settlement.effects.state.writes.is_empty() {
@@ -316,6 +338,7 @@ fn settle(connection: &Connection, settlement: &Settlement, now: i64) -> rusqlit
         write_state(connection, plugin, &account, settlement)?;
     }
     let reason = settlement.outcome.reason();
+    minutes.ended(queue, settlement, since);
     record(connection, settlement, settlement.outcome.as_str(), &reason)?;
     let over = match settlement.next {
         Next::Again { at, counts } => {
@@ -340,7 +363,7 @@ fn settle(connection: &Connection, settlement: &Settlement, now: i64) -> rusqlit
 }
 
 /// Makes the oldest of those that wait in a lane ready.
-fn promote(connection: &Connection, queue: i64, lane: &str) -> rusqlite::Result<()> {
+pub(super) fn promote(connection: &Connection, queue: i64, lane: &str) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "UPDATE delivery SET state = 0 WHERE seq = (

@@ -68,7 +68,7 @@ pub enum Written {
 }
 
 /// A write of a delivery, for operators.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct WriteView {
     /// `method.action`.
     pub call: String,

@@ -47,6 +47,14 @@ impl Grants {
         Self { name, asked, given: Given::These(given), private: private.into_iter().collect() }
     }
 
+    /// What was given, of what was asked or beyond it; `None`: all that was asked, as `--dev` gives it.
+    pub fn given(&self) -> Option<&Permissions> {
+        match &self.given {
+            Given::Asked => None,
+            Given::These(given) => Some(given),
+        }
+    }
+
     /// Whether `call` (as `deal.list`) is allowed.
     ///
     /// # Errors

@@ -67,8 +67,9 @@ impl Manifest {
 }
 
 /// Which events: a whole name (`deal.change.step`), a family (`client.*`), or all (`*`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String)]
 pub struct Pattern(String);
 
 impl Pattern {
@@ -113,7 +114,7 @@ impl From<Pattern> for String {
 }
 
 /// What a plugin asks to be allowed, or is allowed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Permissions {
     /// REST calls: `deal.list`, `task.*`, `*`.
@@ -191,7 +192,7 @@ impl Limits {
 }
 
 /// Some limits; the others stay as they are.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsPatch {
     /// Mebibytes of memory, at most 512.

@@ -290,7 +290,12 @@ impl Loader {
             problems.push(notice(
                 Some(&name),
                 &file,
-                &Error::WaitsForApproval { path: file.clone(), name: name.clone(), more },
+                &Error::WaitsForApproval {
+                    path: file.clone(),
+                    name: name.clone(),
+                    more,
+                    asks: Box::new(compiled.manifest.permissions.clone()),
+                },
             ));
             return serving.map(|chosen| Chosen { file, newest, ..chosen });
         }
@@ -357,7 +362,11 @@ fn stamps(reread: Option<&Reread>) -> Vec<Option<Stamp>> {
 }
 
 fn notice(plugin: Option<&PluginName>, file: &Path, error: &Error) -> Notice {
-    Notice { plugin: plugin.cloned(), file: file.to_owned(), code: error.code(), message: error.to_string() }
+    let asks = match error {
+        Error::WaitsForApproval { asks, .. } => Some((**asks).clone()),
+        _ => None,
+    };
+    Notice { plugin: plugin.cloned(), file: file.to_owned(), code: error.code(), message: error.to_string(), asks }
 }
 
 fn load(path: &Path, sandbox: &Sandbox) -> Result<(CompiledPlugin, Vec<u8>), Error> {

@@ -103,6 +103,36 @@ impl Versions {
         self.write(&self.pins_file(), &serde_json::to_vec_pretty(&pins)?)
     }
 
+    /// Chooses an earlier version: the one whose hash begins with `to`, or the one before the one that serves. Returns its
+    /// hash.
+    ///
+    /// # Errors
+    /// A sentence: nothing serves, there is no such version, or the choice can't be recorded.
+    pub fn roll_back(&self, name: &PluginName, to: Option<&str>) -> Result<String, String> {
+        let kept = self.list(name);
+        let serving = self.serving().remove(name);
+        let serving = serving.ok_or_else(|| format!("no version of `{name}` serves: a host has to have run it"))?;
+        let chosen = match to {
+            Some(start) => {
+                let mut fits = kept.iter().filter(|version| version.hash.starts_with(start));
+                match (fits.next(), fits.next()) {
+                    (Some(only), None) => Ok(only),
+                    (Some(_), Some(_)) => Err(format!("several versions begin with `{start}`: give more of the hash")),
+                    _ => Err(format!(
+                        "no version of `{name}` begins with `{start}`: `plugin rollback {name} --list` shows them"
+                    )),
+                }
+            }
+            None => {
+                let older = kept.iter().skip_while(|version| version.hash != serving.hash).nth(1);
+                older.ok_or_else(|| format!("no version of `{name}` is older than the one that serves"))
+            }
+        }?;
+        let pin = Pin { hash: chosen.hash.clone(), over: serving.newest };
+        self.pin(name, Some(pin)).map_err(|error| format!("the choice can't be recorded: {error}"))?;
+        Ok(chosen.hash.clone())
+    }
+
     /// Keeps a version as the newest one; forgets the oldest beyond [`MOST`] that are not in use.
     ///
     /// # Errors

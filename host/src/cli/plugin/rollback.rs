@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::UNIX_EPOCH;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use crate::cli::{source, told};
 use crate::plugin::PluginName;
-use crate::registry::versions::{Pin, Version, Versions};
+use crate::registry::versions::{Version, Versions};
 
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct Args {
@@ -51,24 +51,8 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("`{name}` runs on the version in the plugin folder.");
         return Ok(ExitCode::SUCCESS);
     }
-    let serving = serving.with_context(|| format!("no version of `{name}` serves: a host has to have run it"))?;
-    let chosen = match &args.to {
-        Some(start) => {
-            let mut fits = kept.iter().filter(|version| version.hash.starts_with(start.as_str()));
-            match (fits.next(), fits.next()) {
-                (Some(only), None) => only,
-                (Some(_), Some(_)) => bail!("several versions begin with `{start}`: give more of the hash"),
-                _ => bail!("no version of `{name}` begins with `{start}`: `plugin rollback {name} --list` shows them"),
-            }
-        }
-        None => {
-            let older = kept.iter().skip_while(|version| version.hash != serving.hash).nth(1);
-            older.with_context(|| format!("no version of `{name}` is older than the one that serves"))?
-        }
-    };
-    let pin = Pin { hash: chosen.hash.clone(), over: serving.newest };
-    versions.pin(name, Some(pin)).context("the choice can't be recorded")?;
-    println!("`{name}` runs on {} until its file changes. A running host takes it up by itself.", short(&chosen.hash));
+    let chosen = versions.roll_back(name, args.to.as_deref()).map_err(anyhow::Error::msg)?;
+    println!("`{name}` runs on {} until its file changes. A running host takes it up by itself.", short(&chosen));
     Ok(ExitCode::SUCCESS)
 }
 

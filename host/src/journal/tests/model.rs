@@ -12,6 +12,7 @@ enum Step {
     Begin { which: usize },
     Release { which: usize },
     Resolve { which: usize, resolution: Resolution },
+    Decide { which: usize, resolution: Resolution },
     Wait { milliseconds: i64 },
     Die,
 }
@@ -40,6 +41,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(|which| Step::Release { which }),
         1 => (any::<usize>(), prop::sample::select(vec![Resolution::Retry, Resolution::Drop]))
             .prop_map(|(which, resolution)| Step::Resolve { which, resolution }),
+        1 => (any::<usize>(), prop::sample::select(vec![Resolution::Retry, Resolution::Drop]))
+            .prop_map(|(which, resolution)| Step::Decide { which, resolution }),
         1 => prop_oneof![8 => 1..60_i64, 1 => Just(25 * 3_600_000)].prop_map(|milliseconds| Step::Wait { milliseconds }),
         1 => Just(Step::Die),
     ]
@@ -206,6 +209,21 @@ impl Model {
         };
     }
 
+    fn decide(&mut self, index: usize, resolution: Resolution, now: i64) -> bool {
+        let delivery = &mut self.deliveries[index];
+        match (delivery.state, resolution) {
+            (DeliveryState::Dead, _) => self.resolve(index, resolution, now),
+            (DeliveryState::Ready, Resolution::Retry) => delivery.at = delivery.at.min(now),
+            (DeliveryState::Ready, Resolution::Drop) => {
+                self.settle(index, How::Done, now);
+                self.deliveries[index].state = DeliveryState::Dropped;
+            }
+            (DeliveryState::Behind, Resolution::Drop) => delivery.state = DeliveryState::Dropped,
+            _ => return false,
+        }
+        true
+    }
+
     fn die(&mut self, now: i64) {
         for delivery in self.deliveries.iter_mut().filter(|delivery| delivery.state == DeliveryState::Running) {
             (delivery.state, delivery.at) = (DeliveryState::Ready, now);
@@ -287,7 +305,13 @@ async fn run(steps: Vec<Step>) {
                 let others = running.iter().map(|claimed| claimed.delivery).collect();
                 assert_eq!(handle.resolve(others, resolution).await.unwrap(), 0);
             }
-            Step::Settle { .. } | Step::Begin { .. } | Step::Release { .. } => {}
+            Step::Decide { which, resolution } if !model.deliveries.is_empty() => {
+                let index = which % model.deliveries.len();
+                let delivery = DeliveryId(i64::try_from(index).unwrap() + 1);
+                let changed = model.decide(index, resolution, clock.now());
+                assert_eq!(handle.decide(delivery, resolution).await.unwrap(), changed);
+            }
+            Step::Decide { .. } | Step::Settle { .. } | Step::Begin { .. } | Step::Release { .. } => {}
             Step::Wait { milliseconds } => clock.advance(milliseconds),
             Step::Die => {
                 drop(handle);
@@ -299,6 +323,17 @@ async fn run(steps: Vec<Step>) {
         }
     }
     let handle = journal.handle();
+    // What is counted as it goes is what a count would bring.
+    let count = |states: &[DeliveryState]| {
+        u64::try_from(model.deliveries.iter().filter(|one| states.contains(&one.state)).count()).unwrap()
+    };
+    let open = count(&[DeliveryState::Ready, DeliveryState::Behind, DeliveryState::Running]);
+    let backlog = handle.backlog().unwrap();
+    assert_eq!((backlog.open, backlog.dead), (open, count(&[DeliveryState::Dead])));
+    let unrouted = u64::try_from(model.events.len() - model.duplicates.len()).unwrap();
+    assert_eq!(backlog.unrouted, unrouted);
+    let grouped: u64 = handle.letter_groups().unwrap().iter().map(|group| group.letters).sum();
+    assert_eq!(grouped, backlog.dead);
     // Events that were never taken are routed now, so that the whole can be compared.
     let claimed = handle.take(subscriptions(), Vec::new()).await.unwrap().claimed;
     assert_eq!(claimed, []);

@@ -1,0 +1,358 @@
+//! What an operator can do. The API and the pages both come here, and every deed is in the log before it is done.
+
+use axum::http::StatusCode;
+use serde_json::{Map, Value};
+
+use super::access::Operator;
+use super::jobs::{Job, Order};
+use super::problem::Problem;
+use super::{Console, blocking};
+use crate::event::{Event, EventId};
+use crate::journal::{self, DeliveryId, EventFilter, Forget, LetterFilter, Operated, Record, Resolution};
+use crate::plugin::{Permissions, PluginName};
+use crate::telemetry;
+
+/// Dead letters that are read in one step.
+const LETTERS_AT_ONCE: usize = 256;
+/// Events that one replay may hold.
+const MOST_REPLAYED: usize = 100_000;
+
+/// The word in the log for a resolution.
+fn word(resolution: Resolution) -> &'static str {
+    match resolution {
+        Resolution::Retry => "retry",
+        Resolution::Drop => "drop",
+    }
+}
+
+impl Console {
+    pub(super) async fn audit(
+        &self,
+        who: &Operator,
+        action: &str,
+        object: &str,
+        details: &str,
+    ) -> Result<(), journal::Error> {
+        self.journal.audit(&who.name, action, object, details).await?;
+        telemetry::operator_did(&who.name, action, object);
+        Ok(())
+    }
+
+    /// Runs a delivery again, or gives it up.
+    pub(super) async fn decide(&self, who: &Operator, id: i64, resolution: Resolution) -> Result<(), Problem> {
+        self.audit(who, &format!("delivery.{}", word(resolution)), &id.to_string(), "").await?;
+        if self.journal.decide(DeliveryId(id), resolution).await? {
+            return Ok(());
+        }
+        let words = match resolution {
+            Resolution::Retry => "only a delivery that waits or is a dead letter can be run again: replay its event",
+            Resolution::Drop => "only a delivery that waits or is a dead letter can be given up",
+        };
+        Err(Problem::refused(words))
+    }
+
+    /// Decides about dead letters by number.
+    pub(super) async fn resolve_these(
+        &self,
+        who: &Operator,
+        letters: Vec<DeliveryId>,
+        resolution: Resolution,
+    ) -> Result<usize, Problem> {
+        let object = format!("{} by number", letters.len());
+        self.audit(who, &format!("dead.{}", word(resolution)), &object, &numbers(&letters)).await?;
+        let mut changed = 0;
+        for step in letters.chunks(LETTERS_AT_ONCE) {
+            changed += self.journal.resolve(step.to_vec(), resolution).await?;
+        }
+        telemetry::letters_resolved(resolution, changed);
+        Ok(changed)
+    }
+
+    /// Decides about all dead letters of a filter, at a pace.
+    pub(super) async fn resolve_all(
+        &self,
+        who: &Operator,
+        filter: LetterFilter,
+        resolution: Resolution,
+        pace: Option<f64>,
+    ) -> Result<Job, Problem> {
+        let object = letters_in_words(&filter);
+        let action = if resolution == Resolution::Retry { "dead.retry" } else { "dead.drop" };
+        self.audit(who, action, &object, &paced(pace)).await?;
+        let (journal, order) = (self.journal.clone(), self.order(who, action, object, pace)?);
+        let collect = move || every_letter(&journal, &filter);
+        let journal = self.journal.clone();
+        let one = move |letters| {
+            let journal = journal.clone();
+            async move { journal.resolve(letters, resolution).await }
+        };
+        self.jobs.start(order, collect, one).ok_or_else(busy)
+    }
+
+    /// The same, as fast as it goes, and waited for.
+    pub(super) async fn resolve_now(
+        &self,
+        who: &Operator,
+        filter: LetterFilter,
+        resolution: Resolution,
+    ) -> Result<usize, Problem> {
+        self.audit(who, &format!("dead.{}", word(resolution)), &letters_in_words(&filter), "").await?;
+        let journal = self.journal.clone();
+        let letters = blocking(move || every_letter(&journal, &filter)).await?;
+        let mut changed = 0;
+        for step in letters.chunks(LETTERS_AT_ONCE) {
+            changed += self.journal.resolve(step.to_vec(), resolution).await?;
+        }
+        telemetry::letters_resolved(resolution, changed);
+        Ok(changed)
+    }
+
+    fn order(&self, who: &Operator, action: &'static str, object: String, pace: Option<f64>) -> Result<Order, Problem> {
+        if pace.is_some_and(|pace| !(0.01..=100_000.0).contains(&pace)) {
+            return Err(Problem::bad_filter("`pace` is a number of things a second, from 0.01 to 100000"));
+        }
+        Ok(Order { action, object, who: who.name.clone(), began_at: self.clock.now(), pace })
+    }
+
+    /// Whether a plugin serves, and in order.
+    fn serving(&self, plugin: &PluginName) -> Result<bool, Problem> {
+        let snapshot = self.registry.snapshot();
+        let live = snapshot.plugins.get(plugin).map(|live| live.ordered);
+        live.ok_or_else(|| Problem::refused(format!("no plugin `{plugin}` serves: see `plugin list`")))
+    }
+
+    /// Makes another delivery of an event.
+    pub(super) async fn replay(&self, who: &Operator, event: EventId, plugin: &PluginName) -> Result<i64, Problem> {
+        let ordered = self.serving(plugin)?;
+        self.audit(who, "event.replay", &event.to_string(), plugin.as_str()).await?;
+        let delivery = self.journal.replay(event, plugin, ordered).await?;
+        delivery.ok_or_else(|| Problem::not_found("there is no event with this id, or it has only just come"))
+    }
+
+    /// Makes another delivery of every event of a filter, the oldest first.
+    pub(super) async fn replay_all(
+        &self,
+        who: &Operator,
+        filter: EventFilter,
+        plugin: PluginName,
+        pace: Option<f64>,
+    ) -> Result<Job, Problem> {
+        let ordered = self.serving(&plugin)?;
+        let object = format!("{} → {plugin}", events_in_words(&filter));
+        let order = self.order(who, "event.replay", object.clone(), pace)?;
+        self.audit(who, "event.replay", &object, &paced(pace)).await?;
+        // Nothing that comes from now on: replaying must have an end.
+        let until = filter.until.unwrap_or(i64::MAX).min(self.clock.now().saturating_add(1));
+        let filter = EventFilter { until: Some(until), ..filter };
+        let journal = self.journal.clone();
+        let events = blocking(move || every_event(&journal, &filter)).await?;
+        if events.len() > MOST_REPLAYED {
+            let words = format!("these are more than {MOST_REPLAYED} events: narrow the time, and replay part by part");
+            return Err(Problem::refused(words));
+        }
+        let journal = self.journal.clone();
+        let one = move |events: Vec<EventId>| {
+            let (journal, plugin) = (journal.clone(), plugin.clone());
+            async move {
+                let mut changed = 0;
+                for event in events {
+                    changed += usize::from(journal.replay(event, &plugin, ordered).await?.is_some());
+                }
+                Ok(changed)
+            }
+        };
+        self.jobs.start(order, move || Ok(events), one).ok_or_else(busy)
+    }
+
+    /// Stores an event that an operator made.
+    pub(super) async fn send(
+        &self,
+        who: &Operator,
+        account: &str,
+        name: &str,
+        fields: Map<String, Value>,
+    ) -> Result<EventId, Problem> {
+        if !self.queues.crms().iter().any(|(known, _)| known == account) {
+            return Err(Problem::bad_filter(format!(
+                "there is no account `{account}`: it is the NAME of `[crm.NAME]`"
+            )));
+        }
+        let mut fields = fields;
+        fields.insert("event".to_owned(), name.into());
+        let event: Event = (self.make_event)(account, Value::Object(fields).to_string().as_bytes(), self.clock.now())
+            .map_err(Problem::bad_filter)?;
+        self.audit(who, "event.send", &event.id.to_string(), name).await?;
+        let id = event.id;
+        self.journal.append(event).await?;
+        Ok(id)
+    }
+
+    pub(super) async fn hold(&self, who: &Operator, plugin: &PluginName, held: bool) -> Result<(), Problem> {
+        let action = if held { "plugin.pause" } else { "plugin.resume" };
+        if held {
+            self.serving(plugin)?;
+        }
+        self.audit(who, action, plugin.as_str(), "").await?;
+        Ok(self.queues.hold(plugin, held.then_some(who.name.as_str())).await?)
+    }
+
+    /// Lets an earlier version serve, or (`newest`) the one in the plugin folder. Returns the version's hash.
+    pub(super) async fn roll_back(
+        &self,
+        who: &Operator,
+        plugin: &PluginName,
+        to: Option<String>,
+        newest: bool,
+    ) -> Result<Option<String>, Problem> {
+        let wanted = if newest { "newest" } else { to.as_deref().unwrap_or("the one before") }.to_owned();
+        self.audit(who, "plugin.rollback", plugin.as_str(), &wanted).await?;
+        let (versions, plugin) = (self.versions.clone(), plugin.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            if newest {
+                return versions.pin(&plugin, None).map(|()| None).map_err(|error| error.to_string());
+            }
+            versions.roll_back(&plugin, to.as_deref()).map(Some)
+        });
+        done.await.unwrap_or_else(|error| Err(error.to_string())).map_err(Problem::refused)
+    }
+
+    /// Grants a plugin what it asks for, with real addresses in place of `*`; or (`false`) takes everything back.
+    pub(super) async fn grant(
+        &self,
+        who: &Operator,
+        plugin: &PluginName,
+        origins: Vec<String>,
+        grant: bool,
+    ) -> Result<(), Problem> {
+        let permissions = if grant { Some(self.asked(plugin, origins)?) } else { None };
+        let details = permissions.as_ref().and_then(|given| serde_json::to_string(given).ok()).unwrap_or_default();
+        let action = if grant { "plugin.grant" } else { "plugin.revoke" };
+        self.audit(who, action, plugin.as_str(), &details).await?;
+        let (approve, plugin) = (std::sync::Arc::clone(&self.approve), plugin.clone());
+        let done = tokio::task::spawn_blocking(move || approve(&plugin, permissions.as_ref()));
+        done.await.unwrap_or_else(|error| Err(error.to_string())).map_err(Problem::refused)
+    }
+
+    fn asked(&self, plugin: &PluginName, origins: Vec<String>) -> Result<Permissions, Problem> {
+        let snapshot = self.registry.snapshot();
+        let waiting =
+            snapshot.notices.iter().find(|notice| notice.plugin.as_ref() == Some(plugin) && notice.asks.is_some());
+        let asked = match (waiting.and_then(|notice| notice.asks.clone()), snapshot.plugins.get(plugin)) {
+            (Some(asked), _) => asked,
+            (None, Some(live)) => live.compiled.manifest.permissions.clone(),
+            (None, None) => return Err(Problem::not_found("no plugin of this name serves or waits for approval")),
+        };
+        let open = asked.http.iter().any(|origin| origin == "*");
+        if open == origins.is_empty() {
+            return Err(Problem::bad_filter(if open {
+                "it leaves the choice of addresses to you: name each, as `https://host`"
+            } else {
+                "addresses are for plugins that leave the choice to you (`http = [\"*\"]`)"
+            }));
+        }
+        let is_origin = |text: &String| {
+            url::Url::parse(text).is_ok_and(|url| {
+                matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == *text
+            })
+        };
+        if let Some(wrong) = origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(Problem::bad_filter(format!("`{wrong}` is no origin such as `https://host`")));
+        }
+        let http = asked.http.iter().filter(|origin| *origin != "*").cloned().chain(origins).collect();
+        Ok(Permissions { http, ..asked })
+    }
+
+    /// Forgets everything about a record; in steps, each of them small.
+    pub(super) async fn forget(&self, who: &Operator, record: Record, mentions: bool) -> Result<Operated, Problem> {
+        let object = format!("{} {}:{}", record.account, record.kind, record.id);
+        self.audit(who, "record.forget", &object, if mentions { "with mentions" } else { "" }).await?;
+        let mut all = Operated::default();
+        let mut after = 0;
+        loop {
+            let step = Forget { record: record.clone(), mentions, after };
+            let operated = self.journal.forget(step).await?;
+            all.changed += operated.changed;
+            all.left += operated.left;
+            match operated.next {
+                Some(next) => after = next,
+                None => return Ok(all),
+            }
+        }
+    }
+}
+
+fn busy() -> Problem {
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "console.busy", "other large changes go on: wait, or stop one")
+}
+
+fn numbers(letters: &[DeliveryId]) -> String {
+    let shown: Vec<String> = letters.iter().take(100).map(|DeliveryId(number)| number.to_string()).collect();
+    shown.join(" ")
+}
+
+fn paced(pace: Option<f64>) -> String {
+    pace.map(|pace| format!("{pace} a second")).unwrap_or_default()
+}
+
+/// A filter for the log and the list of jobs.
+fn in_words(parts: &[(&str, Option<String>)]) -> String {
+    let said: Vec<String> =
+        parts.iter().filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={value}"))).collect();
+    if said.is_empty() { "all".to_owned() } else { said.join(" ") }
+}
+
+fn letters_in_words(filter: &LetterFilter) -> String {
+    let LetterFilter { plugin, account, event, code, since, until } = filter;
+    in_words(&[
+        ("plugin", plugin.as_ref().map(ToString::to_string)),
+        ("account", account.clone()),
+        ("event", event.clone()),
+        ("code", code.clone()),
+        ("since", since.map(|time| time.to_string())),
+        ("until", until.map(|time| time.to_string())),
+    ])
+}
+
+fn events_in_words(filter: &EventFilter) -> String {
+    let EventFilter { name, entity, actor, account, since, until, text } = filter;
+    in_words(&[
+        ("name", name.clone()),
+        ("record", entity.as_ref().map(ToString::to_string)),
+        ("actor", actor.map(|actor| actor.to_string())),
+        ("account", account.clone()),
+        ("since", since.map(|time| time.to_string())),
+        ("until", until.map(|time| time.to_string())),
+        // What was looked for may be what nobody is to see.
+        ("text", text.as_ref().map(|_| "…".to_owned())),
+    ])
+}
+
+fn every_letter(journal: &journal::Handle, filter: &LetterFilter) -> Result<Vec<DeliveryId>, journal::Error> {
+    let mut letters = Vec::new();
+    loop {
+        let after = letters.last().map_or(0, |DeliveryId(last)| *last);
+        let page = journal.letters(filter, after, LETTERS_AT_ONCE)?;
+        if page.is_empty() {
+            return Ok(letters);
+        }
+        letters.extend(page.iter().map(|letter| DeliveryId(letter.delivery)));
+    }
+}
+
+/// The oldest first; one more than may be replayed at most.
+fn every_event(journal: &journal::Handle, filter: &EventFilter) -> Result<Vec<EventId>, journal::Error> {
+    let (mut events, mut cursor) = (Vec::new(), None);
+    while events.len() <= MOST_REPLAYED {
+        let found = journal.events(filter, cursor, LETTERS_AT_ONCE)?;
+        events.extend(found.items.iter().map(|event| event.id));
+        match found.next.and_then(|next| next.parse().ok()) {
+            Some(next) => cursor = Some(next),
+            None => break,
+        }
+    }
+    events.reverse();
+    // A search over several accounts may bring an event twice.
+    events.sort_unstable();
+    events.dedup();
+    Ok(events)
+}

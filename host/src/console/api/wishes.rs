@@ -1,0 +1,286 @@
+//! Wishes: send, replay, retry, drop, forget.
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Extension, Path, State};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::reads::{EventQuery, delivery_id, event_id, record};
+use crate::console::access::Operator;
+use crate::console::jobs::Job;
+use crate::console::problem::Refused;
+use crate::console::{Console, Problem};
+use crate::event::EventId;
+use crate::journal::{DeliveryId, LetterFilter, Record, Resolution};
+use crate::plugin::PluginName;
+
+/// An event made by hand.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Handmade {
+    /// The NAME of `[crm.NAME]`.
+    account: String,
+    /// The event's name.
+    event: String,
+    /// Its fields, as the CRM would send them.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    fields: Map<String, Value>,
+}
+
+/// What was made.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Sent {
+    /// The event's id.
+    id: EventId,
+}
+
+fn wish<T>(wish: Result<Json<T>, JsonRejection>, words: &str) -> Result<T, Problem> {
+    wish.map(|Json(wish)| wish).map_err(|_| Problem::bad_filter(words))
+}
+
+/// Stores an event as if the CRM had sent it.
+#[utoipa::path(post, path = "/api/v1/events", request_body = Handmade, responses((status = 200, body = Sent), (status = "default", body = Refused)))]
+pub(super) async fn send_event(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    body: Result<Json<Handmade>, JsonRejection>,
+) -> Result<Json<Sent>, Problem> {
+    let Handmade { account, event, fields } = wish(body, "send a JSON object with `account`, `event` and `fields`")?;
+    let id = console.send(&who, &account, &event, fields).await?;
+    Ok(Json(Sent { id }))
+}
+
+/// For whom.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct For {
+    /// The plugin.
+    plugin: PluginName,
+}
+
+/// A new delivery.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Replayed {
+    /// Its number.
+    delivery: i64,
+}
+
+/// Makes another delivery of an event for one plugin.
+#[utoipa::path(post, path = "/api/v1/events/{id}/replay", params(("id" = String, Path)), request_body = For, responses((status = 200, body = Replayed), (status = "default", body = Refused)))]
+pub(super) async fn replay_event(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    Path(id): Path<String>,
+    body: Result<Json<For>, JsonRejection>,
+) -> Result<Json<Replayed>, Problem> {
+    let For { plugin } = wish(body, "send a JSON object with `plugin`")?;
+    let delivery = console.replay(&who, event_id(&id)?, &plugin).await?;
+    Ok(Json(Replayed { delivery }))
+}
+
+/// Which events, for whom, how fast.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct Range {
+    /// The plugin.
+    plugin: PluginName,
+    /// Events a second; as fast as it goes without.
+    pace: Option<f64>,
+    /// Which events, as in their list; an empty filter means all.
+    #[serde(default)]
+    filter: EventQuery,
+}
+
+/// Makes another delivery of every event of a filter for one plugin, the oldest first.
+#[utoipa::path(post, path = "/api/v1/events/replay", request_body = Range, responses((status = 200, body = Job), (status = "default", body = Refused)))]
+pub(super) async fn replay_events(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    body: Result<Json<Range>, JsonRejection>,
+) -> Result<Json<Job>, Problem> {
+    let Range { plugin, pace, filter } = wish(body, "send a JSON object with `plugin`, `filter` and perhaps `pace`")?;
+    Ok(Json(console.replay_all(&who, filter.filter()?, plugin, pace).await?))
+}
+
+/// What was changed.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Changed {
+    /// How many.
+    changed: usize,
+}
+
+/// Runs a delivery that waits or is a dead letter at once.
+#[utoipa::path(post, path = "/api/v1/deliveries/{id}/retry", params(("id" = i64, Path)), responses((status = 200, body = Changed), (status = "default", body = Refused)))]
+pub(super) async fn retry_delivery(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    Path(id): Path<String>,
+    nothing: Result<Json<Nothing>, JsonRejection>,
+) -> Result<Json<Changed>, Problem> {
+    empty(nothing)?;
+    console.decide(&who, delivery_id(&id)?, Resolution::Retry).await?;
+    Ok(Json(Changed { changed: 1 }))
+}
+
+/// Gives up a delivery that waits or is a dead letter.
+#[utoipa::path(post, path = "/api/v1/deliveries/{id}/drop", params(("id" = i64, Path)), responses((status = 200, body = Changed), (status = "default", body = Refused)))]
+pub(super) async fn drop_delivery(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    Path(id): Path<String>,
+    nothing: Result<Json<Nothing>, JsonRejection>,
+) -> Result<Json<Changed>, Problem> {
+    empty(nothing)?;
+    console.decide(&who, delivery_id(&id)?, Resolution::Drop).await?;
+    Ok(Json(Changed { changed: 1 }))
+}
+
+/// An empty object.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct Nothing {}
+
+/// Takes an empty object, which only this host's own pages and programs can send.
+pub(super) fn empty(nothing: Result<Json<Nothing>, JsonRejection>) -> Result<(), Problem> {
+    wish(nothing, "send an empty JSON object: `{}`").map(drop)
+}
+
+/// Which dead letters, as an operator says it.
+#[derive(Deserialize, Default, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Choice {
+    /// These, by number.
+    deliveries: Option<Vec<i64>>,
+    /// Every one: an empty filter is refused without it.
+    all: bool,
+    /// Of this plugin.
+    plugin: Option<PluginName>,
+    /// Of this CRM.
+    account: Option<String>,
+    /// Of events of this name.
+    event: Option<String>,
+    /// With this code.
+    code: Option<String>,
+    /// Given up at this time or later.
+    since: Option<i64>,
+    /// Given up before this time.
+    until: Option<i64>,
+    /// Letters a second: then the answer comes at once and holds a `job`. Without it the answer comes when all is done.
+    pace: Option<f64>,
+}
+
+/// What was decided.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Decided {
+    /// How many were changed; null: a job does it.
+    changed: Option<usize>,
+    /// The job, where a pace was given.
+    job: Option<Job>,
+}
+
+/// Runs dead letters again.
+#[utoipa::path(post, path = "/api/v1/dead/retry", request_body = Choice, responses((status = 200, body = Decided), (status = "default", body = Refused)))]
+pub(super) async fn retry_dead(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    choice: Result<Json<Choice>, JsonRejection>,
+) -> Result<Json<Decided>, Problem> {
+    decide(&console, &who, choice, Resolution::Retry).await
+}
+
+/// Gives up dead letters.
+#[utoipa::path(post, path = "/api/v1/dead/drop", request_body = Choice, responses((status = 200, body = Decided), (status = "default", body = Refused)))]
+pub(super) async fn drop_dead(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    choice: Result<Json<Choice>, JsonRejection>,
+) -> Result<Json<Decided>, Problem> {
+    decide(&console, &who, choice, Resolution::Drop).await
+}
+
+async fn decide(
+    console: &Console,
+    who: &Operator,
+    choice: Result<Json<Choice>, JsonRejection>,
+    resolution: Resolution,
+) -> Result<Json<Decided>, Problem> {
+    let words = "send a JSON object with `deliveries`, or with plugin, account, event, code, since, until, or `all`; perhaps `pace`";
+    let Choice { deliveries, all, plugin, account, event, code, since, until, pace } = wish(choice, words)?;
+    let filter = LetterFilter { plugin, account, event, code, since, until };
+    let empty = filter == LetterFilter::default();
+    match (deliveries, pace) {
+        (Some(_), _) if !empty || all => Err(Problem::bad_filter("name `deliveries` or a filter, not both")),
+        (Some(_), Some(_)) => Err(Problem::bad_filter("`pace` is for filters")),
+        (Some(deliveries), None) => {
+            let letters = deliveries.into_iter().map(DeliveryId).collect();
+            let changed = console.resolve_these(who, letters, resolution).await?;
+            Ok(Json(Decided { changed: Some(changed), job: None }))
+        }
+        (None, _) if empty && !all => {
+            Err(Problem::bad_filter("an empty filter would mean every dead letter: say `\"all\": true` for that"))
+        }
+        (None, None) => {
+            let changed = console.resolve_now(who, filter, resolution).await?;
+            Ok(Json(Decided { changed: Some(changed), job: None }))
+        }
+        (None, pace) => {
+            let job = console.resolve_all(who, filter, resolution, pace).await?;
+            Ok(Json(Decided { changed: None, job: Some(job) }))
+        }
+    }
+}
+
+/// Stops a large change; what it has done stays done.
+#[utoipa::path(post, path = "/api/v1/jobs/{id}/stop", params(("id" = u64, Path)), responses((status = 200, body = Changed), (status = "default", body = Refused)))]
+pub(super) async fn stop_job(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    Path(id): Path<u64>,
+    nothing: Result<Json<Nothing>, JsonRejection>,
+) -> Result<Json<Changed>, Problem> {
+    empty(nothing)?;
+    console.audit(&who, "job.stop", &id.to_string(), "").await?;
+    if console.jobs.stop(id) {
+        Ok(Json(Changed { changed: 1 }))
+    } else {
+        Err(Problem::not_found("no such job goes on"))
+    }
+}
+
+/// Which record.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Forgotten {
+    /// The NAME of `[crm.NAME]`.
+    account: String,
+    /// The record, as `kind:id`.
+    entity: String,
+    /// Whether events of other records that name it go too, and calls that name it are blanked.
+    #[serde(default)]
+    mentions: bool,
+}
+
+/// What was forgotten.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Forgot {
+    /// Events, calls and keys of state that are gone or blank.
+    forgotten: usize,
+    /// Events that run just now, or are about to: ask again for them.
+    left: usize,
+}
+
+/// Deletes everything about one record.
+#[utoipa::path(post, path = "/api/v1/forget", request_body = Forgotten, responses((status = 200, body = Forgot), (status = "default", body = Refused)))]
+pub(super) async fn forget(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    body: Result<Json<Forgotten>, JsonRejection>,
+) -> Result<Json<Forgot>, Problem> {
+    let Forgotten { account, entity, mentions } =
+        wish(body, "send a JSON object with `account`, `entity` and perhaps `mentions`")?;
+    let entity = record(&entity)?;
+    let record = Record { account, kind: entity.kind, id: entity.id };
+    let operated = console.forget(&who, record, mentions).await?;
+    Ok(Json(Forgot { forgotten: operated.changed, left: operated.left }))
+}

@@ -1,0 +1,114 @@
+//! News as they happen, by server-sent events.
+//!
+//! - `/console/live` only says that something has changed, once a second at most: the page asks for itself again.
+//! - `/api/v1/live` brings each attempt as it ends; whoever reads too slowly is told how many it missed.
+//! - Streams are bounded in number, and end with the host.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::stream;
+use serde::Serialize;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{Console, Problem};
+use crate::dispatcher::Delivered;
+
+/// How often a page may ask for itself again.
+const EVERY: Duration = Duration::from_secs(1);
+/// What keeps proxies from closing a quiet stream.
+const STILL_THERE: Duration = Duration::from_secs(15);
+
+pub(super) fn routes() -> Router<Console> {
+    Router::new().route("/console/live", get(changes)).route("/api/v1/live", get(attempts))
+}
+
+fn too_many() -> Response {
+    let words = "too many pages are open: close some";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "console.busy", words).into_response()
+}
+
+/// A number that is another whenever something that pages show has changed.
+fn mark(console: &Console) -> (u64, Vec<crate::dispatcher::QueueView>, usize) {
+    let moving = console.jobs.all().iter().map(|job| job.done + 1).sum();
+    (console.journal.changes(), console.queues.queues(), moving)
+}
+
+async fn changes(State(console): State<Console>) -> Response {
+    let Ok(place) = std::sync::Arc::clone(&console.streams).try_acquire_owned() else { return too_many() };
+    let seen = mark(&console);
+    let news = stream::unfold((console, seen, place), async |(console, seen, place)| {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let now = mark(&console);
+            if now != seen {
+                return Some((Ok::<_, Infallible>(Event::default().event("changed").data("")), (console, now, place)));
+            }
+        }
+    });
+    Sse::new(news).keep_alive(KeepAlive::new().interval(STILL_THERE)).into_response()
+}
+
+/// An attempt that has ended.
+#[derive(Serialize)]
+struct Ended<'a> {
+    event: String,
+    name: &'a str,
+    entity: Option<String>,
+    plugin: &'a str,
+    account: &'a str,
+    delivery: i64,
+    attempt: u32,
+    version: &'a str,
+    outcome: &'a str,
+    code: Option<&'a str>,
+    reason: Option<String>,
+    ended_at: i64,
+    took_ms: i64,
+}
+
+fn ended(delivered: &Delivered, masked: bool) -> Option<Event> {
+    let Delivered { queue, event, settlement } = delivered;
+    let reason = settlement.outcome.reason();
+    let ended = Ended {
+        event: event.id.to_string(),
+        name: &event.name,
+        entity: event.entity.as_ref().map(ToString::to_string),
+        plugin: queue.plugin.as_str(),
+        account: &queue.account,
+        delivery: settlement.delivery.0,
+        attempt: settlement.attempt,
+        version: &settlement.version,
+        outcome: settlement.outcome.as_str(),
+        code: settlement.outcome.code(),
+        reason: Some(reason).filter(|reason| !reason.is_empty() && !masked),
+        ended_at: settlement.ended_at,
+        took_ms: settlement.ended_at.saturating_sub(settlement.started_at),
+    };
+    Event::default().event("attempt").json_data(ended).ok()
+}
+
+async fn attempts(State(console): State<Console>) -> Response {
+    let Ok(place) = std::sync::Arc::clone(&console.streams).try_acquire_owned() else { return too_many() };
+    let feed = console.queues.delivered();
+    let masked = !console.mask.is_empty();
+    let news = stream::unfold((feed, place, masked), async |(mut feed, place, masked)| {
+        loop {
+            let event = match feed.recv().await {
+                Ok(delivered) => ended(&delivered, masked),
+                Err(RecvError::Lagged(missed)) => Some(Event::default().event("missed").data(missed.to_string())),
+                Err(RecvError::Closed) => return None,
+            };
+            if let Some(event) = event {
+                return Some((Ok::<_, Infallible>(event), (feed, place, masked)));
+            }
+        }
+    });
+    Sse::new(news).keep_alive(KeepAlive::new().interval(STILL_THERE)).into_response()
+}

@@ -1,0 +1,244 @@
+//! Forms: each checks the session's word, does what the API does, and goes back to its page.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::post;
+
+use super::frame::{Asked, Frame, Seen};
+use super::shown::{AskedEvents, AskedLetters};
+use super::{login_form, own_page, problem_page};
+use crate::console::access::Operator;
+use crate::console::{Console, Problem, api, peer};
+use crate::journal::{DeliveryId, LetterFilter, Resolution};
+use crate::telemetry;
+
+pub(super) fn routes() -> Router<Console> {
+    Router::new()
+        .route("/console/deliveries/{id}/{wish}", post(delivery))
+        .route("/console/events/replay", post(replay_all))
+        .route("/console/events/{id}/replay", post(replay))
+        .route("/console/dead/some", post(dead_some))
+        .route("/console/dead/all", post(dead_all))
+        .route("/console/jobs/{id}/stop", post(stop))
+        .route("/console/plugins/{name}/{wish}", post(plugin))
+}
+
+/// A form that may be acted on.
+struct Form {
+    frame: Frame,
+    asked: Asked,
+    who: Operator,
+}
+
+impl Form {
+    /// Reads a form of somebody who is in.
+    fn of(seen: &Seen, body: &Bytes) -> Result<Self, Response> {
+        let frame = Frame::outside(seen);
+        let asked = Asked::of(std::str::from_utf8(body).ok());
+        let word = asked.get("csrf");
+        match frame.who.clone() {
+            Some(who) if !who.csrf.is_empty() && who.csrf == word => Ok(Self { frame, asked, who }),
+            _ => {
+                let words = "the form is not of this session: go back, load the page again, and send it again";
+                Err(problem_page(&frame, &Problem::new(StatusCode::FORBIDDEN, "console.form", words)))
+            }
+        }
+    }
+
+    /// Goes back to the page, which tells that it was done, or shows why it was not.
+    fn answer(&self, done: Result<Option<usize>, Problem>) -> Response {
+        match done {
+            Ok(changed) => {
+                let next = Some(self.asked.get("next")).filter(|next| own_page(next)).unwrap_or("/console");
+                let told = changed.map_or_else(|| "done".to_owned(), |changed| changed.to_string());
+                let mark = if next.contains('?') { '&' } else { '?' };
+                Redirect::to(&format!("{next}{mark}told={told}")).into_response()
+            }
+            Err(problem) => problem_page(&self.frame, &problem),
+        }
+    }
+
+    fn pace(&self) -> Result<Option<f64>, Problem> {
+        match self.asked.get("pace") {
+            "" => Ok(None),
+            text => {
+                let pace = text.replace(',', ".").parse();
+                pace.map(Some).map_err(|_| Problem::bad_filter(format!("`{text}` is no number")))
+            }
+        }
+    }
+
+    fn resolution(&self) -> Result<Resolution, Problem> {
+        match self.asked.get("do") {
+            "retry" => Ok(Resolution::Retry),
+            "drop" => Ok(Resolution::Drop),
+            _ => Err(Problem::bad_filter("the form says neither `retry` nor `drop`")),
+        }
+    }
+}
+
+async fn delivery(
+    State(console): State<Console>,
+    Path((id, wish)): Path<(String, String)>,
+    seen: Seen,
+    body: Bytes,
+) -> Response {
+    let form = match Form::of(&seen, &body) {
+        Ok(form) => form,
+        Err(refusal) => return refusal,
+    };
+    let done = async {
+        let resolution = match wish.as_str() {
+            "retry" => Resolution::Retry,
+            "drop" => Resolution::Drop,
+            _ => return Err(Problem::not_found("there is no such form")),
+        };
+        console.decide(&form.who, api::delivery_id(&id)?, resolution).await.map(|()| None)
+    };
+    form.answer(done.await)
+}
+
+async fn replay(State(console): State<Console>, Path(id): Path<String>, seen: Seen, body: Bytes) -> Response {
+    let form = match Form::of(&seen, &body) {
+        Ok(form) => form,
+        Err(refusal) => return refusal,
+    };
+    let done = async {
+        let plugin = api::named(form.asked.get("plugin").to_owned())?;
+        console.replay(&form.who, api::event_id(&id)?, &plugin).await.map(|_| None)
+    };
+    form.answer(done.await)
+}
+
+async fn replay_all(State(console): State<Console>, seen: Seen, body: Bytes) -> Response {
+    let form = match Form::of(&seen, &body) {
+        Ok(form) => form,
+        Err(refusal) => return refusal,
+    };
+    let done = async {
+        let plugin = api::named(form.asked.get("plugin").to_owned())?;
+        let filter = AskedEvents::of(&form.asked).query(&form.frame)?.filter()?;
+        console.replay_all(&form.who, filter, plugin, form.pace()?).await
+    };
+    match done.await {
+        // Where its progress is.
+        Ok(_) => Redirect::to("/console/dead?told=done").into_response(),
+        Err(problem) => problem_page(&form.frame, &problem),
+    }
+}
+
+async fn dead_some(State(console): State<Console>, seen: Seen, body: Bytes) -> Response {
+    let form = match Form::of(&seen, &body) {
+        Ok(form) => form,
+        Err(refusal) => return refusal,
+    };
+    let done = async {
+        let chosen = form.asked.all("delivery").map(|id| api::delivery_id(id).map(DeliveryId));
+        let chosen: Vec<DeliveryId> = chosen.collect::<Result<_, _>>()?;
+        console.resolve_these(&form.who, chosen, form.resolution()?).await.map(Some)
+    };
+    form.answer(done.await)
+}
+
+async fn dead_all(State(console): State<Console>, seen: Seen, body: Bytes) -> Response {
+    let form = match Form::of(&seen, &body) {
+        Ok(form) => form,
+        Err(refusal) => return refusal,
+    };
+    let done = async {
+        let filter: LetterFilter = AskedLetters::of(&form.asked).filter(&form.frame)?;
+        console.resolve_all(&form.who, filter, form.resolution()?, form.pace()?).await.map(|_| None)
+    };
+    form.answer(done.await)
+}
+
+async fn stop(State(console): State<Console>, Path(id): Path<u64>, seen: Seen, body: Bytes) -> Response {
+    let form = match Form::of(&seen, &body) {
+        Ok(form) => form,
+        Err(refusal) => return refusal,
+    };
+    let done = async {
+        console.audit(&form.who, "job.stop", &id.to_string(), "").await?;
+        if console.jobs.stop(id) { Ok(None) } else { Err(Problem::not_found("no such job goes on")) }
+    };
+    form.answer(done.await)
+}
+
+async fn plugin(
+    State(console): State<Console>,
+    Path((name, wish)): Path<(String, String)>,
+    seen: Seen,
+    body: Bytes,
+) -> Response {
+    let form = match Form::of(&seen, &body) {
+        Ok(form) => form,
+        Err(refusal) => return refusal,
+    };
+    let done = async {
+        let name = api::named(name)?;
+        let who = &form.who;
+        match wish.as_str() {
+            "pause" => console.hold(who, &name, true).await?,
+            "resume" => console.hold(who, &name, false).await?,
+            "grant" => {
+                let lines = form.asked.get("http").split_whitespace().map(str::to_owned).collect();
+                console.grant(who, &name, lines, true).await?;
+            }
+            "revoke" => console.grant(who, &name, Vec::new(), false).await?,
+            "rollback" => {
+                let to = Some(form.asked.get("to").to_owned()).filter(|to| !to.is_empty());
+                console.roll_back(who, &name, to, form.asked.get("newest") == "1").await?;
+            }
+            _ => return Err(Problem::not_found("there is no such form")),
+        }
+        Ok(None)
+    };
+    form.answer(done.await)
+}
+
+pub(super) async fn login(State(console): State<Console>, seen: Seen, parts: Parts, body: Bytes) -> Response {
+    let frame = Frame::outside(&seen);
+    let asked = Asked::of(std::str::from_utf8(&body).ok());
+    if !console.access.is_same_origin(&parts.headers) {
+        let words = "a page of another address asks: use this host's own, or set `console.url`";
+        return problem_page(&frame, &Problem::new(StatusCode::FORBIDDEN, "console.origin", words));
+    }
+    let (name, next, from) = (asked.get("name"), asked.get("next"), peer(&parts));
+    // A password may begin or end with a space.
+    let password = asked.all("password").next().unwrap_or_default();
+    let w = frame.words();
+    match console.access.login(from, name, password).await {
+        Ok(Some(cookie)) => {
+            if let Err(error) = console.journal.audit(name, "login", &from.to_string(), "").await {
+                return problem_page(&frame, &error.into());
+            }
+            let next = if own_page(next) { next } else { "/console" };
+            ([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response()
+        }
+        Ok(None) => {
+            telemetry::login_failed(from);
+            let mut answer = login_form(&frame, next, Some(w.wrong_password.to_owned()));
+            *answer.status_mut() = StatusCode::UNAUTHORIZED;
+            answer
+        }
+        Err(seconds) => {
+            telemetry::login_failed(from);
+            let mut answer = login_form(&frame, next, Some(format!("{} {seconds}.", w.wait_to_log_in)));
+            *answer.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+            answer.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            answer
+        }
+    }
+}
+
+pub(super) async fn logout(State(console): State<Console>, parts: Parts) -> Response {
+    if !console.access.is_same_origin(&parts.headers) {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    let cookie = console.access.logout(&parts.headers);
+    ([(header::SET_COOKIE, cookie)], Redirect::to("/console/login")).into_response()
+}

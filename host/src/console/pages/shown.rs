@@ -1,0 +1,167 @@
+//! What pages show of plugins, and what their forms ask, as plain texts.
+
+use super::Words;
+use super::frame::{Asked, Frame};
+use crate::console::Problem;
+use crate::console::api::{EventQuery, Plugin};
+use crate::dispatcher::gate::Mode;
+use crate::journal::LetterFilter;
+use crate::plugin::{Grants, PluginName};
+
+/// A plugin in a list.
+pub(super) struct Row {
+    pub(super) name: PluginName,
+    pub(super) version: String,
+    pub(super) description: String,
+    /// The class by which its state is coloured.
+    pub(super) kind: &'static str,
+    pub(super) words: &'static str,
+    /// Whether the host holds it back by itself.
+    pub(super) stopped: bool,
+    /// Whether that is because of its failures.
+    pub(super) failing: bool,
+    pub(super) open: i64,
+    pub(super) good: i64,
+    pub(super) failed: i64,
+    pub(super) dead: i64,
+}
+
+impl Row {
+    pub(super) fn of(w: &'static Words, plugin: &Plugin) -> Self {
+        let stop = plugin.queues.iter().map(|queue| queue.mode).find(|mode| *mode != Mode::Flowing);
+        let failing = plugin.queues.iter().any(|queue| matches!(queue.mode, Mode::Paused { .. } | Mode::Probing));
+        let (kind, words) = match (&plugin.serving, &plugin.held, stop) {
+            (None, ..) => ("dead", w.not_serving),
+            (_, Some(_), _) => ("wait", w.held),
+            (_, None, Some(mode)) => (if failing { "dead" } else { "wait" }, w.mode(mode)),
+            (_, None, None) => ("done", w.flowing),
+        };
+        let sum = |of: fn(&crate::journal::QueueMinutes) -> i64| plugin.hour.iter().map(of).sum();
+        Self {
+            name: plugin.name.clone(),
+            version: plugin.serving.as_ref().map(|serving| serving.version.clone()).unwrap_or_default(),
+            description: plugin.serving.as_ref().map(|serving| serving.description.clone()).unwrap_or_default(),
+            kind,
+            words,
+            stopped: failing,
+            failing,
+            open: sum(|hour| hour.open),
+            good: sum(|hour| hour.good),
+            failed: sum(|hour| hour.failed),
+            dead: sum(|hour| hour.dead),
+        }
+    }
+}
+
+pub(super) fn rows(w: &'static Words, plugins: &[Plugin]) -> Vec<Row> {
+    plugins.iter().map(|plugin| Row::of(w, plugin)).collect()
+}
+
+/// Each thing that a plugin asks for, and whether it was granted; and whether it leaves the choice of addresses open.
+pub(super) fn permissions(plugin: &Plugin) -> (Vec<(String, bool)>, bool) {
+    let waiting = plugin.notices.iter().find_map(|notice| notice.asks.clone());
+    let is_waiting = waiting.is_some();
+    let serving = plugin.serving.as_ref();
+    let Some(asked) = waiting.or_else(|| serving.map(|serving| serving.asks.clone())) else {
+        return (Vec::new(), false);
+    };
+    let given = match (serving, is_waiting) {
+        (Some(serving), _) => serving.granted.clone(),
+        (None, _) => Some(crate::plugin::Permissions::default()),
+    };
+    let open = asked.http.iter().any(|origin| origin == "*");
+    let grants = match given {
+        Some(given) => Grants::new(plugin.name.clone(), asked.clone(), given, []),
+        None => Grants::as_asked(plugin.name.clone(), asked.clone(), []),
+    };
+    let mut list = Vec::new();
+    for pattern in &asked.crm {
+        let one = crate::plugin::Permissions { crm: vec![pattern.clone()], ..Default::default() };
+        list.push((format!("crm {}", pattern.as_str()), covers(&grants, &plugin.name, one)));
+    }
+    for origin in &asked.http {
+        let one = crate::plugin::Permissions { http: vec![origin.clone()], ..Default::default() };
+        list.push((format!("http {origin}"), covers(&grants, &plugin.name, one)));
+    }
+    if asked.state {
+        list.push(("state".to_owned(), grants.state().is_ok()));
+    }
+    (list, open)
+}
+
+fn covers(grants: &Grants, name: &PluginName, one: crate::plugin::Permissions) -> bool {
+    match grants.given() {
+        None => true,
+        Some(given) => Grants::new(name.clone(), one, given.clone(), []).missing().is_empty(),
+    }
+}
+
+/// A time of a form, or why it can't be read.
+fn time(frame: &Frame, text: &str) -> Result<Option<i64>, Problem> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let words = || Problem::bad_filter(format!("`{text}` is no time such as 2026-01-31T12:00"));
+    frame.parse(text).map(Some).ok_or_else(words)
+}
+
+fn some(text: &str) -> Option<String> {
+    Some(text.to_owned()).filter(|text| !text.is_empty())
+}
+
+macro_rules! asked {
+    ($name:ident: $($field:ident),*) => {
+        /// The fields of a search, as they were typed.
+        pub(super) struct $name { $(pub(super) $field: String,)* }
+        impl $name {
+            pub(super) fn of(asked: &Asked) -> Self {
+                Self { $($field: asked.get(stringify!($field)).to_owned(),)* }
+            }
+
+            /// What was typed, for hidden fields.
+            pub(super) fn pairs(&self) -> Vec<(&'static str, &str)> {
+                [$((stringify!($field), self.$field.as_str()),)*].into_iter().filter(|(_, value)| !value.is_empty()).collect()
+            }
+        }
+    };
+}
+
+asked!(AskedEvents: name, entity, actor, account, since, until, text);
+asked!(AskedLetters: plugin, account, event, code, since, until);
+
+impl AskedEvents {
+    pub(super) fn query(&self, frame: &Frame) -> Result<EventQuery, Problem> {
+        let actor = match self.actor.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| Problem::bad_filter(format!("`{text}` is no employee's number")))?),
+        };
+        Ok(EventQuery {
+            name: some(&self.name),
+            entity: some(&self.entity),
+            actor,
+            account: some(&self.account),
+            since: time(frame, &self.since)?,
+            until: time(frame, &self.until)?,
+            text: some(&self.text),
+            cursor: None,
+            limit: None,
+        })
+    }
+}
+
+impl AskedLetters {
+    pub(super) fn filter(&self, frame: &Frame) -> Result<LetterFilter, Problem> {
+        let plugin = match self.plugin.as_str() {
+            "" => None,
+            name => Some(PluginName::try_from(name.to_owned()).map_err(Problem::bad_filter)?),
+        };
+        Ok(LetterFilter {
+            plugin,
+            account: some(&self.account),
+            event: some(&self.event),
+            code: some(&self.code),
+            since: time(frame, &self.since)?,
+            until: time(frame, &self.until)?,
+        })
+    }
+}

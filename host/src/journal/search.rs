@@ -1,0 +1,289 @@
+//! Finding events and failures among millions, in bounded time.
+//!
+//! - An index leads where there is one: the record, the actor, the name. Among what it gives, the other conditions are
+//!   compared row by row, the newest first.
+//! - A search that has looked at enough says how far back it came, and goes on from there when it is asked to.
+//! - Times lead to numbers by halving: events are numbered as they arrive.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+use serde::Serialize;
+
+use super::read::{DeliveryState, EVENT_COLUMNS, MORE_COLUMNS, summary_from_row};
+use super::{Error, EventSummary, Handle};
+use crate::event::{Entity, EventId};
+use crate::plugin::PluginName;
+
+/// How long one page may look.
+const LONGEST_LOOK: Duration = Duration::from_millis(50);
+/// Rows between two looks at the clock.
+const ROWS_BETWEEN: usize = 64;
+/// Failed attempts that are looked at for one plugin's.
+const MOST_FAILED: usize = 2_000;
+
+/// Which events are meant; an empty filter means all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// Of this name, or of a family: `deal.*`.
+    pub name: Option<String>,
+    /// About this record.
+    pub entity: Option<Entity>,
+    /// Caused by this employee.
+    pub actor: Option<u64>,
+    /// Of this CRM.
+    pub account: Option<String>,
+    /// Arrived at this time or later, in milliseconds since 1970-01-01 UTC.
+    pub since: Option<i64>,
+    /// Arrived before this time, in milliseconds since 1970-01-01 UTC.
+    pub until: Option<i64>,
+    /// With this text in its fields, upper and lower case alike.
+    pub text: Option<String>,
+}
+
+/// One page of events.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Found {
+    /// The newest first.
+    pub items: Vec<EventSummary>,
+    /// What to ask with for the next page; none at the end.
+    pub next: Option<String>,
+    /// Where the search stopped before the page was full: the time of the last event that was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub looked_back_to: Option<i64>,
+}
+
+/// An attempt that did not end well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct FailedAttempt {
+    /// The delivery's number.
+    pub delivery: i64,
+    /// The attempt's number.
+    pub attempt: u32,
+    /// The event.
+    pub event: EventId,
+    /// Its name.
+    pub name: String,
+    /// Its CRM.
+    pub account: String,
+    /// Whose attempt.
+    pub plugin: String,
+    /// When it ended: milliseconds since 1970-01-01 UTC.
+    pub at: i64,
+    /// What it came to.
+    pub outcome: String,
+    /// The fault's code.
+    pub code: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
+/// What became of an event at one plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Fate {
+    /// The delivery's number.
+    pub delivery: i64,
+    /// Whose.
+    pub plugin: String,
+    /// Where it stands.
+    pub state: DeliveryState,
+}
+
+impl Handle {
+    /// Events of a filter behind a cursor, the newest first.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn events(&self, filter: &EventFilter, cursor: Option<i64>, limit: usize) -> Result<Found, Error> {
+        self.readers.read(|connection| search(connection, filter, cursor, limit))
+    }
+
+    /// The last attempts that did not end well, of one plugin or of all.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn failed_attempts(&self, plugin: Option<&PluginName>, limit: usize) -> Result<Vec<FailedAttempt>, Error> {
+        self.readers.read(|connection| failed(connection, plugin, limit))
+    }
+}
+
+fn search(connection: &Connection, filter: &EventFilter, cursor: Option<i64>, limit: usize) -> rusqlite::Result<Found> {
+    let before = match filter.until {
+        Some(until) => number_at(connection, until)?.min(cursor.unwrap_or(i64::MAX)),
+        None => cursor.unwrap_or(i64::MAX),
+    };
+    let from = filter.since.map_or(Ok(0), |since| number_at(connection, since))?;
+    let began = Instant::now();
+    let mut page = Page { items: Vec::new(), last: None, limit, began, rows: 0 };
+    let text = filter.text.as_ref().filter(|text| !text.is_empty()).map(|text| text.to_lowercase());
+    for account in accounts(connection, filter)? {
+        page.collect(connection, filter, account.as_deref(), text.as_deref(), (from, before))?;
+    }
+    // Several accounts were looked at one after the other.
+    page.items.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+    let more = page.items.len() > limit || page.last.is_some();
+    page.items.truncate(limit);
+    let full = page.items.len() == limit;
+    let last = if full { page.items.last().map(|(number, _)| *number) } else { page.last.map(|(number, _)| number) };
+    let mut items: Vec<EventSummary> = Vec::with_capacity(page.items.len());
+    for (number, mut event) in page.items {
+        event.deliveries = fates(connection, number)?;
+        items.push(event);
+    }
+    Ok(Found {
+        items,
+        next: last.filter(|_| more).map(|number| number.to_string()),
+        looked_back_to: page.last.filter(|_| !full).map(|(_, at)| at),
+    })
+}
+
+/// What has been found so far.
+struct Page {
+    items: Vec<(i64, EventSummary)>,
+    /// The row at which the look was broken off.
+    last: Option<(i64, i64)>,
+    limit: usize,
+    began: Instant,
+    rows: usize,
+}
+
+impl Page {
+    fn collect(
+        &mut self,
+        connection: &Connection,
+        filter: &EventFilter,
+        account: Option<&str>,
+        text: Option<&str>,
+        (from, before): (i64, i64),
+    ) -> rusqlite::Result<()> {
+        let kind = filter.entity.as_ref().map(|entity| &entity.kind);
+        let id = filter.entity.as_ref().map(|entity| &entity.id);
+        let actor = filter.actor.and_then(|actor| i64::try_from(actor).ok());
+        let family = filter.name.as_deref().and_then(|name| name.strip_suffix('*'));
+        let name = filter.name.as_deref().filter(|_| family.is_none());
+        let source = match (kind, actor, name) {
+            (Some(_), ..) => {
+                "event INDEXED BY event_entity WHERE account = ?1 AND entity_kind = ?2 AND entity_id = ?3 AND"
+            }
+            (None, Some(_), _) => "event INDEXED BY event_actor WHERE actor = ?4 AND",
+            (None, None, Some(_)) => "event INDEXED BY event_name WHERE name = ?5 AND",
+            (None, None, None) => "event NOT INDEXED WHERE",
+        };
+        let sql = format!(
+            "SELECT {EVENT_COLUMNS}, {MORE_COLUMNS}, seq,
+                    (?1 IS NULL OR account = ?1) AND (?4 IS NULL OR actor = ?4) AND (?5 IS NULL OR name = ?5)
+                    AND (?8 IS NULL OR substr(name, 1, length(?8)) = ?8)
+                    AND (?2 IS NULL OR entity_kind = ?2) AND (?3 IS NULL OR entity_id = ?3)
+                    AND (?9 IS NULL OR received_at >= ?9) AND (?10 IS NULL OR received_at < ?10)
+               FROM {source} seq < ?6 AND seq >= ?7 ORDER BY seq DESC"
+        );
+        let mut statement = connection.prepare_cached(&sql)?;
+        let parameters: [&dyn ToSql; 10] =
+            [&account, &kind, &id, &actor, &name, &before, &from, &family, &filter.since, &filter.until];
+        let mut rows = statement.query(parameters)?;
+        let mut found = 0;
+        while let Some(row) = rows.next()? {
+            let number: i64 = row.get(13)?;
+            if row.get::<_, bool>(14)? && holds(row, text)? {
+                self.items.push((number, summary_from_row(row)?));
+                found += 1;
+                // One more than asked tells that there is a next page.
+                if found > self.limit {
+                    break;
+                }
+            }
+            self.rows += 1;
+            if self.rows.is_multiple_of(ROWS_BETWEEN) && self.began.elapsed() > LONGEST_LOOK {
+                let at: i64 = row.get(3)?;
+                // The next page begins at the newest of these places: nothing is passed over, some of it is seen twice.
+                if self.last.is_none_or(|(last, _)| number > last) {
+                    self.last = Some((number, at));
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The accounts to look into one by one: a record's index begins with them.
+fn accounts(connection: &Connection, filter: &EventFilter) -> rusqlite::Result<Vec<Option<String>>> {
+    if filter.account.is_some() || filter.entity.is_none() {
+        return Ok(vec![filter.account.clone()]);
+    }
+    connection
+        .prepare_cached(
+            "WITH RECURSIVE known (name) AS (
+                 SELECT min(account) FROM event
+                 UNION ALL SELECT (SELECT min(account) FROM event WHERE account > known.name) FROM known WHERE name IS NOT NULL)
+             SELECT name FROM known WHERE name IS NOT NULL",
+        )?
+        .query_map([], |row| row.get::<_, Option<String>>(0))?
+        .collect()
+}
+
+fn holds(row: &Row<'_>, text: Option<&str>) -> rusqlite::Result<bool> {
+    let Some(text) = text else { return Ok(true) };
+    let fields = row.get_ref(8)?.as_str()?;
+    Ok(fields.contains(text) || fields.to_lowercase().contains(text))
+}
+
+/// The number of the first event that arrived at a time or later.
+fn number_at(connection: &Connection, time: i64) -> rusqlite::Result<i64> {
+    let mut next =
+        connection.prepare_cached("SELECT seq, received_at FROM event WHERE seq >= ?1 ORDER BY seq LIMIT 1")?;
+    let ends: (Option<i64>, Option<i64>) = connection
+        .prepare_cached("SELECT (SELECT min(seq) FROM event), (SELECT max(seq) FROM event)")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (Some(mut low), Some(last)) = ends else { return Ok(0) };
+    let mut high = last + 1;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let found: Option<(i64, i64)> = next.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        match found {
+            Some((number, at)) if at < time => low = number + 1,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+fn fates(connection: &Connection, event: i64) -> rusqlite::Result<Vec<Fate>> {
+    connection
+        .prepare_cached(
+            "SELECT d.seq, p.name, d.state FROM delivery d INDEXED BY delivery_event
+               JOIN queue q ON q.number = d.queue JOIN plugin p ON p.number = q.plugin WHERE d.event = ?1 ORDER BY d.seq",
+        )?
+        .query_map([event], |row| {
+            Ok(Fate { delivery: row.get(0)?, plugin: row.get(1)?, state: DeliveryState::from_number(row.get(2)?) })
+        })?
+        .collect()
+}
+
+fn failed(connection: &Connection, plugin: Option<&PluginName>, limit: usize) -> rusqlite::Result<Vec<FailedAttempt>> {
+    let rows = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    connection
+        .prepare_cached(
+            "SELECT a.delivery, a.number, e.id, e.name, e.account, p.name, a.ended_at, a.outcome, a.code, a.reason
+               FROM (SELECT delivery, number, ended_at, outcome, code, reason FROM attempt INDEXED BY attempt_failed
+                      WHERE outcome NOT IN ('done', 'skipped', 'conflict') ORDER BY ended_at DESC LIMIT ?2) a
+               JOIN delivery d ON d.seq = a.delivery JOIN queue q ON q.number = d.queue
+               JOIN plugin p ON p.number = q.plugin JOIN event e ON e.seq = d.event
+              WHERE ?1 IS NULL OR p.name = ?1 ORDER BY a.ended_at DESC LIMIT ?3",
+        )?
+        .query_map(params![plugin.map(PluginName::as_str), rows(MOST_FAILED), rows(limit)], |row| {
+            Ok(FailedAttempt {
+                delivery: row.get(0)?,
+                attempt: row.get(1)?,
+                event: EventId::from_bytes(row.get(2)?),
+                name: row.get(3)?,
+                account: row.get(4)?,
+                plugin: row.get(5)?,
+                at: row.get(6)?,
+                outcome: row.get(7)?,
+                code: row.get(8)?,
+                reason: row.get(9)?,
+            })
+        })?
+        .collect()
+}
