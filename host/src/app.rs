@@ -7,9 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::routing::get;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::capabilities::Outside;
@@ -20,7 +18,8 @@ use crate::journal::{self, Journal};
 use crate::registry::versions::Versions;
 use crate::registry::{Registry, Reread};
 use crate::sandbox::Sandbox;
-use crate::{console, crm, ingress, server, telemetry};
+use crate::telemetry::Metrics;
+use crate::{alerts, console, crm, health, ingress, server, telemetry, traces};
 
 /// A host that is up.
 pub struct App {
@@ -42,7 +41,7 @@ impl App {
     ///
     /// # Errors
     /// [`Problems`] with all that keeps the host from starting.
-    pub async fn start(config: Config, source: &Source) -> Result<Self, Problems> {
+    pub async fn start(config: Config, source: &Source, metrics: Metrics) -> Result<Self, Problems> {
         let listener = checked(&config)?;
         let one = |error: &dyn std::fmt::Display| Problems(vec![error.to_string()]);
         let clock = Clock::Wall;
@@ -88,11 +87,18 @@ impl App {
         let address = listener.local_addr().map_err(|error| one(&error))?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| one(&error))?;
         let accounts = config.ingress.accounts.len();
-        let mut router = Router::new().route("/healthz", get(|| async { "ok" })).merge(ingress::routes(
-            config.ingress,
-            journal.handle(),
-            clock.clone(),
-        ));
+        helpers.push(tokio::spawn(metrics.clone().keep()));
+        if let Some(options) = config.alerts {
+            helpers.push(tokio::spawn(alerts::start(options, queues.signals()).map_err(|error| one(&error))?));
+        }
+        let mut intake = config.ingress;
+        if let Some(options) = config.traces {
+            let (told, hooks) = mpsc::channel(traces::MOST_WAITING);
+            intake.told = Some(told);
+            helpers.push(tokio::spawn(traces::start(options, hooks, queues.delivered()).map_err(|error| one(&error))?));
+        }
+        let mut router = health::routes(health::Tools { journal: journal.handle(), queues: queues.clone() });
+        router = router.merge(ingress::routes(intake, journal.handle(), clock.clone()));
         let mut own_listener = None;
         if let Some(options) = config.console {
             let listen = options.listen.clone();
@@ -102,6 +108,7 @@ impl App {
                 registry: registry.handle(),
                 queues: queues.clone(),
                 clock: clock.clone(),
+                metrics,
                 versions: Versions::new(&store),
                 approve: Arc::new(move |name, permissions| crate::config::approve(&approvals, name, permissions)),
                 make_event: Arc::new(|account, body, now| {

@@ -44,6 +44,8 @@ pub struct Reach {
     pub crm: Option<crate::crm::Client>,
     /// That CRM's name.
     pub account: String,
+    /// Which event it is about, for the log.
+    pub event: crate::event::EventId,
     /// Which delivery this is an attempt at: its writes are known by it.
     pub delivery: DeliveryId,
     /// Where writes are recorded.

@@ -1,8 +1,13 @@
 //! The command line.
 
+mod dead;
 mod dev;
+mod doctor;
+mod event;
+mod operate;
 mod plugin;
 mod remote;
+mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +48,38 @@ enum Command {
     /// Make, look at, try and manage plugins.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// What arrived: list, show, send, replay.
+    #[command(subcommand)]
+    Event(event::EventCommand),
+    /// One delivery: run it again, or give it up.
+    #[command(subcommand)]
+    Delivery(dead::DeliveryCommand),
+    /// Dead letters: list, retry, drop.
+    #[command(subcommand)]
+    Dead(dead::DeadCommand),
+    /// Large changes under way.
+    #[command(subcommand)]
+    Job(dead::JobCommand),
+    /// The CRM, as the running host sees it.
+    #[command(subcommand)]
+    Crm(operate::CrmCommand),
+    /// Show each attempt as it ends.
+    Tail(operate::Tail),
+    /// Look at everything that a host needs, and name the remedy for what is wrong.
+    Doctor(doctor::Args),
+    /// Delete everything about one record.
+    Forget(operate::Forget),
+    /// What operators did.
+    Audit(operate::Audit),
+    /// Make a password's hash, for `[console.users.NAME]`.
+    Password,
+    /// Print completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print a Grafana dashboard for the host's metrics.
+    Grafana,
 }
 
 #[derive(clap::Args, Debug)]
@@ -92,19 +129,50 @@ enum ConfigCommand {
 const EXIT_CONFIG: u8 = 2;
 /// Stopped, but plugins were cut off.
 const EXIT_NOT_GRACEFUL: u8 = 3;
+/// No host answers.
+const EXIT_SILENT: u8 = 4;
+/// The host refused.
+const EXIT_REFUSED: u8 = 5;
 
 impl Cli {
     /// Does what was asked; returns the process's exit code: 0 done, 1 failed, 2 configuration wrong, 3 stopped with
-    /// plugins cut off.
+    /// plugins cut off, 4 no host answers, 5 the host refused.
     ///
     /// # Errors
     /// What keeps the command from being done.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        let error = match self.done() {
+            Ok(code) => return Ok(code),
+            Err(error) => error,
+        };
+        let code = match (error.downcast_ref::<remote::Failure>(), error.downcast_ref::<Problems>()) {
+            (Some(remote::Failure::Silent(_)), _) => EXIT_SILENT,
+            (Some(remote::Failure::Refused(_)), _) => EXIT_REFUSED,
+            (None, Some(problems)) => return Ok(told(problems)),
+            (None, None) => return Err(error),
+        };
+        eprintln!("failed: {error:#}");
+        Ok(ExitCode::from(code))
+    }
+
+    fn done(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Serve { config, dev } => serve(&source(config, dev), |_, _| ()),
             Command::Dev(args) => dev::run(args),
             Command::EventsPhp(wanted) => write_events_php(wanted),
             Command::Plugin(command) => plugin::run(command),
+            Command::Event(command) => event::run(command),
+            Command::Delivery(command) => dead::delivery(command),
+            Command::Dead(command) => dead::run(command),
+            Command::Job(command) => dead::job(command),
+            Command::Crm(command) => operate::crm(command),
+            Command::Tail(args) => operate::tail(&args),
+            Command::Doctor(args) => doctor::run(&args),
+            Command::Forget(args) => operate::forget(&args),
+            Command::Audit(args) => operate::audit(&args),
+            Command::Password => operate::password(),
+            Command::Completions { shell } => Ok(operate::completions(shell)),
+            Command::Grafana => Ok(operate::grafana()),
             Command::Config(ConfigCommand::Default) => {
                 print!("{}", config::DEFAULT);
                 Ok(ExitCode::SUCCESS)
@@ -177,14 +245,14 @@ fn serve(source: &Source, besides: impl FnOnce(&Config, &App)) -> anyhow::Result
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
     };
-    telemetry::start(&config.telemetry).map_err(anyhow::Error::msg)?;
+    let metrics = telemetry::start(&config.telemetry).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("host")
         .build()
         .context("failed to start the runtime")?;
     let code = runtime.block_on(async {
-        let mut app = match App::start(config.clone(), source).await {
+        let mut app = match App::start(config.clone(), source, metrics).await {
             Ok(app) => app,
             Err(problems) => return Ok(told(&problems)),
         };

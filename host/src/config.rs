@@ -15,7 +15,9 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use crate::{console, crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, watch};
+use crate::{
+    alerts, console, crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, traces, watch,
+};
 
 pub use approvals::approve;
 
@@ -51,6 +53,10 @@ pub struct Config {
     pub server: server::Options,
     /// The log's options.
     pub telemetry: telemetry::Options,
+    /// Who is told at night; none: nobody.
+    pub alerts: Option<alerts::Options>,
+    /// Where traces go; none: nowhere.
+    pub traces: Option<traces::Options>,
 }
 
 /// Everything that is wrong with a configuration.

@@ -14,6 +14,7 @@ mod api;
 mod jobs;
 mod live;
 mod mask;
+mod measures;
 mod pages;
 mod problem;
 mod words;
@@ -33,6 +34,7 @@ use crate::clock::Clock;
 use crate::event::Event;
 use crate::plugin::{Permissions, PluginName};
 use crate::registry::versions::Versions;
+use crate::telemetry::Metrics;
 use crate::{dispatcher, journal, registry};
 use access::{Access, Refusal};
 pub use access::{Options as AccessOptions, Role, Token, User, hash_password, is_hash};
@@ -76,6 +78,8 @@ pub struct Tools {
     pub approve: Arc<Approve>,
     /// How an event is made by hand.
     pub make_event: Arc<MakeEvent>,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// What every answer needs.
@@ -115,7 +119,7 @@ pub fn routes(options: Options, tools: Tools) -> Result<Router, String> {
     let streams = Arc::new(Semaphore::new(MOST_STREAMS));
     let mask = Mask::new(options.mask);
     let console = Console(Arc::new(Inner { tools, access, mask, jobs: jobs::Jobs::default(), streams }));
-    let closed = api::routes().merge(live::routes()).merge(pages::routes());
+    let closed = api::routes().merge(live::routes()).merge(measures::routes()).merge(pages::routes());
     let closed = closed.layer(from_fn_with_state(console.clone(), admit));
     Ok(closed.merge(pages::open_routes()).layer(from_fn(guarded)).with_state(console))
 }

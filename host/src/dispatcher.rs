@@ -39,7 +39,7 @@ const CLAIMED_AHEAD: usize = 64;
 /// The wait before a store that refused is asked again.
 const STORE_AGAIN: Duration = Duration::from_millis(250);
 /// Attempts that somebody who watches may lag behind.
-const FEED: usize = 256;
+const FEED: usize = 4_096;
 /// Signals that somebody may lag behind.
 const SIGNALS: usize = 1_024;
 /// The longest wait without a look into the store.

@@ -13,7 +13,7 @@ pub mod problem;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -26,7 +26,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::clock::Clock;
 use crate::event::{Event, EventId, Via, entity_of};
@@ -47,6 +47,23 @@ pub struct Options {
     pub body_timeout: Duration,
     /// Senders served at once; more are told to come again.
     pub max_senders: usize,
+    /// Who is told of each event that was stored; whoever reads too slowly misses some.
+    pub told: Option<mpsc::Sender<Accepted>>,
+}
+
+/// An event that was stored.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// Its id.
+    pub id: EventId,
+    /// Its name.
+    pub name: String,
+    /// Which CRM sent it.
+    pub account: String,
+    /// Milliseconds since 1970-01-01 UTC.
+    pub received_at: i64,
+    /// From the decoded body to the commit.
+    pub took: Duration,
 }
 
 /// One CRM, as far as its events are concerned.
@@ -81,6 +98,7 @@ struct Ingress {
     max_body: usize,
     body_timeout: Duration,
     senders: Semaphore,
+    told: Option<mpsc::Sender<Accepted>>,
 }
 
 /// The routes `/events` and `/events/{token}`.
@@ -99,6 +117,7 @@ pub fn routes(options: Options, journal: journal::Handle, clock: Clock) -> Route
         max_body: options.max_body,
         body_timeout: options.body_timeout,
         senders: Semaphore::new(options.max_senders),
+        told: options.told,
     });
     Router::new().route("/events", any(by_header)).route("/events/{token}", any(by_path)).with_state(ingress)
 }
@@ -132,6 +151,7 @@ impl Ingress {
     }
 
     async fn accept(&self, token: &str, request: Request) -> Result<(EventId, String), Problem> {
+        let began = Instant::now();
         let (account, allow) = self.account(token).ok_or(Problem::UnknownToken)?;
         let account = account.to_owned();
         if !allow.is_empty() && !self.sender(&request).is_some_and(|from| allow.iter().any(|net| net.contains(&from))) {
@@ -145,11 +165,18 @@ impl Ingress {
         let key = key(request.headers())?;
         let (via, fields) = self.read(request).await?;
         let event = normal_event(account, via, fields, self.clock.now())?;
-        let name = event.name.clone();
+        let (name, account, received_at) = (event.name.clone(), event.account.clone(), event.received_at);
+        let decoded = Instant::now();
         let id = self.journal.append_once(event, key).await.map_err(|error| {
             telemetry::event_not_stored(&error);
             if matches!(error, journal::Error::Full) { Problem::DiskFull } else { Problem::NotStored }
         })?;
+        telemetry::event_accepted(&account, began.elapsed());
+        if let Some(told) = &self.told {
+            let accepted = Accepted { id, name: name.clone(), account, received_at, took: decoded.elapsed() };
+            // Whoever listens too slowly misses it: intake waits for nobody.
+            told.try_send(accepted).ok();
+        }
         Ok((id, name))
     }
 

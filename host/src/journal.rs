@@ -72,6 +72,7 @@ pub use read::{
 };
 pub use retention::{Retention, Swept, keep};
 pub use search::{EventFilter, FailedAttempt, Found};
+pub use space::Disk;
 pub use writes::{Intended, Intent, Write, WriteView, Written};
 
 /// Changes that are committed together at most.
@@ -332,7 +333,8 @@ impl Journal {
             .name("journal".to_owned())
             .spawn(move || writer.run(receiver, MOST_TOGETHER))
             .map_err(|error| Error::Open { path: options.data_dir.clone(), cause: error.to_string() })?;
-        Ok(Self { handle: Handle { sender, readers, bell }, thread, lock })
+        let disk = Arc::new((options.data_dir.clone(), options.least_free));
+        Ok(Self { handle: Handle { sender, readers, bell, disk }, thread, lock })
     }
 
     /// A door to it.
@@ -355,6 +357,8 @@ pub struct Handle {
     sender: mpsc::Sender<Change>,
     readers: Arc<read::Readers>,
     bell: Arc<Bell>,
+    /// The folder, and the bytes that must be free.
+    disk: Arc<(PathBuf, u64)>,
 }
 
 impl Handle {
@@ -511,6 +515,16 @@ impl Handle {
     /// [`Error::Store`].
     pub fn queues(&self) -> Result<Vec<Queue>, Error> {
         self.readers.queues()
+    }
+
+    /// The room on the disk.
+    pub fn disk(&self) -> Disk {
+        Disk::of(&self.disk.0, self.disk.1)
+    }
+
+    /// Whether the writer is gone.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
     }
 
     /// Returns when the writer is gone.

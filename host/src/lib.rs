@@ -21,14 +21,17 @@ pub mod journal;
 pub mod sandbox;
 
 // -- around the path
+pub mod alerts;
 pub mod app;
 pub mod cli;
 pub mod config;
 pub mod console;
 pub mod events_php;
+pub mod health;
 pub mod registry;
 pub mod server;
 pub mod telemetry;
 mod tls;
+pub mod traces;
 pub mod watch;
 pub mod workshop;

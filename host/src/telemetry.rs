@@ -2,6 +2,10 @@
 //!
 //! - ERROR means that data is lost or somebody must act; WARN that something is not as it should be.
 //! - No line holds a token, a key, a payload or an address of the outside.
+//! - A line about an event, a delivery or a call names both ids.
+//! - What is logged is counted here as well (`metrics`).
+
+pub mod metrics;
 
 use std::fmt::Display;
 use std::io::IsTerminal;
@@ -10,9 +14,11 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use crate::journal::{Claimed, Queue};
+use crate::event::EventId;
+use crate::journal::{Claimed, DeliveryId, Queue};
 use crate::outcome::{Effects, FaultKind, Next, Outcome};
 use crate::plugin::{Manifest, PluginName};
+pub use metrics::Metrics;
 
 /// What the room needs to be told.
 #[derive(Debug, Clone)]
@@ -23,11 +29,11 @@ pub struct Options {
     pub json: bool,
 }
 
-/// Starts the log, on standard error.
+/// Starts the log, on standard error, and the metrics.
 ///
 /// # Errors
 /// When the level can't be read, or a log is running already.
-pub fn start(options: &Options) -> Result<(), String> {
+pub fn start(options: &Options) -> Result<Metrics, String> {
     // A plain level is ours; the libraries' own lines are of no use to an operator.
     let plain = options.level.chars().all(char::is_alphabetic);
     let directives = if plain { format!("warn,salesman_host={}", options.level) } else { options.level.clone() };
@@ -39,7 +45,8 @@ pub fn start(options: &Options) -> Result<(), String> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let started = if options.json { builder.json().try_init() } else { builder.try_init() };
-    started.map_err(|error| error.to_string())
+    started.map_err(|error| error.to_string())?;
+    metrics::start()
 }
 
 pub(crate) fn listening(address: SocketAddr, plugins: usize, accounts: usize) {
@@ -98,7 +105,12 @@ pub(crate) fn config_not_read(reason: &dyn Display) {
     error!(%reason, "Configuration changed and can't be used; the one before stays in force.");
 }
 
+pub(crate) fn event_accepted(account: &str, took: Duration) {
+    metrics::accepted(account, took);
+}
+
 pub(crate) fn event_refused(code: &str, reason: &str) {
+    metrics::refused(code);
     warn!(code, reason, "Event refused.");
 }
 
@@ -110,7 +122,8 @@ pub(crate) fn event_not_stored(reason: &dyn Display) {
     error!(code = "ingress.not_stored", %reason, "Event not stored; its sender was told so.");
 }
 
-pub(crate) fn delivered(claimed: &Claimed, outcome: &Outcome, next: Next, effects: &Effects) {
+pub(crate) fn delivered(claimed: &Claimed, outcome: &Outcome, next: Next, effects: &Effects, now: i64) {
+    metrics::attempted(claimed, outcome, next, effects, now);
     let (event, name) = (claimed.event.id.to_string(), claimed.event.name.as_str());
     let (delivery, plugin, attempt) = (claimed.delivery.0, claimed.queue.plugin.as_str(), claimed.attempt);
     let took = effects.usage.wall;
@@ -132,8 +145,8 @@ pub(crate) fn delivered(claimed: &Claimed, outcome: &Outcome, next: Next, effect
 }
 
 pub(crate) fn state_conflict(claimed: &Claimed) {
-    let (delivery, plugin) = (claimed.delivery.0, claimed.queue.plugin.as_str());
-    debug!(delivery, plugin, "State changed meanwhile, delivery runs again.");
+    let (event, delivery, plugin) = (claimed.event.id, claimed.delivery.0, claimed.queue.plugin.as_str());
+    debug!(%event, delivery, plugin, "State changed meanwhile, delivery runs again.");
 }
 
 pub(crate) fn plugin_paused(queue: &Queue, failures: usize, pause: i64) {
@@ -179,6 +192,22 @@ pub(crate) fn login_failed(from: std::net::IpAddr) {
     warn!(%from, "Somebody could not log in to the console.");
 }
 
+pub(crate) fn alerted(kind: &'static str, failure: Option<&str>) {
+    metrics::alerted(kind, failure.is_none());
+    match failure {
+        None => debug!(kind, "Alert sent."),
+        Some(reason) => error!(kind, reason, "Alert not sent."),
+    }
+}
+
+pub(crate) fn spans_lost(spans: u64, failure: Option<&dyn Display>) {
+    metrics::spans_lost(spans);
+    match failure {
+        None => debug!(spans, "Traces lag behind; some are not sent."),
+        Some(reason) => warn!(spans, %reason, "Traces not sent."),
+    }
+}
+
 pub(crate) fn waiting_dropped(plugin: &PluginName, deliveries: usize) {
     info!(plugin = plugin.as_str(), deliveries, "An operator dropped what waited for the plugin.");
 }
@@ -191,24 +220,32 @@ pub(crate) fn host_fault(room: &str, reason: &dyn Display) {
     error!(room, %reason, "The host failed.");
 }
 
-pub(crate) fn crm_called(method: &str, action: &str, took: Duration, failure: Option<&crate::crm::Error>) {
-    let took = took.as_millis();
+pub(crate) fn crm_called(
+    (event, delivery): (EventId, DeliveryId),
+    method: &str,
+    action: &str,
+    took: Duration,
+    failure: Option<&crate::crm::Error>,
+) {
+    let (kind, code) = match failure {
+        None => ("answered", None),
+        Some(crate::crm::Error::Refused { code, .. }) => ("refused", code.as_deref()),
+        Some(crate::crm::Error::Transport(_) | crate::crm::Error::Unsent(_)) => ("transport", None),
+        Some(crate::crm::Error::BadAnswer(_)) => ("bad_answer", None),
+        Some(crate::crm::Error::Invalid(_)) => ("invalid", None),
+    };
+    metrics::called(method, crate::crm::is_read(action), took, kind);
+    let (delivery, took) = (delivery.0, took.as_millis());
     match failure {
-        None => debug!(method, action, took, "CRM called."),
-        Some(failure) => {
-            let (kind, code) = match failure {
-                crate::crm::Error::Refused { code, .. } => ("refused", code.as_deref()),
-                crate::crm::Error::Transport(_) | crate::crm::Error::Unsent(_) => ("transport", None),
-                crate::crm::Error::BadAnswer(_) => ("bad answer", None),
-                crate::crm::Error::Invalid(_) => ("invalid", None),
-            };
-            warn!(method, action, took, kind, code, "CRM call failed.");
-        }
+        None => debug!(%event, delivery, method, action, took, "CRM called."),
+        Some(_) => warn!(%event, delivery, method, action, took, kind, code, "CRM call failed."),
     }
 }
 
-pub(crate) fn write_uncertain(call: &str, delivery: i64) {
-    warn!(call, delivery, "A write to the CRM was sent, and nobody knows whether it was done.");
+pub(crate) fn write_uncertain(event: EventId, delivery: DeliveryId, call: &str) {
+    metrics::uncertain();
+    let delivery = delivery.0;
+    warn!(%event, delivery, call, "A write to the CRM was sent, and nobody knows whether it was done.");
 }
 
 pub(crate) fn own_user(account: &str, user: u64) {

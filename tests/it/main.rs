@@ -15,6 +15,7 @@ mod isolation;
 mod languages;
 mod loops;
 mod newcomer;
+mod operators;
 mod overload;
 mod php;
 mod rehearsal;

@@ -138,6 +138,7 @@ async fn sandbox_against_bare(file: &Path) -> anyhow::Result<Value> {
                 grants: Arc::clone(&grants),
                 crm: None,
                 account: event.account.clone(),
+                event: event.id,
                 delivery: journal::DeliveryId(0),
                 journal: handle.clone(),
                 state: handle.state(&plugin.manifest.name, &event.account),

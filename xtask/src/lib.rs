@@ -3,6 +3,8 @@
 //! Not here: anything that the product needs. This crate depends on no other of the workspace, so that the first command
 //! on a fresh machine shows what it does instead of compiling in silence.
 
+pub mod axe;
+pub mod browser;
 mod debian;
 pub mod php;
 pub mod plugins;

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
-use xtask::{php, plugins, root, wasm_target};
+use xtask::{browser, php, plugins, root, wasm_target};
 
 const USAGE: &str = "\
 cargo xtask COMMAND
@@ -19,6 +19,8 @@ cargo xtask COMMAND
   wasm-target      make wasm32-wasip1 usable on this machine
   php              find a PHP for the tests, or unpack one into target/php
                    (XTASK_PHP=private: don't take the one on the path)
+  browser          find a Chromium for the tests, or unpack one into target/chromium
+                   (XTASK_BROWSER=private: don't take the one on the path)
   plugins          build the sample plugins into target/plugins
 ";
 
@@ -48,6 +50,10 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         }
         ["php"] => {
             println!("{}", php::ensure(&root())?.describe());
+            Ok(())
+        }
+        ["browser"] => {
+            println!("{}", browser::ensure(&root())?.describe());
             Ok(())
         }
         ["plugins"] => {

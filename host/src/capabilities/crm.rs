@@ -34,7 +34,8 @@ impl Attempt {
         self.effects.crm_unanswered = matches!(result, Err(crm::Error::Transport(_) | crm::Error::Unsent(_)));
         let took = std::time::Duration::from_micros(self.since_start().saturating_sub(at));
         if !matches!(result, Err(crm::Error::Invalid(_))) {
-            telemetry::crm_called(method, action, took, result.as_ref().err());
+            let ids = (self.reach.event, self.reach.delivery);
+            telemetry::crm_called(ids, method, action, took, result.as_ref().err());
         }
         // Names and JSON values always print.
         let sent = serde_json::to_string(arguments).unwrap_or_default();

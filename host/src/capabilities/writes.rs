@@ -101,7 +101,7 @@ impl Attempt {
                 if surely_not_done(&error) {
                     self.reach.journal.written(write, Written::Withdrawn).await?;
                 } else {
-                    telemetry::write_uncertain(&call, write.delivery.0);
+                    telemetry::write_uncertain(self.reach.event, write.delivery, &call);
                 }
                 Err(error.into())
             }
@@ -156,7 +156,7 @@ impl Attempt {
                     "`{call}` was sent by an earlier attempt and its answer was lost; whether it was done can't be told: look into the CRM, then drop this delivery or do the rest by hand"
                 );
                 self.record_again(call, &all, Err(&words), "uncertain");
-                telemetry::write_uncertain(call, write.delivery.0);
+                telemetry::write_uncertain(self.reach.event, write.delivery, call);
                 Err(Failure::Uncertain(words))
             }
         }
@@ -200,7 +200,7 @@ impl Attempt {
             Err(error) if sent && surely_not_done(error) => {
                 self.reach.journal.written(write, Written::Withdrawn).await?;
             }
-            Err(_) if sent => telemetry::write_uncertain(&call, write.delivery.0),
+            Err(_) if sent => telemetry::write_uncertain(self.reach.event, write.delivery, &call),
             _ => {}
         }
         Ok(result?)

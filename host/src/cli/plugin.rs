@@ -3,6 +3,7 @@
 mod abandon;
 mod build;
 mod grant;
+mod hold;
 mod inspect;
 mod list;
 mod new;
@@ -30,6 +31,10 @@ pub(super) enum PluginCommand {
     Grant(grant::Args),
     /// Let an earlier version of a plugin serve again.
     Rollback(rollback::Args),
+    /// Hold a plugin's deliveries back until it is resumed.
+    Pause(hold::Args),
+    /// Let a plugin's deliveries go on; ends the host's own pause after failures too.
+    Resume(hold::Args),
     /// Show the plugins of a running host, and why others are not served.
     List(list::Args),
     /// Give up what waits for a plugin that was removed.
@@ -45,11 +50,13 @@ pub(super) fn run(command: PluginCommand) -> anyhow::Result<ExitCode> {
         PluginCommand::Run(args) => run::run(args),
         PluginCommand::Grant(args) => grant::run(args),
         PluginCommand::Rollback(args) => rollback::run(args),
-        PluginCommand::List(args) => list::run(args),
-        PluginCommand::Drop(args) => abandon::run(args),
+        PluginCommand::Pause(args) => hold::run(&args, "pause"),
+        PluginCommand::Resume(args) => hold::run(&args, "resume"),
+        PluginCommand::List(args) => list::run(&args),
+        PluginCommand::Drop(args) => abandon::run(&args),
     }
 }
 
-fn name(text: &str) -> Result<crate::plugin::PluginName, String> {
+pub(super) fn name(text: &str) -> Result<crate::plugin::PluginName, String> {
     crate::plugin::PluginName::try_from(text.to_owned())
 }

@@ -3,6 +3,7 @@
 //! - Errors are sentences: nobody listens there, the API is off, the host's own code and message.
 //! - Blocking, because commands do one thing after the other; not to be used within a runtime.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -11,16 +12,72 @@ use serde_json::Value;
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Why the running host did not do it, with an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// Nobody answered.
+    #[error("{0}")]
+    Silent(String),
+    /// It refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Where the running host is, and who asks.
+#[derive(clap::Args, Debug)]
+pub(super) struct At {
+    /// The running host's address; the configuration's by default.
+    #[arg(long, value_name = "URL")]
+    pub(super) host: Option<String>,
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// A token of `[console.tokens.NAME]`; the one in the data folder by default.
+    #[arg(long, value_name = "TOKEN", env = "SALESMAN_HOST_TOKEN", hide_env_values = true)]
+    pub(super) token: Option<String>,
+}
+
+impl At {
+    /// A door to it. Whoever may read the data folder needs no token of their own.
+    pub(super) fn remote(&self) -> anyhow::Result<Remote> {
+        let config = super::source(self.config.clone(), false).read();
+        let config = match (&self.host, config) {
+            (None, Err(problems)) => return Err(problems.into()),
+            (_, config) => config.ok(),
+        };
+        let own = config.as_ref().and_then(|config| config.console.as_ref()?.listen.clone());
+        let listen = config.as_ref().map(|config| own.unwrap_or_else(|| config.listen.clone()));
+        let base = self.host.clone().or(listen.map(|listen| format!("http://{listen}"))).unwrap_or_default();
+        let mut remote = Remote::new(&base)?;
+        let file = config.as_ref().and_then(|config| config.console.as_ref()?.access.token_file.clone());
+        match (&self.token, file.filter(|_| self.host.is_none() || self.config.is_some())) {
+            (Some(token), _) => remote.token = Some(token.clone()),
+            (None, Some(file)) => match std::fs::read_to_string(&file) {
+                Ok(token) => remote.token = Some(token),
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    remote.hint = format!("; `{}` can't be read: run this as the host's user", file.display());
+                }
+                Err(_) => {}
+            },
+            (None, None) => {}
+        }
+        Ok(remote)
+    }
+}
+
 /// A running host.
 pub(super) struct Remote {
     base: String,
+    token: Option<String>,
+    /// What may be the cause of a refusal.
+    hint: String,
     http: reqwest::Client,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Remote {
     /// The host at an address such as `http://127.0.0.1:8787`. An address that means "every interface" (`0.0.0.0`, `[::]`)
-    /// is taken for this machine: the API answers to loopback names only.
+    /// is taken for this machine: without users the API answers to loopback names only.
     pub(super) fn new(base: &str) -> anyhow::Result<Self> {
         let wrong = || format!("`{base}` is no address such as `http://127.0.0.1:8787`");
         let mut url = url::Url::parse(base).with_context(wrong)?;
@@ -29,13 +86,55 @@ impl Remote {
             url.set_host(Some("127.0.0.1")).with_context(wrong)?;
         }
         let http = crate::tls::client_builder()
-            .timeout(PATIENCE)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .context("failed to set up the HTTP client")?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("failed to start the runtime")?;
-        Ok(Self { base: url.as_str().trim_end_matches('/').to_owned(), http, runtime })
+        let base = url.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { base, token: None, hint: String::new(), http, runtime })
+    }
+
+    fn with_token(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.token {
+            Some(token) => request.bearer_auth(token.trim()),
+            None => request,
+        }
+    }
+
+    /// Reads `/api/v1/PATH` with a query.
+    pub(super) fn ask(&self, path: &str, query: &[(&str, Option<String>)]) -> anyhow::Result<Value> {
+        let said = query.iter().filter_map(|(key, value)| value.as_ref().map(|value| (*key, value.as_str())));
+        let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(said).finish();
+        self.get(&format!("{path}?{query}"))
+    }
+
+    /// Reads a stream of `/api/v1/PATH` for as long as it lasts: each event's name and data.
+    pub(super) fn listen(&self, path: &str, mut told: impl FnMut(&str, &str)) -> anyhow::Result<()> {
+        self.runtime.block_on(async {
+            let request = self.with_token(self.http.get(format!("{}/api/v1/{path}", self.base)));
+            let mut response = request.send().await.map_err(|error| self.silence(&error))?;
+            if !response.status().is_success() {
+                let status = response.status();
+                let body = response.bytes().await.map_err(|error| self.silence(&error))?;
+                return self.judge(status, &body).map(drop);
+            }
+            let (mut rest, mut name) = (Vec::new(), String::new());
+            while let Some(chunk) = response.chunk().await.map_err(|error| self.silence(&error))? {
+                rest.extend_from_slice(&chunk);
+                while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = rest.drain(..=end).collect();
+                    let line = String::from_utf8_lossy(&line);
+                    let line = line.trim_end();
+                    if let Some(event) = line.strip_prefix("event:") {
+                        event.trim().clone_into(&mut name);
+                    } else if let Some(data) = line.strip_prefix("data:") {
+                        told(&name, data.trim());
+                    }
+                }
+            }
+            anyhow::Ok(())
+        })
     }
 
     /// Reads `/api/v1/PATH`.
@@ -50,19 +149,25 @@ impl Remote {
     }
 
     fn answer(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
-        let base = &self.base;
+        let request = self.with_token(request).timeout(PATIENCE);
         let (status, body) = self.runtime.block_on(async {
             let response = request.send().await.map_err(|error| self.silence(&error))?;
             let status = response.status();
             let body = response.bytes().await.map_err(|error| self.silence(&error))?;
             anyhow::Ok((status, body))
         })?;
-        let value: Option<Value> = serde_json::from_slice(&body).ok();
+        self.judge(status, &body)
+    }
+
+    fn judge(&self, status: reqwest::StatusCode, body: &[u8]) -> anyhow::Result<Value> {
+        let (base, hint) = (&self.base, &self.hint);
+        let value: Option<Value> = serde_json::from_slice(body).ok();
         match value {
             Some(value) if status.is_success() => Ok(value),
             Some(value) if value.get("code").is_some() => {
                 let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-                bail!("the host at `{base}` refused: {} (`{}`)", text("message"), text("code"))
+                let (message, code) = (text("message"), text("code"));
+                bail!(Failure::Refused(format!("the host at `{base}` refused: {message} (`{code}`){hint}")))
             }
             _ if status.as_u16() == 404 => {
                 bail!("`{base}` has no such API: is it this host, of this version, and is `console.enabled` on?")
@@ -73,16 +178,31 @@ impl Remote {
 
     fn silence(&self, error: &reqwest::Error) -> anyhow::Error {
         let base = &self.base;
-        if error.is_connect() {
-            return anyhow::anyhow!(
+        let words = if error.is_connect() {
+            format!(
                 "no host listens at `{base}`: start it with `salesman-host serve`, or say where it is with `--host`"
-            );
-        }
-        if error.is_timeout() {
-            return anyhow::anyhow!("the host at `{base}` did not answer within {} s", PATIENCE.as_secs());
-        }
-        anyhow::anyhow!("the answer of the host at `{base}` broke off")
+            )
+        } else if error.is_timeout() {
+            format!("the host at `{base}` did not answer within {} s", PATIENCE.as_secs())
+        } else {
+            format!("the answer of the host at `{base}` broke off")
+        };
+        Failure::Silent(words).into()
     }
+}
+
+/// Whether the host at an address takes events: yes, with remarks; or no, with reasons.
+pub(super) fn readiness(listen: &str) -> anyhow::Result<(bool, Vec<String>)> {
+    let remote = Remote::new(&format!("http://{listen}"))?;
+    let request = remote.http.get(format!("{}/readyz", remote.base)).timeout(Duration::from_secs(5));
+    let body = remote.runtime.block_on(async {
+        let answer = request.send().await.map_err(|error| remote.silence(&error))?;
+        answer.bytes().await.map_err(|error| remote.silence(&error))
+    })?;
+    let value: Value = serde_json::from_slice(&body).context("it says nothing of its readiness")?;
+    let ready = value.get("ready") == Some(&Value::Bool(true));
+    let words = super::table::list(&value, if ready { "remarks" } else { "reasons" });
+    Ok((ready, words.filter_map(|word| word.as_str().map(str::to_owned)).collect()))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `[console]`: who may come in, where, and what nobody is shown.
+//! `[console]`: who may come in, where, and what nobody is shown. `[alerts]` and `[telemetry.traces]`: who is told.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use toml::Value;
 
 use super::read::Section;
+use crate::{alerts, traces};
 use crate::console::{AccessOptions, Options, Role, Token, User, is_hash};
 
 /// The file with the token that the commands use.
@@ -57,6 +58,54 @@ pub(super) fn operators(mut section: Section<'_>, base: &Path, data_dir: &Path) 
     });
     section.end();
     enabled.then_some(Options { listen, access, mask })
+}
+
+/// Who is told at night.
+pub(super) fn alerts(mut section: Section<'_>, base: &Path) -> Option<alerts::Options> {
+    let hook = section.secret("hook", base);
+    let every = Duration::from_secs(section.number("every_s", 1, 24 * 3_600));
+    let language: String = section.required("language");
+    if !matches!(language.as_str(), "en" | "ru") {
+        section.problem("language", "must be `en` or `ru`");
+    }
+    if hook.as_ref().is_some_and(|hook| !is_address(hook.expose())) {
+        // The address is not quoted: it may hold a token.
+        section.problem("hook", "must be an address such as `https://chat.example.com/hooks/abc`");
+    }
+    section.end();
+    hook.map(|hook| alerts::Options { hook, every, russian: language == "ru" })
+}
+
+/// Where traces go.
+pub(super) fn traces(log: &mut Section<'_>, base: &Path) -> Option<traces::Options> {
+    let mut found = None;
+    log.known.insert("traces");
+    let table = log.table.get("traces")?.clone();
+    let mut section = Section::new("telemetry.traces", Some(table), &mut *log.problems);
+    let endpoint: Option<String> = section.optional("endpoint");
+    let share: f64 = section.optional("share").unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&share) {
+        section.problem("share", "must be between 0 and 1");
+    }
+    let mut headers = Vec::new();
+    section.known.insert("headers");
+    if let Some(Value::Table(table)) = section.table.get("headers").cloned() {
+        for (name, value) in table {
+            if let Some(secret) = section.secret_of("headers", &value, base) {
+                headers.push((name, secret));
+            }
+        }
+    }
+    match endpoint.as_deref().filter(|text| is_address(text)).and_then(|text| url::Url::parse(text).ok()) {
+        Some(endpoint) => found = Some(traces::Options { endpoint, headers, share }),
+        None => section.problem("endpoint", "must be the collector's address, such as `http://127.0.0.1:4318`"),
+    }
+    section.end();
+    found
+}
+
+fn is_address(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
 fn role(section: &mut Section<'_>) -> Role {

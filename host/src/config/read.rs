@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::approvals;
-use super::operators::operators;
+use super::operators::{alerts, operators, traces};
 use super::{Config, DEFAULT, Problems, Source};
 use crate::plugin::{LimitsPatch, Permissions, PluginName};
 use crate::registry::PluginOptions;
@@ -252,10 +252,12 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
     if !matches!(format.as_str(), "human" | "json") {
         log.problem("format", "must be `human` or `json`");
     }
+    let traces = traces(&mut log, base);
     log.end();
+    let alerts = alerts(Section::new("alerts", sections.remove("alerts"), &mut problems), base);
 
     for name in sections.keys() {
-        problems.push(format!("`[{name}]` is not a section of the configuration: known are server, plugins, crm, retry, breaker, duplicates, retention, console, telemetry"));
+        problems.push(format!("`[{name}]` is not a section of the configuration: known are server, plugins, crm, retry, breaker, duplicates, retention, console, telemetry, alerts"));
     }
     if !problems.is_empty() {
         return Err(Problems(problems));
@@ -269,6 +271,7 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
             max_body: usize::try_from(max_body).unwrap_or(usize::MAX),
             body_timeout,
             max_senders: usize::try_from(max_senders).unwrap_or(usize::MAX),
+            told: None,
         },
         journal: journal::Options { data_dir: base.join(&data_dir), duplicates, least_free },
         retention,
@@ -286,6 +289,8 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
         watches,
         server: server_options,
         telemetry: telemetry::Options { level, json: format == "json" },
+        alerts,
+        traces,
     })
 }
 

@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 /// Words in a key's name that make its value a secret.
-const SECRET_WORDS: [&str; 5] = ["token", "key", "secret", "pass", "auth"];
+const SECRET_WORDS: [&str; 6] = ["token", "key", "secret", "pass", "auth", "hook"];
 
 pub(super) fn without_secrets(mut table: Table) -> String {
     hide(&mut table, false);

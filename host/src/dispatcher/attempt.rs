@@ -54,7 +54,7 @@ pub(super) async fn deliver(shared: Arc<Shared>, claimed: Claimed, counted: Coun
         retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), ended_at)
     };
     judge(&shared, &claimed, &counted, gate::verdict(&outcome, unreachable), ended_at);
-    telemetry::delivered(&claimed, &outcome, next, &effects);
+    telemetry::delivered(&claimed, &outcome, next, &effects, ended_at);
     // Shared, so that asking the store again costs no copy of the log and the calls.
     let settlement = Arc::new(Settlement {
         delivery: claimed.delivery,
@@ -168,6 +168,7 @@ async fn invoke(shared: &Arc<Shared>, live: &Arc<Live>, claimed: &Claimed) -> (O
         grants: Arc::clone(&live.grants),
         crm: tools.crm.get(&claimed.event.account).cloned(),
         account: claimed.event.account.clone(),
+        event: claimed.event.id,
         delivery: claimed.delivery,
         journal: tools.journal.clone(),
         state: tools.journal.state(&claimed.queue.plugin, &claimed.event.account),

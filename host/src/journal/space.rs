@@ -1,6 +1,6 @@
 //! The room on the disk: new events are refused while little is left, before the store or its neighbours are hurt.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Error;
@@ -45,9 +45,37 @@ impl Space {
         }
     }
 
-    /// Bytes that this process may still use; `None` where the system does not tell.
     fn free(&self) -> Option<u64> {
-        let disk = rustix::fs::statvfs(&self.folder).ok()?;
-        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+        free(&self.folder)
+    }
+}
+
+/// Bytes that this process may still use; `None` where the system does not tell.
+fn free(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// The disk with the store, as far as operators ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Bytes that are free; `None` where the system does not tell.
+    pub free: Option<u64>,
+    /// Bytes that must be free.
+    pub least: u64,
+    /// Bytes of the store's files.
+    pub used: u64,
+}
+
+impl Disk {
+    pub(super) fn of(folder: &Path, least: u64) -> Self {
+        let size = |name: &str| std::fs::metadata(folder.join(name)).map_or(0, |metadata| metadata.len());
+        let used = ["journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"].iter().map(|name| size(name)).sum();
+        Self { free: free(folder), least, used }
+    }
+
+    /// Whether a new event would find room.
+    pub fn has_room(&self) -> bool {
+        self.least == 0 || self.free.is_none_or(|free| free >= self.least)
     }
 }

@@ -241,6 +241,7 @@ pub async fn rehearse(plan: Plan) -> Result<Rehearsal, Error> {
         grants: Arc::clone(&live.grants),
         crm: Some(client),
         account: event.account.clone(),
+        event: event.id,
         delivery,
         journal: journal.handle(),
         state: journal.handle().state(&live.compiled.manifest.name, &event.account),

@@ -1,59 +1,56 @@
 //! `plugin list`: the plugins of a running host, and what keeps files from being served.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::Value;
 
-use crate::cli::remote::Remote;
-use crate::cli::{source, told};
-use crate::config::Problems;
+use crate::cli::remote::At;
+use crate::cli::table::{Table, list, printable, text};
 
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct Args {
-    /// The running host's address; `server.listen` of the configuration by default.
-    #[arg(long, value_name = "URL")]
-    host: Option<String>,
-    /// The configuration file.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    at: At,
     /// As JSON.
     #[arg(long)]
     json: bool,
 }
 
-pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let base = match base(args.host, args.config) {
-        Ok(base) => base,
-        Err(problems) => return Ok(told(&problems)),
-    };
-    let remote = Remote::new(&base)?;
+pub(in crate::cli) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let remote = args.at.remote()?;
     let (plugins, notices) = (remote.get("plugins")?, remote.get("notices")?);
     if args.json {
         println!("{:#}", serde_json::json!({ "plugins": plugins, "notices": notices }));
         return Ok(ExitCode::SUCCESS);
     }
+    let mut table = Table::new(&["plugin", "version", "hash", "state", "open", "dead", "not granted"]);
     for plugin in plugins.as_array().into_iter().flatten() {
         let hash = text(plugin, "hash");
-        println!("{}  {}  {}", text(plugin, "name"), text(plugin, "version"), hash.get(..12).unwrap_or(hash));
-        for missing in plugin.get("not_granted").and_then(Value::as_array).into_iter().flatten() {
-            println!("  not granted: {}", missing.as_str().unwrap_or_default());
-        }
+        let sum = |key: &str| list(plugin, "hour").filter_map(|hour| hour.get(key)?.as_i64()).sum::<i64>().to_string();
+        let missing: Vec<&str> = list(plugin, "not_granted").filter_map(Value::as_str).collect();
+        let hash = hash.get(..12).unwrap_or(&hash).to_owned();
+        table.row([
+            text(plugin, "name"),
+            text(plugin, "version"),
+            hash,
+            state(plugin),
+            sum("open"),
+            sum("dead"),
+            missing.join(", "),
+        ]);
     }
+    table.print("No plugin is loaded.");
     for notice in notices.as_array().into_iter().flatten() {
-        println!("! {} ({})", text(notice, "message"), text(notice, "code"));
+        println!("! {} ({})", printable(&text(notice, "message")), text(notice, "code"));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where the running host is.
-pub(super) fn base(host: Option<String>, config: Option<PathBuf>) -> Result<String, Problems> {
-    match host {
-        Some(host) => Ok(host),
-        None => Ok(format!("http://{}", source(config, false).read()?.listen)),
+/// One word for all its queues: the one that is not as it should be.
+fn state(plugin: &Value) -> String {
+    if plugin.get("version").is_none() {
+        return "not served".to_owned();
     }
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value.get(key).and_then(Value::as_str).unwrap_or_default()
+    let modes = list(plugin, "queues").map(|queue| text(queue, "mode"));
+    modes.max_by_key(|mode| mode != "flowing").unwrap_or_else(|| "flowing".to_owned())
 }

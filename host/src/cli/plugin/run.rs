@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
-use crate::cli::remote::Remote;
+use crate::cli::remote::At;
 use crate::cli::{source, told};
 use crate::clock::Clock;
 use crate::config::{Config, Problems};
@@ -74,6 +74,9 @@ pub(in crate::cli) struct Args {
     /// The running host's address; `server.listen` of `--config`, or http://127.0.0.1:8787 by default.
     #[arg(long, value_name = "URL", requires = "from_delivery")]
     host: Option<String>,
+    /// A token of `[console.tokens.NAME]`, for a host that asks for one.
+    #[arg(long, value_name = "TOKEN", requires = "from_delivery", env = "SALESMAN_HOST_TOKEN", hide_env_values = true)]
+    token: Option<String>,
     /// Print everything as JSON.
     #[arg(long)]
     json: bool,
@@ -169,8 +172,10 @@ fn account(args: &Args, config: Option<&Config>) -> Result<String, String> {
 }
 
 fn recorded(id: i64, args: &Args, config: Option<&Config>) -> anyhow::Result<Recording> {
-    let base = args.host.clone().or_else(|| config.map(|config| format!("http://{}", config.listen)));
-    let answer = Remote::new(base.as_deref().unwrap_or("http://127.0.0.1:8787"))?.get(&format!("deliveries/{id}"))?;
+    let host = args.host.clone().or_else(|| config.is_none().then(|| "http://127.0.0.1:8787".to_owned()));
+    let at = At { host, config: args.config.clone(), token: args.token.clone() };
+    // What nobody is shown is what the plugin saw.
+    let answer = at.remote()?.get(&format!("deliveries/{id}?unmasked=true"))?;
     Ok(Recording::parse(&answer, args.attempt)?)
 }
 

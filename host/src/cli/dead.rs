@@ -1,0 +1,223 @@
+//! `dead`, `delivery` and `job`: what was given up, and what an operator decides about it.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::plugin::name;
+use super::remote::At;
+use super::table::{Table, list, parse_time, text, time};
+use crate::plugin::PluginName;
+
+#[derive(Subcommand, Debug)]
+pub(super) enum DeadCommand {
+    /// List dead letters, or (`--groups`) count them by plugin and error.
+    List(List),
+    /// Run dead letters again.
+    Retry(Decide),
+    /// Give dead letters up.
+    Drop(Decide),
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum DeliveryCommand {
+    /// Run a delivery that waits or is a dead letter at once.
+    Retry(One),
+    /// Give up a delivery that waits or is a dead letter.
+    Drop(One),
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum JobCommand {
+    /// Large changes under way, and the last that ended.
+    List(Jobs),
+    /// Stop one; what it has done stays done.
+    Stop(One),
+}
+
+#[derive(clap::Args, Debug)]
+struct Filter {
+    /// Of this plugin.
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    plugin: Option<PluginName>,
+    /// Of this CRM.
+    #[arg(long, value_name = "NAME")]
+    account: Option<String>,
+    /// Of events of this name.
+    #[arg(long, value_name = "NAME")]
+    event: Option<String>,
+    /// With this code.
+    #[arg(long, value_name = "CODE")]
+    code: Option<String>,
+    /// Given up since: `2h` (ago), or `2026-01-31T12:00`.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    since: Option<i64>,
+    /// Given up before.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    until: Option<i64>,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct List {
+    #[command(flatten)]
+    filter: Filter,
+    /// Count them by plugin and error.
+    #[arg(long)]
+    groups: bool,
+    /// Rows, at most 200.
+    #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+    limit: usize,
+    /// `next` of the page before.
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
+    #[command(flatten)]
+    at: At,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Decide {
+    #[command(flatten)]
+    filter: Filter,
+    /// Every one: an empty filter is refused without it.
+    #[arg(long)]
+    all: bool,
+    /// Letters a second, as a job; without it all at once, and the command waits.
+    #[arg(long, value_name = "NUMBER")]
+    pace: Option<f64>,
+    #[command(flatten)]
+    at: At,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct One {
+    /// Its number.
+    #[arg(value_name = "NUMBER")]
+    id: i64,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Jobs {
+    #[command(flatten)]
+    at: At,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(command: DeadCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        DeadCommand::List(args) => list_letters(&args),
+        DeadCommand::Retry(args) => decide(&args, "retry"),
+        DeadCommand::Drop(args) => decide(&args, "drop"),
+    }
+}
+
+pub(super) fn delivery(command: DeliveryCommand) -> anyhow::Result<ExitCode> {
+    let (one, word, told) = match &command {
+        DeliveryCommand::Retry(one) => (one, "retry", "runs again"),
+        DeliveryCommand::Drop(one) => (one, "drop", "is given up"),
+    };
+    one.at.remote()?.post(&format!("deliveries/{}/{word}", one.id), &json!({}))?;
+    println!("Delivery {} {told}.", one.id);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn job(command: JobCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        JobCommand::Stop(one) => {
+            one.at.remote()?.post(&format!("jobs/{}/stop", one.id), &json!({}))?;
+            println!("Job {} is stopped.", one.id);
+        }
+        JobCommand::List(args) => {
+            let jobs = args.at.remote()?.get("jobs")?;
+            if args.json {
+                println!("{jobs:#}");
+                return Ok(ExitCode::SUCCESS);
+            }
+            let mut table = Table::new(&["job", "began", "what", "who", "state", "done", "of"]);
+            for job in jobs.as_array().into_iter().flatten() {
+                let what = format!("{} {}", text(job, "action"), text(job, "object"));
+                let [id, who, state, done, total] = ["id", "who", "state", "done", "total"].map(|key| text(job, key));
+                table.row([id, time(job, "began_at"), what, who, state, done, total]);
+            }
+            table.print("No jobs.");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list_letters(args: &List) -> anyhow::Result<ExitCode> {
+    let remote = args.at.remote()?;
+    if args.groups {
+        let groups = remote.get("dead/groups")?;
+        if args.json {
+            println!("{groups:#}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut table = Table::new(&["plugin", "crm", "code", "letters", "last", "reason"]);
+        for group in groups.as_array().into_iter().flatten() {
+            let [plugin, account, code, letters, reason] =
+                ["plugin", "account", "code", "letters", "last_reason"].map(|key| text(group, key));
+            table.row([plugin, account, code, letters, time(group, "last_at"), reason]);
+        }
+        table.print("No dead letters.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Filter { plugin, account, event, code, since, until } = &args.filter;
+    let number = |value: &Option<i64>| value.map(|value| value.to_string());
+    let found = remote.ask(
+        "dead",
+        &[
+            ("plugin", plugin.as_ref().map(ToString::to_string)),
+            ("account", account.clone()),
+            ("event", event.clone()),
+            ("code", code.clone()),
+            ("since", number(since)),
+            ("until", number(until)),
+            ("limit", Some(args.limit.to_string())),
+            ("cursor", args.cursor.clone()),
+        ],
+    )?;
+    if args.json {
+        println!("{found:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new(&["delivery", "time", "event", "record", "plugin", "crm", "code", "reason"]);
+    for letter in list(&found, "items") {
+        let [delivery, event, entity, plugin, account, code, reason] =
+            ["delivery", "name", "entity", "plugin", "account", "code", "reason"].map(|key| text(letter, key));
+        table.row([delivery, time(letter, "at"), event, entity, plugin, account, code, reason]);
+    }
+    table.print("No dead letters.");
+    if let Some(next) = found.get("next").and_then(Value::as_str) {
+        println!("More: --cursor {next}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn decide(args: &Decide, word: &str) -> anyhow::Result<ExitCode> {
+    let Filter { plugin, account, event, code, since, until } = &args.filter;
+    let body = json!({
+        "plugin": plugin, "account": account, "event": event, "code": code, "since": since, "until": until,
+        "all": args.all, "pace": args.pace,
+    });
+    let decided = args.at.remote()?.post(&format!("dead/{word}"), &body)?;
+    if args.json {
+        println!("{decided:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    match decided.get("job").filter(|job| job.is_object()) {
+        Some(job) => println!("Job {}: `salesman-host job list` tells how far it is.", text(job, "id")),
+        None => println!("{} dead letters: {word}.", text(&decided, "changed")),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,262 @@
+//! `doctor`: everything that a host needs, looked at from outside: what is wrong, and what to do.
+//!
+//! Nothing is changed. The CRM is asked a few reads.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use serde::Serialize;
+
+use super::operate::shown;
+use super::source;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::crm;
+use crate::plugin::Grants;
+use crate::sandbox;
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How one thing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Good,
+    Remark,
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    state: State,
+    words: String,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, what: &'static str, state: State, words: impl Into<String>) {
+        self.0.push(Finding { what, state, words: words.into() });
+    }
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut findings = Findings::default();
+    match source(args.config.clone(), false).read() {
+        Err(problems) => {
+            for problem in problems.0 {
+                findings.add("configuration", State::Bad, problem);
+            }
+        }
+        Ok(config) => {
+            findings.add("configuration", State::Good, format!("{} can be read", shown(args.config.as_ref())));
+            rights(&mut findings, args.config.as_deref());
+            folders(&mut findings, &config);
+            plugins(&mut findings, &config);
+            target(&mut findings);
+            running(&mut findings, &config);
+            crms(&mut findings, &config)?;
+            time(&mut findings);
+        }
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings.0)?);
+    } else {
+        for Finding { what, state, words } in &findings.0 {
+            let mark = match state {
+                State::Good => "good  ",
+                State::Remark => "remark",
+                State::Bad => "BAD   ",
+            };
+            println!("{mark}  {what:<13}  {words}");
+        }
+    }
+    let bad = findings.0.iter().any(|finding| finding.state == State::Bad);
+    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Whether others can read what only the host should.
+fn rights(findings: &mut Findings, file: Option<&Path>) {
+    let Some(file) = file else { return };
+    let Ok(metadata) = std::fs::metadata(file) else { return };
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let literal = text.parse::<toml::Table>().is_ok_and(|table| has_secret(&table));
+    if literal && metadata.permissions().mode() & 0o004 != 0 {
+        let words = format!(
+            "everybody can read `{}`, and it holds secrets: `chmod o-r`, or write {{ file = \"…\" }} or {{ env = \"…\" }}",
+            file.display()
+        );
+        findings.add("rights", State::Bad, words);
+    } else {
+        findings.add("rights", State::Good, "nobody else can read the configuration's secrets");
+    }
+}
+
+fn has_secret(table: &toml::Table) -> bool {
+    table.iter().any(|(key, value)| match value {
+        toml::Value::String(text) => matches!(key.as_str(), "api_key" | "token" | "hook") && !text.is_empty(),
+        toml::Value::Table(inner) => has_secret(inner),
+        toml::Value::Array(items) => key == "token" && items.iter().any(toml::Value::is_str),
+        _ => false,
+    })
+}
+
+fn folders(findings: &mut Findings, config: &Config) {
+    let data = &config.journal.data_dir;
+    match std::fs::metadata(data) {
+        Err(_) => findings.add(
+            "data folder",
+            State::Remark,
+            format!("`{}` is not there yet: the host makes it at its first start, if it may", data.display()),
+        ),
+        Ok(metadata) if !metadata.is_dir() => {
+            findings.add("data folder", State::Bad, format!("`{}` is no folder: set `server.data_dir`", data.display()));
+        }
+        Ok(metadata) => {
+            let store = std::fs::metadata(data.join("journal.sqlite"));
+            if metadata.permissions().mode() & 0o007 != 0 {
+                let words = format!("others can look into `{}`, which holds the CRM's data: `chmod o-rwx`", data.display());
+                findings.add("data folder", State::Remark, words);
+            }
+            match store {
+                Ok(store) if store.uid() != metadata.uid() => findings.add(
+                    "data folder",
+                    State::Bad,
+                    format!("the journal in `{}` belongs to another user than the folder: `chown -R` it to the host's user", data.display()),
+                ),
+                _ => findings.add("data folder", State::Good, format!("`{}` is there", data.display())),
+            }
+        }
+    }
+    let nearest = data.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    if let Ok(disk) = rustix::fs::statvfs(nearest) {
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 20;
+        let least = config.journal.least_free >> 20;
+        let (state, words) = if free < least {
+            (State::Bad, format!("{free} MiB are free, `server.min_free_mib` wants {least}: new events are refused; make room"))
+        } else if free < config.retention.size >> 20 {
+            let most = config.retention.size >> 20;
+            (State::Remark, format!("{free} MiB are free, and the journal may grow to `retention.max_mib`, {most} MiB: make room or lower it"))
+        } else {
+            (State::Good, format!("{free} MiB are free"))
+        };
+        findings.add("disk", state, words);
+    }
+}
+
+fn plugins(findings: &mut Findings, config: &Config) {
+    let dir = &config.registry.dir;
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        let words = format!("`{}` can't be read: make it, or set `plugins.dir`", dir.display());
+        return findings.add("plugins", State::Bad, words);
+    };
+    let mut good = 0;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_none_or(|extension| extension != "wasm") {
+            continue;
+        }
+        let manifest = std::fs::read(&path).map_err(|error| error.to_string()).and_then(|bytes| {
+            let inspection = sandbox::inspect(&bytes).map_err(|error| error.to_string())?;
+            inspection.manifest.ok_or_else(|| "it has no manifest".to_owned())
+        });
+        let manifest = match manifest {
+            Ok(manifest) => manifest,
+            Err(words) => {
+                findings.add("plugins", State::Bad, format!("`{}`: {words}", path.display()));
+                continue;
+            }
+        };
+        let name = manifest.name.clone();
+        let own = config.registry.plugins.get(&name).and_then(|own| own.grants.clone()).unwrap_or_default();
+        let given = match config.registry.approved.get(&name) {
+            Some(approved) => own.and(approved),
+            None => own,
+        };
+        let missing = Grants::new(name.clone(), manifest.permissions, given, []).missing();
+        if missing.is_empty() {
+            good += 1;
+        } else {
+            let words = format!("`{name}` asks for more than is granted ({}): `plugin grant {name}`", missing.join(", "));
+            findings.add("grants", State::Remark, words);
+        }
+    }
+    findings.add("plugins", State::Good, format!("{good} in `{}` with all grants", dir.display()));
+}
+
+/// Only authors need it.
+fn target(findings: &mut Findings) {
+    let asked = Command::new("rustc").args(["--print", "target-libdir", "--target", "wasm32-wasip1"]).output();
+    let Ok(answer) = asked else {
+        return findings.add("target", State::Good, "no Rust here: plugins are built elsewhere");
+    };
+    let folder = String::from_utf8_lossy(&answer.stdout).trim().to_owned();
+    if answer.status.success() && Path::new(&folder).is_dir() {
+        findings.add("target", State::Good, "plugins can be built here (wasm32-wasip1)");
+    } else {
+        findings.add("target", State::Remark, "plugins can't be built here: `rustup target add wasm32-wasip1`");
+    }
+}
+
+/// Whether a host runs on this configuration, and what it says.
+fn running(findings: &mut Findings, config: &Config) {
+    let lock = config.journal.data_dir.join("host.lock");
+    let held = std::fs::File::open(&lock).is_ok_and(|file| file.try_lock().is_err());
+    if !held {
+        return match std::net::TcpListener::bind(&config.listen) {
+            Ok(_) => findings.add("host", State::Remark, "no host runs on this data folder: `salesman-host serve`"),
+            Err(error) => findings.add(
+                "host",
+                State::Bad,
+                format!("no host runs on this data folder, and `{}` can't be listened on ({error}): set `server.listen`", config.listen),
+            ),
+        };
+    }
+    match super::remote::readiness(&config.listen) {
+        Ok((true, remarks)) => {
+            findings.add("host", State::Good, "it runs and takes events");
+            remarks.into_iter().for_each(|remark| findings.add("host", State::Remark, remark));
+        }
+        Ok((false, reasons)) => reasons.into_iter().for_each(|reason| findings.add("host", State::Bad, reason)),
+        Err(error) => findings.add("host", State::Bad, format!("it runs and does not answer: {error:#}")),
+    }
+}
+
+fn crms(findings: &mut Findings, config: &Config) -> anyhow::Result<()> {
+    if config.crm.is_empty() {
+        findings.add("crm", State::Remark, "no `[crm.NAME]` has a `url`: events come in, and plugins can't call");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for (account, options) in &config.crm {
+        let client = crm::Client::new(options.clone())?;
+        let checkup = runtime.block_on(client.check(Clock::Wall.now()));
+        for problem in &checkup.problems {
+            findings.add("crm", State::Bad, format!("{account}: {problem}"));
+        }
+        if checkup.problems.is_empty() {
+            let user = checkup.user.map(|user| user.to_string()).unwrap_or_default();
+            findings.add("crm", State::Good, format!("{account} answers in {} ms, as user {user}", checkup.took_ms));
+        }
+    }
+    Ok(())
+}
+
+fn time(findings: &mut Findings) {
+    let asked = Command::new("timedatectl").args(["show", "--property=NTPSynchronized", "--value"]).output();
+    match asked.map(|answer| String::from_utf8_lossy(&answer.stdout).trim().to_owned()).as_deref() {
+        Ok("yes") => findings.add("time", State::Good, "the clock is kept by NTP"),
+        Ok("no") => findings.add("time", State::Remark, "the clock is not kept by NTP: `timedatectl set-ntp true`"),
+        _ => findings.add("time", State::Remark, "whether the clock is kept by NTP can't be told here"),
+    }
+}

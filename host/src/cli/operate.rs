@@ -1,0 +1,215 @@
+//! The operator's smaller commands: `crm check`, `tail`, `forget`, `audit`, `password`, `completions`, `grafana`, `openapi`.
+
+use std::io::{BufRead, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+use clap::{CommandFactory, Subcommand};
+use serde_json::{Value, json};
+
+use super::remote::At;
+use super::table::{Table, list, printable, text, time};
+use crate::console::hash_password;
+
+#[derive(Subcommand, Debug)]
+pub(super) enum CrmCommand {
+    /// Look at a CRM: whether it answers, takes the key, whose login it is, how its clock goes, which quirks it has.
+    Check(Check),
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Check {
+    /// Which: the name of a `[crm.NAME]` section; all by default.
+    #[arg(value_name = "NAME")]
+    account: Option<String>,
+    #[command(flatten)]
+    at: At,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Tail {
+    /// Only this plugin's.
+    #[arg(long, value_name = "NAME")]
+    plugin: Option<String>,
+    /// Only those that did not end well.
+    #[arg(long)]
+    failed: bool,
+    #[command(flatten)]
+    at: At,
+    /// As JSON, one line each.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Forget {
+    /// The record, such as `client:123`.
+    #[arg(long, value_name = "KIND:ID")]
+    entity: String,
+    /// Of which CRM: the name of a `[crm.NAME]` section.
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    account: String,
+    /// Events of other records that name it go too, and calls that name it are blanked.
+    #[arg(long)]
+    mentions: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(clap::Args, Debug)]
+pub(super) struct Audit {
+    /// Rows, at most 200.
+    #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+    limit: usize,
+    #[command(flatten)]
+    at: At,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn crm(CrmCommand::Check(args): CrmCommand) -> anyhow::Result<ExitCode> {
+    let remote = args.at.remote()?;
+    let accounts = match &args.account {
+        Some(account) => vec![account.clone()],
+        None => {
+            let crms = remote.get("crm")?;
+            let with_address = |crm: &&Value| crm.get("reachable").is_some_and(|reachable| !reachable.is_null());
+            crms.as_array().into_iter().flatten().filter(with_address).map(|crm| text(crm, "account")).collect()
+        }
+    };
+    ensure!(!accounts.is_empty(), "no `[crm.NAME]` has a `url`: there is nothing to check");
+    let (mut good, mut all) = (true, Vec::new());
+    for account in accounts {
+        let checkup = remote.post(&format!("crm/{account}/check"), &json!({}))?;
+        good &= list(&checkup, "problems").next().is_none();
+        if !args.json {
+            print_checkup(&account, &checkup);
+        }
+        all.push(json!({ "account": account, "checkup": checkup }));
+    }
+    if args.json {
+        println!("{:#}", Value::Array(all));
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One CRM's state in lines.
+pub(super) fn print_checkup(account: &str, checkup: &Value) {
+    let yes = |key: &str| if checkup.get(key) == Some(&Value::Bool(true)) { "yes" } else { "no" };
+    println!("{account}");
+    println!("  answers        {} ({} ms)", yes("reachable"), text(checkup, "took_ms"));
+    println!("  takes the key  {}", yes("key_accepted"));
+    println!("  login's user   {}", text(checkup, "user"));
+    println!("  clock ahead    {} s", text(checkup, "clock_ahead_s"));
+    let server: Vec<String> = list(checkup, "server").filter_map(|word| word.as_str().map(printable)).collect();
+    println!("  server         {}", server.join(", "));
+    for quirk in list(checkup, "quirks") {
+        let found = match quirk.get("found") {
+            Some(Value::Bool(true)) => "found",
+            Some(Value::Bool(false)) => "not found",
+            _ => "can't be told",
+        };
+        println!("  quirk          {}: {found}. {}", text(quirk, "name"), text(quirk, "meaning"));
+    }
+    for problem in list(checkup, "problems") {
+        println!("  ! {}", printable(problem.as_str().unwrap_or_default()));
+    }
+}
+
+pub(super) fn tail(args: &Tail) -> anyhow::Result<ExitCode> {
+    let remote = args.at.remote()?;
+    if !args.json {
+        eprintln!("Attempts, as they end. Ctrl-C ends this.");
+    }
+    remote.listen("live", |name, data| {
+        if name == "missed" {
+            eprintln!("… {data} are not shown");
+            return;
+        }
+        let Ok(ended) = serde_json::from_str::<Value>(data) else { return };
+        let good = matches!(text(&ended, "outcome").as_str(), "done" | "skipped");
+        let other = args.plugin.as_ref().is_some_and(|plugin| *plugin != text(&ended, "plugin"));
+        if other || args.failed && good {
+            return;
+        }
+        if args.json {
+            println!("{ended}");
+            return;
+        }
+        let [event, entity, plugin, outcome, code, delivery, took, reason] =
+            ["name", "entity", "plugin", "outcome", "code", "delivery", "took_ms", "reason"].map(|key| text(&ended, key));
+        let record = if entity.is_empty() { String::new() } else { format!(" ({entity})") };
+        let code = if code.is_empty() { String::new() } else { format!(" {code}") };
+        println!(
+            "{}  {event}{record} → {plugin}: {outcome}{code}, delivery {delivery}, {took} ms {}",
+            time(&ended, "ended_at"),
+            printable(&reason)
+        );
+    })?;
+    bail!("the host ended")
+}
+
+pub(super) fn forget(args: &Forget) -> anyhow::Result<ExitCode> {
+    let body = json!({ "account": args.account, "entity": args.entity, "mentions": args.mentions });
+    let forgot = args.at.remote()?.post("forget", &body)?;
+    println!("{}: {} things forgotten.", args.entity, text(&forgot, "forgotten"));
+    if forgot.get("left").and_then(Value::as_u64).unwrap_or(0) > 0 {
+        println!("{} events of it run just now, or have only just come: run the command again.", text(&forgot, "left"));
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("Copies of the data folder, and what plugins sent elsewhere, are not touched.");
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn audit(args: &Audit) -> anyhow::Result<ExitCode> {
+    let page = args.at.remote()?.ask("audit", &[("limit", Some(args.limit.to_string()))])?;
+    if args.json {
+        println!("{page:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new(&["time", "who", "what", "to what", "details"]);
+    for line in list(&page, "items") {
+        let [who, action, object, details] = ["who", "action", "object", "details"].map(|key| text(line, key));
+        table.row([time(line, "at"), who, action, object, details]);
+    }
+    table.print("Nothing yet.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks for a password twice, or takes it from standard input, and prints its hash.
+pub(super) fn password() -> anyhow::Result<ExitCode> {
+    let password = if std::io::stdin().is_terminal() {
+        let first = rpassword::prompt_password("Password: ").context("no password could be read")?;
+        let again = rpassword::prompt_password("Once more: ").context("no password could be read")?;
+        ensure!(first == again, "these are two different passwords");
+        first
+    } else {
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line).context("no password could be read")?;
+        line.trim_end_matches(['\n', '\r']).to_owned()
+    };
+    ensure!(password.chars().count() >= 10, "a password has at least 10 characters");
+    println!("{}", hash_password(&password).map_err(anyhow::Error::msg)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn completions(shell: clap_complete::Shell) -> ExitCode {
+    clap_complete::generate(shell, &mut super::Cli::command(), "salesman-host", &mut std::io::stdout());
+    ExitCode::SUCCESS
+}
+
+/// A file that goes with the host.
+pub(super) fn grafana() -> ExitCode {
+    print!("{}", include_str!("../../grafana.json"));
+    ExitCode::SUCCESS
+}
+
+/// Where a configuration lies, for the words of `doctor`.
+pub(super) fn shown(path: Option<&PathBuf>) -> String {
+    path.map_or_else(|| "the defaults".to_owned(), |path| format!("`{}`", path.display()))
+}

@@ -1,0 +1,52 @@
+//! `/metrics`, for Prometheus: what was counted, and what stands at the moment of asking.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::{Console, Problem, blocking};
+use crate::dispatcher::gate::Mode;
+use crate::telemetry::metrics::Standing;
+
+pub(super) fn routes() -> Router<Console> {
+    Router::new().route("/metrics", get(metrics))
+}
+
+async fn metrics(State(console): State<Console>) -> Result<Response, Problem> {
+    let (journal, now) = (console.journal.clone(), console.clock.now());
+    let (backlog, queues, disk) =
+        blocking(move || Ok((journal.backlog()?, journal.queue_minutes(now)?, journal.disk()))).await?;
+    let standing = Standing {
+        backlog: vec![
+            ("unrouted", backlog.unrouted),
+            ("open", backlog.open),
+            ("dead", backlog.dead),
+            ("uncertain_writes", backlog.uncertain_writes),
+        ],
+        queues: queues.into_iter().map(|queue| (queue.plugin, queue.account, queue.open, queue.dead)).collect(),
+        modes: console.queues.queues().into_iter().map(|queue| (queue.plugin, queue.account, word(queue.mode))).collect(),
+        crms: console
+            .queues
+            .crms()
+            .into_iter()
+            .filter_map(|(account, client)| client.map(|client| (account, *client.reachable().borrow())))
+            .collect(),
+        notices: console.registry.snapshot().notices.len(),
+        disk_free: disk.free,
+        store: disk.used,
+    };
+    let text = console.metrics.render(&standing);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+fn word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Flowing => "flowing",
+        Mode::Paused { .. } => "paused",
+        Mode::Probing => "probing",
+        Mode::WaitingForCrm => "waiting_for_crm",
+        Mode::Held => "held",
+    }
+}

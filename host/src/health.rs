@@ -1,0 +1,74 @@
+//! Whether the host is there (`/healthz`), and whether it can take events (`/readyz`, with reasons). Open to everybody:
+//! the reasons name no record, no address and no plugin.
+//!
+//! - Not ready means that an event sent now would be refused. A CRM that is away, or a plugin that is paused, does not make
+//!   the host unready: events wait, and nothing is lost; both are told as remarks.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+
+use crate::dispatcher::gate::Mode;
+use crate::{dispatcher, journal};
+
+/// What the room asks.
+#[derive(Clone)]
+pub struct Tools {
+    /// The store.
+    pub journal: journal::Handle,
+    /// The loop.
+    pub queues: dispatcher::Handle,
+}
+
+/// How the host is.
+#[derive(Debug, Serialize)]
+struct Readiness {
+    ready: bool,
+    /// Why not.
+    reasons: Vec<&'static str>,
+    /// What is not as it should be, and loses nothing.
+    remarks: Vec<&'static str>,
+}
+
+/// The routes.
+pub fn routes(tools: Tools) -> Router {
+    let ready = Router::new().route("/readyz", get(readiness)).with_state(tools);
+    Router::new().route("/healthz", get(async || "ok")).merge(ready)
+}
+
+async fn readiness(State(tools): State<Tools>) -> Response {
+    let journal = tools.journal.clone();
+    // A read takes a thread of its own; one that hangs says as much as one that fails.
+    let look = tokio::task::spawn_blocking(move || (journal.backlog().is_ok(), journal.disk().has_room()));
+    let look = tokio::time::timeout(std::time::Duration::from_secs(2), look).await;
+    let (mut reasons, mut remarks) = (Vec::new(), Vec::new());
+    match look {
+        Ok(Ok((readable, room))) => {
+            if !readable {
+                reasons.push("the journal can't be read");
+            }
+            if !room {
+                reasons.push("the disk with the data folder has less room than `server.min_free_mib`");
+            }
+        }
+        _ => reasons.push("the journal does not answer"),
+    }
+    if tools.journal.is_closed() {
+        reasons.push("the journal is closed");
+    }
+    if tools.queues.crms().iter().any(|(_, client)| client.as_ref().is_some_and(|client| !*client.reachable().borrow())) {
+        remarks.push("a CRM can't be reached: deliveries that need it wait");
+    }
+    if tools.queues.queues().iter().any(|queue| matches!(queue.mode, Mode::Paused { .. } | Mode::Probing)) {
+        remarks.push("a plugin is paused after failures: its deliveries wait");
+    }
+    if tools.queues.queues().iter().any(|queue| queue.mode == Mode::Held) {
+        remarks.push("an operator paused a plugin");
+    }
+    let ready = reasons.is_empty();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Readiness { ready, reasons, remarks })).into_response()
+}
