@@ -61,13 +61,8 @@ impl Mask {
         // The longest first: one value may hold another.
         let mut values: Vec<&String> = values.iter().collect();
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
-        for text in texts {
-            for value in &values {
-                if text.contains(value.as_str()) {
-                    *text = text.replace(value.as_str(), HIDDEN);
-                }
-            }
-        }
+        texts.into_iter().for_each(|text| cover(text, &values));
+        cover_all(fields, &values);
     }
 
     /// Hides fields in a text that holds JSON. One that was cut is no JSON any more, and is hidden whole where it names
@@ -107,6 +102,25 @@ impl Mask {
             Value::Array(items) => items.iter_mut().fold(false, |hidden, item| self.hide(item, values) || hidden),
             _ => false,
         }
+    }
+}
+
+/// Hides values that stand within a text.
+fn cover(text: &mut String, values: &[&String]) {
+    for value in values {
+        if text.contains(value.as_str()) {
+            *text = text.replace(value.as_str(), HIDDEN);
+        }
+    }
+}
+
+/// Hides values wherever else they stand in the fields.
+fn cover_all(value: &mut Value, values: &[&String]) {
+    match value {
+        Value::String(text) => cover(text, values),
+        Value::Array(items) => items.iter_mut().for_each(|item| cover_all(item, values)),
+        Value::Object(fields) => fields.iter_mut().for_each(|(_, inner)| cover_all(inner, values)),
+        _ => {}
     }
 }
 

@@ -35,6 +35,8 @@ impl Plugin for Sinner {
             "long-log" => (0..10_000).for_each(|_| host.info("y".repeat(1_000))),
             "retry" if event.attempt < 3 => return Reply::retry_after(Duration::from_millis(1), "not yet"),
             "retry" => {}
+            "once" if event.attempt < 2 => return Reply::reject("not the first time"),
+            "once" => host.info("this time it went well"),
             "reject" => return Reply::reject("never"),
             "count" => {
                 let seen: u64 = host.state().get("count")?.unwrap_or(0);
