@@ -90,11 +90,14 @@ pub fn start(options: Options, mut signals: Receiver<Signal>) -> Result<impl Fut
                     let (plugin, account) = (queue.plugin.as_str().to_owned(), queue.account);
                     tell(&http, &options, &about_plugin("plugin_resumed", plugin, account, &options)).await;
                 }
-                Some(Ok(Signal::Crm(account, back))) => tell(&http, &options, &about_crm(account, back, &options)).await,
+                Some(Ok(Signal::Crm(account, back))) => {
+                    tell(&http, &options, &about_crm(account, back, &options)).await
+                }
                 Some(Err(RecvError::Lagged(_))) | None => {}
                 Some(Err(RecvError::Closed)) => return,
             }
-            let due = letters.iter_mut().filter(|(_, told)| told.waiting > 0 && told.next.is_none_or(|next| next <= now));
+            let due =
+                letters.iter_mut().filter(|(_, told)| told.waiting > 0 && told.next.is_none_or(|next| next <= now));
             for ((plugin, account, code), told) in due {
                 let count = std::mem::take(&mut told.waiting);
                 told.next = Some(now + options.every);
@@ -107,8 +110,12 @@ pub fn start(options: Options, mut signals: Receiver<Signal>) -> Result<impl Fut
 
 fn about_plugin(kind: &'static str, plugin: String, account: String, options: &Options) -> Alert {
     let text = match (kind, options.russian) {
-        ("plugin_paused", false) => format!("The plugin {plugin} ({account}) is paused: it failed on many events in a row. Its deliveries wait."),
-        ("plugin_paused", true) => format!("Плагин {plugin} ({account}) приостановлен: сбои на многих событиях подряд. Его доставки ждут."),
+        ("plugin_paused", false) => format!(
+            "The plugin {plugin} ({account}) is paused: it failed on many events in a row. Its deliveries wait."
+        ),
+        ("plugin_paused", true) => {
+            format!("Плагин {plugin} ({account}) приостановлен: сбои на многих событиях подряд. Его доставки ждут.")
+        }
         (_, false) => format!("The plugin {plugin} ({account}) works again."),
         (_, true) => format!("Плагин {plugin} ({account}) снова работает."),
     };
@@ -117,7 +124,9 @@ fn about_plugin(kind: &'static str, plugin: String, account: String, options: &O
 
 fn about_crm(account: String, back: bool, options: &Options) -> Alert {
     let (kind, text) = match (back, options.russian) {
-        (false, false) => ("crm_unreachable", format!("The CRM {account} can't be reached; deliveries that need it wait.")),
+        (false, false) => {
+            ("crm_unreachable", format!("The CRM {account} can't be reached; deliveries that need it wait."))
+        }
         (false, true) => ("crm_unreachable", format!("CRM {account} не отвечает; доставки, которым она нужна, ждут.")),
         (true, false) => ("crm_reachable", format!("The CRM {account} answers again.")),
         (true, true) => ("crm_reachable", format!("CRM {account} снова отвечает.")),

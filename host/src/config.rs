@@ -15,9 +15,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use crate::{
-    alerts, console, crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, traces, watch,
-};
+use crate::{alerts, console, crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, traces, watch};
 
 pub use approvals::approve;
 

@@ -59,7 +59,8 @@ async fn readiness(State(tools): State<Tools>) -> Response {
     if tools.journal.is_closed() {
         reasons.push("the journal is closed");
     }
-    if tools.queues.crms().iter().any(|(_, client)| client.as_ref().is_some_and(|client| !*client.reachable().borrow())) {
+    if tools.queues.crms().iter().any(|(_, client)| client.as_ref().is_some_and(|client| !*client.reachable().borrow()))
+    {
         remarks.push("a CRM can't be reached: deliveries that need it wait");
     }
     if tools.queues.queues().iter().any(|queue| matches!(queue.mode, Mode::Paused { .. } | Mode::Probing)) {

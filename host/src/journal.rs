@@ -68,7 +68,8 @@ pub use letters::{Group, Letter, LetterFilter, Resolution};
 pub use minutes::{Minute, QueueMinutes};
 pub use operate::{Audited, Forget, Held, Operated, Record};
 pub use read::{
-    AttemptView, Backlog, DeliveryPath, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary, StateView,
+    AttemptView, Backlog, Caused, DeliveryPath, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary,
+    StateView,
 };
 pub use retention::{Retention, Swept, keep};
 pub use search::{EventFilter, FailedAttempt, Found};

@@ -86,7 +86,8 @@ pub fn start(
         .build()
         .map_err(|error| format!("traces can't be sent: {error}"))?;
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
-    exporter.set_resource(&Resource::builder_empty().with_service_name("salesman-host").with_attributes([version]).build());
+    exporter
+        .set_resource(&Resource::builder_empty().with_service_name("salesman-host").with_attributes([version]).build());
     Ok(async move {
         let (mut hooks, mut attempts) = (hooks, attempts);
         let scope = InstrumentationScope::builder("salesman-host").build();

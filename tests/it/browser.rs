@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use fantoccini::elements::Element;
 use fantoccini::error::NewSessionError;
 use fantoccini::key::Key;
-use fantoccini::elements::Element;
 use fantoccini::{Client, ClientBuilder, Locator};
 use integration_tests::host::{Host, PATIENCE};
 use integration_tests::stand_in::{Hook, Options, Shape, StandIn};
@@ -48,7 +48,8 @@ impl Session {
         if !scripts {
             arguments.push("--blink-settings=scriptEnabled=false".to_owned());
         }
-        let options = json!({ "binary": browser.program, "args": arguments, "prefs": { "intl.accept_languages": language } });
+        let options =
+            json!({ "binary": browser.program, "args": arguments, "prefs": { "intl.accept_languages": language } });
         let capabilities = [("goog:chromeOptions".to_owned(), options)].into_iter().collect();
         let connector = hyper_util::client::legacy::connect::HttpConnector::new();
         let client = wait_until("the browser", Duration::from_secs(60), async || {
@@ -150,7 +151,13 @@ async fn look(session: &Session, axe: Option<&Path>, name: &str) -> Vec<String> 
     if session.overflows().await {
         wrong.push(format!("{name} is wider than its window"));
     }
+    // The whole page, not only what the window shows of it.
+    let height = session.client.execute("return document.documentElement.scrollHeight", Vec::new()).await.unwrap();
+    let (width, window) = session.client.get_window_size().await.unwrap();
+    let height = u32::try_from(height.as_u64().unwrap()).unwrap().min(6_000);
+    session.size(u32::try_from(width).unwrap(), height + 150).await;
     std::fs::write(pictures().join(format!("{name}.png")), session.client.screenshot().await.unwrap()).unwrap();
+    session.size(u32::try_from(width).unwrap(), u32::try_from(window).unwrap()).await;
     wrong
 }
 
@@ -290,6 +297,8 @@ async fn an_operators_night_in_a_browser() {
         session.go(&host, &format!("/console{place}")).await;
         wrong.extend(look(&session, axe, &format!("{name}-ru-desktop")).await);
     }
+    session.go(&host, "/console/events/nonsense").await;
+    wrong.extend(look(&session, axe, "problem-ru-desktop").await);
     // On a phone.
     session.size(390, 844).await;
     for (place, name) in places.iter().zip(names) {

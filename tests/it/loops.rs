@@ -56,7 +56,7 @@ async fn an_event_that_a_plugin_caused_is_not_delivered_to_it_again() {
     let paths = paths(&host).await;
     let [first, second] = &paths[..] else { panic!("{paths:?}") };
     assert_eq!(first["deliveries"][0]["state"], "done", "{first}");
-    assert_eq!(first["deliveries"][0]["caused"], json!([second["event"]["id"]]));
+    assert_eq!(first["deliveries"][0]["caused"][0]["event"], second["event"]["id"]);
     assert_eq!(second["event"]["depth"], 1);
     let delivery = &second["deliveries"][0];
     assert_eq!((&delivery["state"], &delivery["code"]), (&json!("skipped"), &json!("loop.own_event")), "{second}");

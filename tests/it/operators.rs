@@ -48,7 +48,8 @@ const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded")
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 async fn login(host: &Host, name: &str, password: &str) -> String {
-    let answer = post(host, "/console/login", &[FORM], &format!("name={name}&password={}", password.replace(' ', "+"))).await;
+    let answer =
+        post(host, "/console/login", &[FORM], &format!("name={name}&password={}", password.replace(' ', "+"))).await;
     assert_eq!(answer.status(), StatusCode::SEE_OTHER);
     answer.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned()
 }
@@ -71,7 +72,10 @@ async fn nobody_gets_in_without_saying_who_they_are_and_a_viewer_changes_nothing
     }
     let turned = get(&host, "/console/events?name=a.b", &[]).await;
     let to = turned.headers()["location"].to_str().unwrap().to_owned();
-    assert_eq!((turned.status(), to.as_str()), (StatusCode::SEE_OTHER, "/console/login?next=%2Fconsole%2Fevents%3Fname%3Da.b"));
+    assert_eq!(
+        (turned.status(), to.as_str()),
+        (StatusCode::SEE_OTHER, "/console/login?next=%2Fconsole%2Fevents%3Fname%3Da.b")
+    );
     for wrong in ["name=anna&password=wrong", "name=anna&password=", "name=nobody&password=correct+horse", ""] {
         assert_eq!(post(&host, "/console/login", &[FORM], wrong).await.status(), StatusCode::UNAUTHORIZED, "{wrong}");
     }
@@ -92,8 +96,14 @@ async fn nobody_gets_in_without_saying_who_they_are_and_a_viewer_changes_nothing
     assert!(text.contains("a.b") && !text.contains("/retry"), "{text}");
     let session = csrf(&host, "/console", &viewer).await;
     let body = format!("csrf={session}");
-    assert_eq!(post(&host, "/console/deliveries/1/retry", &[FORM, cookie], &body).await.status(), StatusCode::FORBIDDEN);
-    assert_eq!(post(&host, "/api/v1/dead/drop", &[JSON, cookie], r#"{"all":true}"#).await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(
+        post(&host, "/console/deliveries/1/retry", &[FORM, cookie], &body).await.status(),
+        StatusCode::FORBIDDEN
+    );
+    assert_eq!(
+        post(&host, "/api/v1/dead/drop", &[JSON, cookie], r#"{"all":true}"#).await.status(),
+        StatusCode::FORBIDDEN
+    );
 
     let admin = login(&host, "anna", "correct horse").await;
     let cookie = ("cookie", admin.as_str());
@@ -105,7 +115,10 @@ async fn nobody_gets_in_without_saying_who_they_are_and_a_viewer_changes_nothing
     }
     // A page of another origin has the cookie at most, and can send neither JSON nor the word.
     for headers in [[FORM, cookie], [("content-type", "text/plain"), cookie]] {
-        assert_eq!(post(&host, "/api/v1/dead/drop", &headers, r#"{"all":true}"#).await.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(
+            post(&host, "/api/v1/dead/drop", &headers, r#"{"all":true}"#).await.status(),
+            StatusCode::BAD_REQUEST
+        );
     }
     let crossed = [JSON, cookie, ("sec-fetch-site", "cross-site")];
     assert_eq!(post(&host, "/api/v1/dead/drop", &crossed, r#"{"all":true}"#).await.status(), StatusCode::FORBIDDEN);
@@ -114,8 +127,7 @@ async fn nobody_gets_in_without_saying_who_they_are_and_a_viewer_changes_nothing
 
     let bearer = [JSON, ("authorization", "Bearer a-token-of-a-script")];
     assert_eq!(post(&host, "/api/v1/plugins/one/pause", &bearer, "{}").await.status(), StatusCode::OK);
-    let audit: Value =
-        serde_json::from_str(&get(&host, "/api/v1/audit", &bearer).await.text().await.unwrap()).unwrap();
+    let audit: Value = serde_json::from_str(&get(&host, "/api/v1/audit", &bearer).await.text().await.unwrap()).unwrap();
     let lines: Vec<(&str, &str)> = audit["items"]
         .as_array()
         .unwrap()
@@ -276,7 +288,10 @@ async fn a_tail_shows_attempts_as_they_end() {
             () = tokio::time::sleep(std::time::Duration::from_millis(50)) => {}
         }
     };
-    assert_eq!((&told["plugin"], &told["outcome"], &told["entity"]), (&json!("one"), &json!("rejected"), &json!("a:2")));
+    assert_eq!(
+        (&told["plugin"], &told["outcome"], &told["entity"]),
+        (&json!("one"), &json!("rejected"), &json!("a:2"))
+    );
 }
 
 #[tokio::test]
@@ -325,7 +340,15 @@ async fn what_is_hidden_shows_nowhere_but_to_an_admin_who_asks() {
     let (_, accepted) = host.send("POST", "", Some("application/json"), body.to_string().into_bytes()).await.unwrap();
     let id = accepted["id"].as_str().unwrap();
     host.settled(id).await.unwrap();
-    for path in ["/console", "/console/events", &format!("/console/events/{id}"), "/api/v1/events", &format!("/api/v1/events/{id}"), "/api/v1/deliveries/1", "/api/v1/failures"] {
+    for path in [
+        "/console",
+        "/console/events",
+        &format!("/console/events/{id}"),
+        "/api/v1/events",
+        &format!("/api/v1/events/{id}"),
+        "/api/v1/deliveries/1",
+        "/api/v1/failures",
+    ] {
         let text = get(&host, path, &[]).await.text().await.unwrap();
         assert!(!text.contains("4951234567"), "{path}: {text}");
     }
@@ -408,7 +431,8 @@ async fn somebody_is_told_of_dead_letters_a_paused_plugin_and_a_crm_that_is_away
     );
     let host = Setup::new().unwrap().crm(&crm).plugins(folder.path()).more(&more).start().await.unwrap();
     let texts = || -> Vec<Value> { chat.messages().into_iter().map(|message| message.body).collect() };
-    let kinds = || -> Vec<String> { texts().iter().map(|text| text["kind"].as_str().unwrap_or_default().to_owned()).collect() };
+    let kinds =
+        || -> Vec<String> { texts().iter().map(|text| text["kind"].as_str().unwrap_or_default().to_owned()).collect() };
     for id in 0..3 {
         host.accepted(&format!("event=one.event&id={id}&sin=panic")).await.unwrap();
     }
@@ -432,9 +456,11 @@ async fn somebody_is_told_of_dead_letters_a_paused_plugin_and_a_crm_that_is_away
     .await
     .unwrap();
     crm.set_down(false);
-    wait_until("the CRM's return", PATIENCE, async || Ok(kinds().iter().any(|kind| kind == "crm_reachable").then_some(())))
-        .await
-        .unwrap();
+    wait_until("the CRM's return", PATIENCE, async || {
+        Ok(kinds().iter().any(|kind| kind == "crm_reachable").then_some(()))
+    })
+    .await
+    .unwrap();
     assert!(!host.log().contains("planted-alert-token"));
 }
 

@@ -7,6 +7,8 @@
 mod backlog;
 #[path = "bench/bare.rs"]
 mod bare;
+#[path = "bench/console.rs"]
+mod console;
 #[path = "bench/fairness.rs"]
 mod fairness;
 #[path = "bench/php.rs"]
@@ -44,7 +46,7 @@ struct Arguments {
     /// Deliveries of the large backlog.
     #[arg(long, default_value_t = 1_000_000)]
     backlog: usize,
-    /// Measure only this: sandbox, intake, settled, memory, fairness, backlog, php.
+    /// Measure only this: sandbox, intake, settled, memory, fairness, backlog, console, php.
     #[arg(long)]
     only: Option<String>,
 }
@@ -95,6 +97,10 @@ async fn bench(arguments: Arguments) -> anyhow::Result<Value> {
     if wanted("backlog") {
         eprintln!("a large backlog …");
         figures.insert("backlog".to_owned(), backlog::measure(arguments.backlog).await?);
+    }
+    if wanted("console") {
+        eprintln!("the console on a large store …");
+        figures.insert("console".to_owned(), console::measure(arguments.backlog, duration).await?);
     }
     if wanted("php") {
         eprintln!("an event under PHP …");

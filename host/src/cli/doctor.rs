@@ -122,19 +122,27 @@ fn folders(findings: &mut Findings, config: &Config) {
             format!("`{}` is not there yet: the host makes it at its first start, if it may", data.display()),
         ),
         Ok(metadata) if !metadata.is_dir() => {
-            findings.add("data folder", State::Bad, format!("`{}` is no folder: set `server.data_dir`", data.display()));
+            findings.add(
+                "data folder",
+                State::Bad,
+                format!("`{}` is no folder: set `server.data_dir`", data.display()),
+            );
         }
         Ok(metadata) => {
             let store = std::fs::metadata(data.join("journal.sqlite"));
             if metadata.permissions().mode() & 0o007 != 0 {
-                let words = format!("others can look into `{}`, which holds the CRM's data: `chmod o-rwx`", data.display());
+                let words =
+                    format!("others can look into `{}`, which holds the CRM's data: `chmod o-rwx`", data.display());
                 findings.add("data folder", State::Remark, words);
             }
             match store {
                 Ok(store) if store.uid() != metadata.uid() => findings.add(
                     "data folder",
                     State::Bad,
-                    format!("the journal in `{}` belongs to another user than the folder: `chown -R` it to the host's user", data.display()),
+                    format!(
+                        "the journal in `{}` belongs to another user than the folder: `chown -R` it to the host's user",
+                        data.display()
+                    ),
                 ),
                 _ => findings.add("data folder", State::Good, format!("`{}` is there", data.display())),
             }
@@ -145,10 +153,18 @@ fn folders(findings: &mut Findings, config: &Config) {
         let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 20;
         let least = config.journal.least_free >> 20;
         let (state, words) = if free < least {
-            (State::Bad, format!("{free} MiB are free, `server.min_free_mib` wants {least}: new events are refused; make room"))
+            (
+                State::Bad,
+                format!("{free} MiB are free, `server.min_free_mib` wants {least}: new events are refused; make room"),
+            )
         } else if free < config.retention.size >> 20 {
             let most = config.retention.size >> 20;
-            (State::Remark, format!("{free} MiB are free, and the journal may grow to `retention.max_mib`, {most} MiB: make room or lower it"))
+            (
+                State::Remark,
+                format!(
+                    "{free} MiB are free, and the journal may grow to `retention.max_mib`, {most} MiB: make room or lower it"
+                ),
+            )
         } else {
             (State::Good, format!("{free} MiB are free"))
         };
@@ -188,7 +204,8 @@ fn plugins(findings: &mut Findings, config: &Config) {
         if missing.is_empty() {
             good += 1;
         } else {
-            let words = format!("`{name}` asks for more than is granted ({}): `plugin grant {name}`", missing.join(", "));
+            let words =
+                format!("`{name}` asks for more than is granted ({}): `plugin grant {name}`", missing.join(", "));
             findings.add("grants", State::Remark, words);
         }
     }
@@ -219,7 +236,10 @@ fn running(findings: &mut Findings, config: &Config) {
             Err(error) => findings.add(
                 "host",
                 State::Bad,
-                format!("no host runs on this data folder, and `{}` can't be listened on ({error}): set `server.listen`", config.listen),
+                format!(
+                    "no host runs on this data folder, and `{}` can't be listened on ({error}): set `server.listen`",
+                    config.listen
+                ),
             ),
         };
     }

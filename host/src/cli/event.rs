@@ -165,8 +165,9 @@ fn list_events(args: &List) -> anyhow::Result<ExitCode> {
     }
     let mut table = Table::new(&["time", "id", "event", "record", "actor", "crm", "deliveries"]);
     for event in list(&found, "items") {
-        let fates: Vec<String> =
-            list(event, "deliveries").map(|fate| format!("{}: {}", text(fate, "plugin"), text(fate, "state"))).collect();
+        let fates: Vec<String> = list(event, "deliveries")
+            .map(|fate| format!("{}: {}", text(fate, "plugin"), text(fate, "state")))
+            .collect();
         let [id, name, entity, actor, account] =
             ["id", "name", "entity", "actor", "account"].map(|key| text(event, key));
         let fates = if event.get("duplicate").is_some() { "duplicate".to_owned() } else { fates.join(", ") };
@@ -190,14 +191,25 @@ fn show(args: &Show) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let event = path.get("event").unwrap_or(&Value::Null);
-    println!("{} {} ({}, {})", text(event, "name"), text(event, "entity"), text(event, "account"), time(event, "received_at"));
+    println!(
+        "{} {} ({}, {})",
+        text(event, "name"),
+        text(event, "entity"),
+        text(event, "account"),
+        time(event, "received_at")
+    );
     println!("{:#}", path.get("fields").unwrap_or(&Value::Null));
     for cause in list(&path, "caused_by") {
         println!("caused by {} of {} on {}", text(cause, "plugin"), text(cause, "name"), text(cause, "event"));
     }
     for delivery in list(&path, "deliveries") {
         let reason = printable(&text(delivery, "reason"));
-        println!("\n{}: {} (delivery {}) {reason}", text(delivery, "plugin"), text(delivery, "state"), text(delivery, "id"));
+        println!(
+            "\n{}: {} (delivery {}) {reason}",
+            text(delivery, "plugin"),
+            text(delivery, "state"),
+            text(delivery, "id")
+        );
         for attempt in list(delivery, "attempts") {
             let took = attempt.pointer("/usage/wall").and_then(Value::as_u64).unwrap_or(0);
             let words = printable(&text(attempt, "reason"));

@@ -142,7 +142,8 @@ pub(super) fn tail(args: &Tail) -> anyhow::Result<ExitCode> {
             return;
         }
         let [event, entity, plugin, outcome, code, delivery, took, reason] =
-            ["name", "entity", "plugin", "outcome", "code", "delivery", "took_ms", "reason"].map(|key| text(&ended, key));
+            ["name", "entity", "plugin", "outcome", "code", "delivery", "took_ms", "reason"]
+                .map(|key| text(&ended, key));
         let record = if entity.is_empty() { String::new() } else { format!(" ({entity})") };
         let code = if code.is_empty() { String::new() } else { format!(" {code}") };
         println!(

@@ -56,7 +56,11 @@ impl Table {
 }
 
 fn cut(cell: &str) -> String {
-    if cell.chars().count() <= WIDEST { cell.to_owned() } else { cell.chars().take(WIDEST - 1).chain(['…']).collect() }
+    if cell.chars().count() <= WIDEST {
+        cell.to_owned()
+    } else {
+        cell.chars().take(WIDEST - 1).chain(['…']).collect()
+    }
 }
 
 /// What comes from outside must not move the cursor or colour the terminal.
@@ -103,9 +107,9 @@ pub(super) fn parse_time(text: &str) -> Result<i64, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at.as_millisecond());
     }
-    let civil = text.parse::<jiff::civil::DateTime>().or_else(|_| {
-        text.parse::<jiff::civil::Date>().map(|date| date.to_datetime(jiff::civil::Time::midnight()))
-    });
+    let civil = text
+        .parse::<jiff::civil::DateTime>()
+        .or_else(|_| text.parse::<jiff::civil::Date>().map(|date| date.to_datetime(jiff::civil::Time::midnight())));
     let zoned = civil.ok().and_then(|civil| civil.to_zoned(TimeZone::system()).ok()).ok_or_else(wrong)?;
     Ok(zoned.timestamp().as_millisecond())
 }
@@ -119,7 +123,8 @@ mod tests {
         let mut table = Table::new(&["name", "reason"]);
         table.row(["Ромашка".to_owned(), "a\nb\u{1b}[31m".to_owned()]);
         table.row(["x".repeat(50), String::new()]);
-        let expected = format!("NAME{}REASON\nРомашка{}a b [31m\n{}…\n", " ".repeat(38), " ".repeat(35), "x".repeat(39));
+        let expected =
+            format!("NAME{}REASON\nРомашка{}a b [31m\n{}…\n", " ".repeat(38), " ".repeat(35), "x".repeat(39));
         assert_eq!(table.text(), expected);
     }
 

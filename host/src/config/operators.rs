@@ -6,8 +6,8 @@ use std::time::Duration;
 use toml::Value;
 
 use super::read::Section;
-use crate::{alerts, traces};
 use crate::console::{AccessOptions, Options, Role, Token, User, is_hash};
+use crate::{alerts, traces};
 
 /// The file with the token that the commands use.
 pub(super) const TOKEN_FILE: &str = "console.token";

@@ -415,7 +415,8 @@ mod tests {
     fn without_users_only_this_machine_comes_in_and_no_page_of_others() {
         let access = Access::new(Options::default(), Clock::Wall).unwrap();
         let host = ("host", "127.0.0.1:8787");
-        let cases: [(&str, &str, &[(&str, &str)], Option<Refusal>); 10] = [
+        type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], Option<Refusal>);
+        let cases: [Case<'_>; 10] = [
             ("GET", "127.0.0.1", &[host], None),
             ("GET", "127.0.0.1", &[("host", "localhost")], None),
             ("GET", "192.168.0.5", &[host], Some(Refusal::NotLocal)),

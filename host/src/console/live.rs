@@ -48,7 +48,10 @@ async fn changes(State(console): State<Console>) -> Response {
             tokio::time::sleep(EVERY).await;
             let now = mark(&console);
             if now != seen {
-                return Some((Ok::<_, Infallible>(Event::default().event("changed").data("now")), (console, now, place)));
+                return Some((
+                    Ok::<_, Infallible>(Event::default().event("changed").data("now")),
+                    (console, now, place),
+                ));
             }
         }
     });

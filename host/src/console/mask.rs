@@ -99,7 +99,13 @@ impl Mask {
                 }
                 hidden
             }
-            Value::Array(items) => items.iter_mut().fold(false, |hidden, item| self.hide(item, values) || hidden),
+            Value::Array(items) => {
+                let mut hidden = false;
+                for item in items {
+                    hidden |= self.hide(item, values);
+                }
+                hidden
+            }
             _ => false,
         }
     }

@@ -26,7 +26,12 @@ async fn metrics(State(console): State<Console>) -> Result<Response, Problem> {
             ("uncertain_writes", backlog.uncertain_writes),
         ],
         queues: queues.into_iter().map(|queue| (queue.plugin, queue.account, queue.open, queue.dead)).collect(),
-        modes: console.queues.queues().into_iter().map(|queue| (queue.plugin, queue.account, word(queue.mode))).collect(),
+        modes: console
+            .queues
+            .queues()
+            .into_iter()
+            .map(|queue| (queue.plugin, queue.account, word(queue.mode)))
+            .collect(),
         crms: console
             .queues
             .crms()

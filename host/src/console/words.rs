@@ -101,7 +101,7 @@ words! {
     changed: "changed", "изменено";
     choose: "Choose", "Выбрать";
     choose_addresses: "Addresses that it may send to, one a line", "Адреса, куда ему можно обращаться, по одному в строке";
-    count: "Letters", "Писем";
+    count: "Letters", "Сколько";
     counting: "counting…", "подсчёт…";
     dead_letters: "Dead letters", "Недоставленные";
     deliveries: "Deliveries", "Доставки";

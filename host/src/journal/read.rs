@@ -184,7 +184,18 @@ pub struct DeliveryView {
     /// What it wrote into the CRM.
     pub writes: Vec<WriteView>,
     /// The events that its writes caused.
-    pub caused: Vec<EventId>,
+    pub caused: Vec<Caused>,
+}
+
+/// An event that a delivery's write caused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Caused {
+    /// Which.
+    pub event: EventId,
+    /// Its name.
+    pub name: String,
+    /// Its record, as `kind:id`.
+    pub entity: Option<String>,
 }
 
 /// One attempt.
@@ -391,8 +402,13 @@ fn deliveries(connection: &Connection, column: &str, number: i64) -> rusqlite::R
         view.attempts = attempts(connection, DeliveryId(view.id))?;
         view.writes = writes::of_delivery(connection, view.id)?;
         view.caused = connection
-            .prepare_cached("SELECT id FROM event INDEXED BY event_cause WHERE cause = ?1 ORDER BY seq")?
-            .query_map([view.id], |row| row.get(0).map(EventId::from_bytes))?
+            .prepare_cached(
+                "SELECT id, name, entity_kind || ':' || entity_id FROM event INDEXED BY event_cause
+                  WHERE cause = ?1 ORDER BY seq",
+            )?
+            .query_map([view.id], |row| {
+                Ok(Caused { event: EventId::from_bytes(row.get(0)?), name: row.get(1)?, entity: row.get(2)? })
+            })?
             .collect::<rusqlite::Result<_>>()?;
     }
     Ok(views)

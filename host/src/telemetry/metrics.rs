@@ -41,8 +41,23 @@ const BUILD: &str = "salesman_build_info";
 
 /// The CRM's methods that have a label of their own.
 const METHODS: [&str; 17] = [
-    "akt", "budget", "calls", "client", "currency", "deal", "document", "entry", "guides", "history", "lead", "metrika",
-    "person", "price", "statistic", "task", "user",
+    "akt",
+    "budget",
+    "calls",
+    "client",
+    "currency",
+    "deal",
+    "document",
+    "entry",
+    "guides",
+    "history",
+    "lead",
+    "metrika",
+    "person",
+    "price",
+    "statistic",
+    "task",
+    "user",
 ];
 /// The modes of a plugin's deliveries.
 const MODES: [&str; 5] = ["flowing", "paused", "probing", "waiting_for_crm", "held"];
@@ -78,7 +93,10 @@ pub(super) fn start() -> Result<Metrics, String> {
     describe_gauge!(BACKLOG, "What waits: unrouted events, open deliveries, dead letters, uncertain writes.");
     describe_gauge!(OPEN, "Deliveries that wait or run, by plugin and account.");
     describe_gauge!(DEAD, "Dead letters, by plugin and account.");
-    describe_gauge!(MODE, "1 for the mode in which a plugin's deliveries are, 0 for the others; by plugin and account.");
+    describe_gauge!(
+        MODE,
+        "1 for the mode in which a plugin's deliveries are, 0 for the others; by plugin and account."
+    );
     describe_gauge!(REACHABLE, "1 where a CRM answers, 0 where it does not, by account.");
     describe_gauge!(NOTICES, "Plugin files, or versions, that are not served.");
     describe_gauge!(DISK, Unit::Bytes, "Free bytes on the disk with the data folder.");

@@ -71,10 +71,10 @@ impl Chain {
             chain.join(column, 0, column + 1, row);
             chain.put("plugin", column + 1, row, &delivery.plugin, None, Some(format!("#d{}", delivery.id)));
             let first = row;
-            for event in delivery.caused.iter().take(MOST_BEHIND) {
-                let id = event.to_string();
+            for caused in delivery.caused.iter().take(MOST_BEHIND) {
                 chain.join(column + 1, first, column + 2, row);
-                chain.put("event", column + 2, row, w.event, id.get(..13), Some(format!("/console/events/{id}")));
+                let href = Some(format!("/console/events/{}", caused.event));
+                chain.put("event", column + 2, row, &caused.name, caused.entity.as_deref(), href);
                 row += 1;
             }
             words.push(format!("{} ({})", delivery.plugin, delivery.caused.len()));

@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -10,7 +10,7 @@ use axum::routing::post;
 
 use super::frame::{Asked, Frame, Seen};
 use super::shown::{AskedEvents, AskedLetters};
-use super::{login_form, own_page, problem_page};
+use super::{Refused, login_form, own_page, problem_page};
 use crate::console::access::Operator;
 use crate::console::{Console, Problem, api, peer};
 use crate::journal::{DeliveryId, LetterFilter, Resolution};
@@ -34,21 +34,27 @@ struct Form {
     who: Operator,
 }
 
-impl Form {
-    /// Reads a form of somebody who is in.
-    fn of(seen: &Seen, body: &Bytes) -> Result<Self, Response> {
-        let frame = Frame::outside(seen);
-        let asked = Asked::of(std::str::from_utf8(body).ok());
+/// Only a form that bears its session's word is one.
+impl<S: Send + Sync> FromRequest<S> for Form {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let (parts, body) = request.into_parts();
+        let frame = Frame::outside(&Seen::of(&parts));
+        let body = Bytes::from_request(Request::from_parts(parts, body), state).await.unwrap_or_default();
+        let asked = Asked::of(std::str::from_utf8(&body).ok());
         let word = asked.get("csrf");
         match frame.who.clone() {
             Some(who) if !who.csrf.is_empty() && who.csrf == word => Ok(Self { frame, asked, who }),
             _ => {
                 let words = "the form is not of this session: go back, load the page again, and send it again";
-                Err(problem_page(&frame, &Problem::new(StatusCode::FORBIDDEN, "console.form", words)))
+                Err(frame.refuse()(Problem::new(StatusCode::FORBIDDEN, "console.form", words)))
             }
         }
     }
+}
 
+impl Form {
     /// Goes back to the page, which tells that it was done, or shows why it was not.
     fn answer(&self, done: Result<Option<usize>, Problem>) -> Response {
         match done {
@@ -81,16 +87,7 @@ impl Form {
     }
 }
 
-async fn delivery(
-    State(console): State<Console>,
-    Path((id, wish)): Path<(String, String)>,
-    seen: Seen,
-    body: Bytes,
-) -> Response {
-    let form = match Form::of(&seen, &body) {
-        Ok(form) => form,
-        Err(refusal) => return refusal,
-    };
+async fn delivery(State(console): State<Console>, Path((id, wish)): Path<(String, String)>, form: Form) -> Response {
     let done = async {
         let resolution = match wish.as_str() {
             "retry" => Resolution::Retry,
@@ -102,11 +99,7 @@ async fn delivery(
     form.answer(done.await)
 }
 
-async fn replay(State(console): State<Console>, Path(id): Path<String>, seen: Seen, body: Bytes) -> Response {
-    let form = match Form::of(&seen, &body) {
-        Ok(form) => form,
-        Err(refusal) => return refusal,
-    };
+async fn replay(State(console): State<Console>, Path(id): Path<String>, form: Form) -> Response {
     let done = async {
         let plugin = api::named(form.asked.get("plugin").to_owned())?;
         console.replay(&form.who, api::event_id(&id)?, &plugin).await.map(|_| None)
@@ -114,11 +107,7 @@ async fn replay(State(console): State<Console>, Path(id): Path<String>, seen: Se
     form.answer(done.await)
 }
 
-async fn replay_all(State(console): State<Console>, seen: Seen, body: Bytes) -> Response {
-    let form = match Form::of(&seen, &body) {
-        Ok(form) => form,
-        Err(refusal) => return refusal,
-    };
+async fn replay_all(State(console): State<Console>, form: Form) -> Response {
     let done = async {
         let plugin = api::named(form.asked.get("plugin").to_owned())?;
         let filter = AskedEvents::of(&form.asked).query(&form.frame)?.filter()?;
@@ -131,11 +120,7 @@ async fn replay_all(State(console): State<Console>, seen: Seen, body: Bytes) -> 
     }
 }
 
-async fn dead_some(State(console): State<Console>, seen: Seen, body: Bytes) -> Response {
-    let form = match Form::of(&seen, &body) {
-        Ok(form) => form,
-        Err(refusal) => return refusal,
-    };
+async fn dead_some(State(console): State<Console>, form: Form) -> Response {
     let done = async {
         let chosen = form.asked.all("delivery").map(|id| api::delivery_id(id).map(DeliveryId));
         let chosen: Vec<DeliveryId> = chosen.collect::<Result<_, _>>()?;
@@ -144,11 +129,7 @@ async fn dead_some(State(console): State<Console>, seen: Seen, body: Bytes) -> R
     form.answer(done.await)
 }
 
-async fn dead_all(State(console): State<Console>, seen: Seen, body: Bytes) -> Response {
-    let form = match Form::of(&seen, &body) {
-        Ok(form) => form,
-        Err(refusal) => return refusal,
-    };
+async fn dead_all(State(console): State<Console>, form: Form) -> Response {
     let done = async {
         let filter: LetterFilter = AskedLetters::of(&form.asked).filter(&form.frame)?;
         console.resolve_all(&form.who, filter, form.resolution()?, form.pace()?).await.map(|_| None)
@@ -156,11 +137,7 @@ async fn dead_all(State(console): State<Console>, seen: Seen, body: Bytes) -> Re
     form.answer(done.await)
 }
 
-async fn stop(State(console): State<Console>, Path(id): Path<u64>, seen: Seen, body: Bytes) -> Response {
-    let form = match Form::of(&seen, &body) {
-        Ok(form) => form,
-        Err(refusal) => return refusal,
-    };
+async fn stop(State(console): State<Console>, Path(id): Path<u64>, form: Form) -> Response {
     let done = async {
         console.audit(&form.who, "job.stop", &id.to_string(), "").await?;
         if console.jobs.stop(id) { Ok(None) } else { Err(Problem::not_found("no such job goes on")) }
@@ -168,16 +145,7 @@ async fn stop(State(console): State<Console>, Path(id): Path<u64>, seen: Seen, b
     form.answer(done.await)
 }
 
-async fn plugin(
-    State(console): State<Console>,
-    Path((name, wish)): Path<(String, String)>,
-    seen: Seen,
-    body: Bytes,
-) -> Response {
-    let form = match Form::of(&seen, &body) {
-        Ok(form) => form,
-        Err(refusal) => return refusal,
-    };
+async fn plugin(State(console): State<Console>, Path((name, wish)): Path<(String, String)>, form: Form) -> Response {
     let done = async {
         let name = api::named(name)?;
         let who = &form.who;

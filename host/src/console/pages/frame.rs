@@ -208,7 +208,7 @@ impl Frame {
         if *bytes < 1 << 20 {
             format!("{} {kib}", bytes.div_ceil(1 << 10))
         } else {
-            format!("{}.{} {mib}", bytes >> 20, (bytes % (1 << 20)) * 10 >> 20)
+            format!("{}.{} {mib}", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20)
         }
     }
 
