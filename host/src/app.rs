@@ -99,6 +99,7 @@ impl App {
         }
         let mut router = health::routes(health::Tools { journal: journal.handle(), queues: queues.clone() });
         router = router.merge(ingress::routes(intake, journal.handle(), clock.clone()));
+        let (stop_intake, stopped) = watch::channel(false);
         let mut own_listener = None;
         if let Some(options) = config.console {
             let listen = options.listen.clone();
@@ -109,6 +110,7 @@ impl App {
                 queues: queues.clone(),
                 clock: clock.clone(),
                 metrics,
+                stopping: stopped.clone(),
                 versions: Versions::new(&store),
                 approve: Arc::new(move |name, permissions| crate::config::approve(&approvals, name, permissions)),
                 make_event: Arc::new(|account, body, now| {
@@ -123,7 +125,6 @@ impl App {
                 }
             }
         }
-        let (stop_intake, stopped) = watch::channel(false);
         if let Some((listener, pages)) = own_listener {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| one(&error))?;
             helpers.push(tokio::spawn(server::serve(listener, pages, config.server.clone(), stopped.clone())));

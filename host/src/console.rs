@@ -28,7 +28,7 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::event::Event;
@@ -80,6 +80,8 @@ pub struct Tools {
     pub make_event: Arc<MakeEvent>,
     /// What is counted.
     pub metrics: Metrics,
+    /// Turns true when the host stops: streams end then.
+    pub stopping: watch::Receiver<bool>,
 }
 
 /// What every answer needs.

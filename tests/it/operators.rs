@@ -295,6 +295,18 @@ async fn a_tail_shows_attempts_as_they_end() {
 }
 
 #[tokio::test]
+async fn an_open_page_does_not_hold_up_a_stop() {
+    let mut host = Setup::new().unwrap().start().await.unwrap();
+    let mut streams = Vec::new();
+    for path in ["/console/live", "/api/v1/live"] {
+        streams.push(get(&host, path, &[]).await);
+    }
+    let began = std::time::Instant::now();
+    assert_eq!(host.stop().await.unwrap(), Some(0));
+    assert!(began.elapsed() < std::time::Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn the_doctor_names_what_is_wrong_and_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let run = async |text: &str| {

@@ -64,7 +64,7 @@ fn documented() -> OpenApiRouter<Console> {
         .routes(routes!(reads::notices))
         .routes(routes!(reads::crms))
         .routes(routes!(reads::check_crm))
-        .routes(routes!(reads::audit))
+        .routes(routes!(reads::audit, wishes::note))
         .routes(routes!(wishes::forget))
         .routes(routes!(reads::me))
 }

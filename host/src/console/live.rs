@@ -5,6 +5,7 @@
 //! - Streams are bounded in number, and end with the host.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -40,18 +41,26 @@ fn mark(console: &Console) -> (u64, Vec<crate::dispatcher::QueueView>, usize) {
     (console.journal.changes(), console.queues.queues(), moving)
 }
 
+/// Returns when the host stops.
+async fn stopped(console: &Console) {
+    // A sender that is gone has stopped as well.
+    drop(console.stopping.clone().wait_for(|stopping| *stopping).await);
+}
+
 async fn changes(State(console): State<Console>) -> Response {
-    let Ok(place) = std::sync::Arc::clone(&console.streams).try_acquire_owned() else { return too_many() };
+    let Ok(place) = Arc::clone(&console.streams).try_acquire_owned() else { return too_many() };
     let seen = mark(&console);
     let news = stream::unfold((console, seen, place), async |(console, seen, place)| {
         loop {
-            tokio::time::sleep(EVERY).await;
+            tokio::select! {
+                () = stopped(&console) => return None,
+                () = tokio::time::sleep(EVERY) => {}
+            }
             let now = mark(&console);
             if now != seen {
-                return Some((
-                    Ok::<_, Infallible>(Event::default().event("changed").data("now")),
-                    (console, now, place),
-                ));
+                // Without data a browser takes no notice.
+                let changed = Event::default().event("changed").data("now");
+                return Some((Ok::<_, Infallible>(changed), (console, now, place)));
             }
         }
     });
@@ -98,18 +107,21 @@ fn ended(delivered: &Delivered, masked: bool) -> Option<Event> {
 }
 
 async fn attempts(State(console): State<Console>) -> Response {
-    let Ok(place) = std::sync::Arc::clone(&console.streams).try_acquire_owned() else { return too_many() };
+    let Ok(place) = Arc::clone(&console.streams).try_acquire_owned() else { return too_many() };
     let feed = console.queues.delivered();
-    let masked = !console.mask.is_empty();
-    let news = stream::unfold((feed, place, masked), async |(mut feed, place, masked)| {
+    let news = stream::unfold((feed, place, console), async |(mut feed, place, console)| {
         loop {
-            let event = match feed.recv().await {
-                Ok(delivered) => ended(&delivered, masked),
+            let ended_one = tokio::select! {
+                () = stopped(&console) => return None,
+                ended_one = feed.recv() => ended_one,
+            };
+            let event = match ended_one {
+                Ok(delivered) => ended(&delivered, !console.mask.is_empty()),
                 Err(RecvError::Lagged(missed)) => Some(Event::default().event("missed").data(missed.to_string())),
                 Err(RecvError::Closed) => return None,
             };
             if let Some(event) = event {
-                return Some((Ok::<_, Infallible>(event), (feed, place, masked)));
+                return Some((Ok::<_, Infallible>(event), (feed, place, console)));
             }
         }
     });

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 
+use crate::cli::remote::note;
 use crate::cli::{source, told};
 use crate::config::{Config, approve};
 use crate::plugin::{Manifest, Permissions, PluginName};
@@ -32,13 +33,14 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = match source(args.config, false).read() {
+    let config = match source(args.config.clone(), false).read() {
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
     };
     let file = &config.registry.approvals;
     if args.revoke {
         let name = PluginName::try_from(args.plugin).map_err(anyhow::Error::msg)?;
+        note(args.config, "plugin.revoke", name.as_str(), "")?;
         approve(file, &name, None).map_err(anyhow::Error::msg)?;
         println!("`{name}` has no grants in `{}` any more.", file.display());
         if config.registry.plugins.get(&name).is_some_and(|own| own.grants.is_some()) {
@@ -60,6 +62,7 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     }
+    note(args.config, "plugin.grant", name.as_str(), &serde_json::to_string(&permissions)?)?;
     approve(file, name, Some(&permissions)).map_err(anyhow::Error::msg)?;
     println!("Granted, in `{}`. A running host takes it up by itself.", file.display());
     Ok(ExitCode::SUCCESS)

@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::Context;
 
+use crate::cli::remote::note;
 use crate::cli::{source, told};
 use crate::plugin::PluginName;
 use crate::registry::versions::{Version, Versions};
@@ -30,7 +31,7 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = match source(args.config, false).read() {
+    let config = match source(args.config.clone(), false).read() {
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
     };
@@ -46,6 +47,8 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let wanted = if args.newest { "newest" } else { args.to.as_deref().unwrap_or("the one before") };
+    note(args.config, "plugin.rollback", name.as_str(), wanted)?;
     if args.newest {
         versions.pin(name, None).context("the choice can't be recorded")?;
         println!("`{name}` runs on the version in the plugin folder.");

@@ -248,6 +248,34 @@ pub(super) async fn stop_job(
     }
 }
 
+/// What an operator does beside the host.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Note {
+    /// `plugin.grant`, `plugin.revoke` or `plugin.rollback`.
+    action: String,
+    /// To what.
+    object: String,
+    /// With what.
+    #[serde(default)]
+    details: String,
+}
+
+/// Puts a line into the operators' log, for the commands that write the host's files themselves.
+#[utoipa::path(post, path = "/api/v1/audit", request_body = Note, responses((status = 200, body = Changed), (status = "default", body = Refused)))]
+pub(super) async fn note(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    body: Result<Json<Note>, JsonRejection>,
+) -> Result<Json<Changed>, Problem> {
+    let Note { action, object, details } = wish(body, "send a JSON object with `action`, `object` and `details`")?;
+    if !matches!(action.as_str(), "plugin.grant" | "plugin.revoke" | "plugin.rollback") {
+        return Err(Problem::bad_filter("`action` is `plugin.grant`, `plugin.revoke` or `plugin.rollback`"));
+    }
+    console.audit(&who, &action, &object, &details).await?;
+    Ok(Json(Changed { changed: 1 }))
+}
+
 /// Which record.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
