@@ -40,12 +40,16 @@
   const listen = () => {
     stream = new EventSource("/console/live");
     stream.addEventListener("changed", refresh);
-    stream.addEventListener("open", () => { document.getElementById("liveness").hidden = false; });
+    stream.addEventListener("open", () => {
+      document.getElementById("liveness").hidden = false;
+      // What changed between the page and the stream is told by neither.
+      refresh();
+    });
     stream.addEventListener("error", () => { document.getElementById("liveness").hidden = true; });
   };
   listen();
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) { stream.close(); } else { listen(); refresh(); }
+    if (document.hidden) { stream.close(); } else { listen(); }
   });
   addEventListener("pagehide", () => stream.close());
 })();

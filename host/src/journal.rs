@@ -10,7 +10,7 @@
 //! attempt   (delivery, number) ─ times, outcome, reason, code, usage, log
 //! host_call (delivery, attempt, ordinal) ─ what was called, what came back
 //! state     (plugin, account, key) ─ value, version
-//! tally     (queue, code) ─ deliveries that are open (no code) or dead; kept by triggers
+//! tally     (queue, code) ─ deliveries that are open (no code) or dead; counted as they change
 //! minute    (minute, queue) ─ what came, what ended and how
 //! audit     what operators did
 //! hold      the plugins that an operator paused

@@ -98,13 +98,16 @@ impl Session {
 
     /// Waits until an element's text is so.
     async fn becomes(&self, selector: &str, wanted: &str) {
-        wait_until(&format!("`{selector}` with `{wanted}`"), PATIENCE, async || {
+        let what = format!("`{selector}` with `{wanted}`");
+        let found = wait_until(&what, PATIENCE, async || {
             let Ok(element) = self.client.find(Locator::Css(selector)).await else { return Ok(None) };
             // It may be replaced while it is read.
             Ok(element.text().await.is_ok_and(|text| text.contains(wanted)).then_some(()))
-        })
-        .await
-        .unwrap();
+        });
+        if let Err(error) = found.await {
+            let page = self.text("body").await;
+            assert!(page.is_empty(), "{error}; the page says:\n{page}");
+        }
     }
 
     /// Whether the page scrolls sideways.

@@ -161,24 +161,6 @@ pub(super) const STEPS: &[&str] = &["
     ) STRICT, WITHOUT ROWID;
     INSERT INTO tally
         SELECT queue, iif(state = 5, coalesce(code, '?'), ''), count(*) FROM delivery WHERE state IN (0, 1, 2, 5) GROUP BY 1, 2;
-    CREATE TRIGGER delivery_made AFTER INSERT ON delivery WHEN new.state IN (0, 1, 2, 5) BEGIN
-        INSERT INTO tally VALUES (new.queue, iif(new.state = 5, coalesce(new.code, '?'), ''), 1)
-            ON CONFLICT DO UPDATE SET deliveries = deliveries + 1;
-    END;
-    CREATE TRIGGER delivery_left AFTER UPDATE OF state ON delivery
-        WHEN old.state IN (0, 1, 2, 5) AND (old.state = 5 OR new.state > 2) BEGIN
-        UPDATE tally SET deliveries = deliveries - 1
-         WHERE queue = old.queue AND code = iif(old.state = 5, coalesce(old.code, '?'), '');
-    END;
-    CREATE TRIGGER delivery_came AFTER UPDATE OF state ON delivery
-        WHEN new.state = 5 OR (new.state < 3 AND old.state > 2) BEGIN
-        INSERT INTO tally VALUES (new.queue, iif(new.state = 5, coalesce(new.code, '?'), ''), 1)
-            ON CONFLICT DO UPDATE SET deliveries = deliveries + 1;
-    END;
-    CREATE TRIGGER delivery_gone AFTER DELETE ON delivery WHEN old.state IN (0, 1, 2, 5) BEGIN
-        UPDATE tally SET deliveries = deliveries - 1
-         WHERE queue = old.queue AND code = iif(old.state = 5, coalesce(old.code, '?'), '');
-    END;
     CREATE TABLE minute (
         at INTEGER NOT NULL,
         queue INTEGER NOT NULL,

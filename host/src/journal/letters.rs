@@ -7,6 +7,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
+use super::minutes::Tally;
 use super::{Change, DeliveryId, Error, Handle};
 use crate::event::EventId;
 use crate::plugin::PluginName;
@@ -179,25 +180,37 @@ pub(super) fn resolve(
     letters: &[DeliveryId],
     resolution: Resolution,
     now: i64,
+    tally: &mut Tally,
 ) -> rusqlite::Result<usize> {
     let mut changed = 0;
     for DeliveryId(seq) in letters {
         changed += match resolution {
-            Resolution::Drop => connection
-                .prepare_cached("UPDATE delivery SET state = 6, at = ?2 WHERE seq = ?1 AND state = 5")?
-                .execute(params![seq, now])?,
-            Resolution::Retry => retry(connection, *seq, now)?,
+            Resolution::Drop => {
+                let dropped: Option<(i64, Option<String>)> = connection
+                    .prepare_cached(
+                        "UPDATE delivery SET state = 6, at = ?2 WHERE seq = ?1 AND state = 5 RETURNING queue, code",
+                    )?
+                    .query_row(params![seq, now], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()?;
+                if let Some((queue, code)) = &dropped {
+                    tally.dead(*queue, code.as_deref(), -1);
+                }
+                usize::from(dropped.is_some())
+            }
+            Resolution::Retry => retry(connection, *seq, now, tally)?,
         };
     }
     Ok(changed)
 }
 
-pub(super) fn retry(connection: &Connection, seq: i64, now: i64) -> rusqlite::Result<usize> {
-    let dead: Option<(i64, Option<String>)> = connection
-        .prepare_cached("SELECT queue, lane FROM delivery WHERE seq = ?1 AND state = 5")?
-        .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)))
+pub(super) fn retry(connection: &Connection, seq: i64, now: i64, tally: &mut Tally) -> rusqlite::Result<usize> {
+    let dead: Option<(i64, Option<String>, Option<String>)> = connection
+        .prepare_cached("SELECT queue, lane, code FROM delivery WHERE seq = ?1 AND state = 5")?
+        .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    let Some((queue, lane)) = dead else { return Ok(0) };
+    let Some((queue, lane, code)) = dead else { return Ok(0) };
+    tally.dead(queue, code.as_deref(), -1);
+    tally.open(queue, 1);
     connection
         .prepare_cached(
             "UPDATE delivery SET at = ?2, failures = 0, interruptions = 0, crashes = 0, code = NULL,

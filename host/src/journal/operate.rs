@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::layout::{plugin_number, queue_number};
+use super::minutes::Tally;
 use super::{Change, DeliveryId, Error, Handle, Resolution, letters, retention, write};
 use crate::event::EventId;
 use crate::plugin::PluginName;
@@ -176,7 +177,12 @@ impl Handle {
     }
 }
 
-pub(super) fn apply(connection: &Connection, operation: &Operation, now: i64) -> rusqlite::Result<Operated> {
+pub(super) fn apply(
+    connection: &Connection,
+    operation: &Operation,
+    now: i64,
+    tally: &mut Tally,
+) -> rusqlite::Result<Operated> {
     let changed = match operation {
         Operation::Audit { who, action, object, details } => connection
             .prepare_cached("INSERT INTO audit (at, who, action, object, details) VALUES (?1, ?2, ?3, ?4, ?5)")?
@@ -187,27 +193,30 @@ pub(super) fn apply(connection: &Connection, operation: &Operation, now: i64) ->
         Operation::Hold { plugin, who: None } => {
             connection.prepare_cached("DELETE FROM hold WHERE plugin = ?1")?.execute([plugin.as_str()])?
         }
-        Operation::Decide(DeliveryId(seq), Resolution::Retry) => retry(connection, *seq, now)?,
-        Operation::Decide(DeliveryId(seq), Resolution::Drop) => give_up(connection, *seq, now)?,
-        Operation::Replay { event, plugin, ordered } => return replay(connection, *event, plugin, *ordered, now),
-        Operation::Forget(step) => return forget(connection, step),
+        Operation::Decide(DeliveryId(seq), Resolution::Retry) => retry(connection, *seq, now, tally)?,
+        Operation::Decide(DeliveryId(seq), Resolution::Drop) => give_up(connection, *seq, now, tally)?,
+        Operation::Replay { event, plugin, ordered } => {
+            return replay(connection, (*event, plugin, *ordered), now, tally);
+        }
+        Operation::Forget(step) => return forget(connection, step, tally),
     };
     Ok(Operated { changed, ..Operated::default() })
 }
 
-fn retry(connection: &Connection, seq: i64, now: i64) -> rusqlite::Result<usize> {
+fn retry(connection: &Connection, seq: i64, now: i64, tally: &mut Tally) -> rusqlite::Result<usize> {
     let sooner = connection
         .prepare_cached("UPDATE delivery SET at = min(at, ?2) WHERE seq = ?1 AND state = 0")?
         .execute(params![seq, now])?;
-    Ok(sooner + letters::retry(connection, seq, now)?)
+    Ok(sooner + letters::retry(connection, seq, now, tally)?)
 }
 
-fn give_up(connection: &Connection, seq: i64, now: i64) -> rusqlite::Result<usize> {
-    let before: Option<(i64, i64, Option<String>)> = connection
-        .prepare_cached("SELECT state, queue, lane FROM delivery WHERE seq = ?1 AND state IN (0, 1, 5)")?
-        .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+fn give_up(connection: &Connection, seq: i64, now: i64, tally: &mut Tally) -> rusqlite::Result<usize> {
+    let before: Option<(i64, i64, Option<String>, Option<String>)> = connection
+        .prepare_cached("SELECT state, queue, lane, code FROM delivery WHERE seq = ?1 AND state IN (0, 1, 5)")?
+        .query_row([seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
         .optional()?;
-    let Some((state, queue, lane)) = before else { return Ok(0) };
+    let Some((state, queue, lane, code)) = before else { return Ok(0) };
+    tally.state(state, queue, code.as_deref(), -1);
     let changed = connection
         .prepare_cached("UPDATE delivery SET state = 6, at = ?2 WHERE seq = ?1")?
         .execute(params![seq, now])?;
@@ -220,10 +229,9 @@ fn give_up(connection: &Connection, seq: i64, now: i64) -> rusqlite::Result<usiz
 
 fn replay(
     connection: &Connection,
-    event: EventId,
-    plugin: &PluginName,
-    ordered: bool,
+    (event, plugin, ordered): (EventId, &PluginName, bool),
     now: i64,
+    tally: &mut Tally,
 ) -> rusqlite::Result<Operated> {
     let found: Option<(i64, String, Option<String>)> = connection
         .prepare_cached(
@@ -242,18 +250,19 @@ fn replay(
                                           WHERE queue = ?2 AND lane = ?3 AND state IN (0, 1, 2)), ?4, 1) RETURNING seq",
         )?
         .query_row(params![seq, queue, lane.filter(|_| ordered), now], |row| row.get(0))?;
+    tally.open(queue, 1);
     Ok(Operated { changed: 1, delivery: Some(delivery), ..Operated::default() })
 }
 
-fn forget(connection: &Connection, step: &Forget) -> rusqlite::Result<Operated> {
+fn forget(connection: &Connection, step: &Forget, tally: &mut Tally) -> rusqlite::Result<Operated> {
     // What is freed is overwritten, for as long as this step takes: elsewhere the writes would be wasted.
     connection.pragma_update(None, "secure_delete", true)?;
-    let operated = forget_step(connection, step);
+    let operated = forget_step(connection, step, tally);
     connection.pragma_update(None, "secure_delete", false)?;
     operated
 }
 
-fn forget_step(connection: &Connection, step: &Forget) -> rusqlite::Result<Operated> {
+fn forget_step(connection: &Connection, step: &Forget, tally: &mut Tally) -> rusqlite::Result<Operated> {
     let Record { account, kind, id } = &step.record;
     let about = "account = ?1 AND entity_kind = ?2 AND entity_id = ?3";
     let source = if step.mentions {
@@ -264,7 +273,7 @@ fn forget_step(connection: &Connection, step: &Forget) -> rusqlite::Result<Opera
         )
     };
     let mut candidates = connection.prepare_cached(&format!(
-        "SELECT seq, its OR (account = ?1 AND instr(fields, ?6) > 0),
+        "SELECT seq, coalesce(its, 0) OR (account = ?1 AND instr(fields, ?6) > 0),
                 seq >= (SELECT seq FROM cursor WHERE name = 'routed'),
                 EXISTS (SELECT 1 FROM delivery d WHERE d.event = e.seq AND d.state = 2)
            FROM {source} e"
@@ -284,9 +293,14 @@ fn forget_step(connection: &Connection, step: &Forget) -> rusqlite::Result<Opera
             (true, _, true) => operated.left += 1,
             (true, true, false) => {
                 // The newest event's number must not be given again: its place stays, empty.
-                operated.changed += blank_event(connection, *seq)?;
+                uncount(connection, *seq, tally)?;
+                match blank_event(connection, *seq)? {
+                    0 => operated.left += 1,
+                    changed => operated.changed += changed,
+                }
             }
             (true, false, false) => {
+                uncount(connection, *seq, tally)?;
                 retention::remove(connection, *seq)?;
                 operated.changed += 1;
             }
@@ -297,6 +311,16 @@ fn forget_step(connection: &Connection, step: &Forget) -> rusqlite::Result<Opera
         operated.changed += forget_state(connection, &step.record)?;
     }
     Ok(operated)
+}
+
+/// Takes an event's deliveries out of what is counted, before they go.
+fn uncount(connection: &Connection, event: i64, tally: &mut Tally) -> rusqlite::Result<()> {
+    let mut counted = connection.prepare_cached("SELECT state, queue, code FROM delivery WHERE event = ?1")?;
+    let mut rows = counted.query([event])?;
+    while let Some(row) = rows.next()? {
+        tally.state(row.get(0)?, row.get(1)?, row.get::<_, Option<String>>(2)?.as_deref(), -1);
+    }
+    Ok(())
 }
 
 /// The field by which other records name one of this family.
@@ -315,9 +339,7 @@ fn blank_event(connection: &Connection, seq: i64) -> rusqlite::Result<usize> {
         .prepare_cached("SELECT ?1 > (SELECT seq FROM cursor WHERE name = 'routed')")?
         .query_row([seq], |row| row.get(0))?;
     if unrouted {
-        return connection
-            .prepare_cached("DELETE FROM event WHERE seq = ?1 AND seq < (SELECT max(seq) FROM event)")?
-            .execute([seq]);
+        return Ok(0);
     }
     retention::remove_deliveries(connection, seq)?;
     connection

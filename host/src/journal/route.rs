@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::causes::{self, Origin, Traits};
 use super::layout::{plugin_number, queue_number};
+use super::minutes::Tally;
 use super::{Duplicates, Queue, Subscription, Subscriptions};
 
 /// Events that one take routes at most, so that settling never waits long behind it.
@@ -39,6 +40,7 @@ pub(super) fn route(
     duplicates: Duplicates,
     now: i64,
     opened: &mut Vec<Queue>,
+    tally: &mut Tally,
 ) -> rusqlite::Result<bool> {
     let cursor: i64 =
         connection.prepare_cached("SELECT seq FROM cursor WHERE name = 'routed'")?.query_row([], |row| row.get(0))?;
@@ -79,7 +81,7 @@ pub(super) fn route(
             continue;
         }
         for subscription in wanted {
-            deliver(connection, subscription, &event, origin, now, opened)?;
+            deliver(connection, subscription, &event, origin, now, opened, tally)?;
         }
     }
     if count > 0 {
@@ -122,6 +124,7 @@ fn deliver(
     origin: Origin,
     now: i64,
     opened: &mut Vec<Queue>,
+    tally: &mut Tally,
 ) -> rusqlite::Result<()> {
     let lane = event.entity.as_ref().filter(|_| subscription.ordered).map(|(kind, id)| format!("{kind}:{id}"));
     let plugin = plugin_number(connection, subscription.plugin.as_str())?;
@@ -136,6 +139,7 @@ fn deliver(
                 "INSERT INTO delivery (event, queue, lane, state, at, code, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?
             .execute(params![event.seq, queue, lane, state, now, code, reason])?;
+        tally.state(state, queue, Some(code), 1);
         return Ok(());
     }
     connection
@@ -145,6 +149,7 @@ fn deliver(
                                           WHERE queue = ?2 AND lane = ?3 AND state IN (0, 1, 2)), ?4)",
         )?
         .execute(params![event.seq, queue, lane, now])?;
+    tally.open(queue, 1);
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 
 use rusqlite::{Connection, params};
 
+use super::minutes::Tally;
 use super::{Change, Error, Handle};
 use crate::plugin::PluginName;
 
@@ -36,16 +37,20 @@ pub(super) fn drop_step(
     plugin: &PluginName,
     below: i64,
     now: i64,
+    tally: &mut Tally,
 ) -> rusqlite::Result<(usize, i64)> {
     let highest: i64 = connection.query_row("SELECT coalesce(max(seq), 0) FROM delivery", [], |row| row.get(0))?;
     let below = below.min(highest.saturating_add(1));
     let from = below.saturating_sub(STEP);
-    let dropped = connection
+    let queues: Vec<i64> = connection
         .prepare_cached(
             "UPDATE delivery SET state = 6, at = ?4, reason = ?5
               WHERE seq >= ?1 AND seq < ?2 AND state IN (0, 1)
-                AND queue IN (SELECT q.number FROM queue q JOIN plugin p ON p.number = q.plugin WHERE p.name = ?3)",
+                AND queue IN (SELECT q.number FROM queue q JOIN plugin p ON p.number = q.plugin WHERE p.name = ?3)
+          RETURNING queue",
         )?
-        .execute(params![from, below, plugin.as_str(), now, REASON])?;
-    Ok((dropped, from))
+        .query_map(params![from, below, plugin.as_str(), now, REASON], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    queues.iter().for_each(|queue| tally.open(*queue, -1));
+    Ok((queues.len(), from))
 }

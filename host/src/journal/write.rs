@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::checkpoint::Checkpointer;
 use super::layout::{plugin_number, queue_number};
-use super::minutes::Minutes;
+use super::minutes::{Minutes, Tally};
 use super::read::{EVENT_COLUMNS, event_from_row};
 use super::retention::Sweep;
 use super::space::Space;
@@ -36,6 +36,7 @@ pub(super) struct Writer {
     space: Space,
     sweep: Sweep,
     minutes: Minutes,
+    tally: Tally,
     checkpointer: Checkpointer,
 }
 
@@ -58,8 +59,8 @@ impl Writer {
         space: Space,
         checkpointer: Checkpointer,
     ) -> Self {
-        let (sweep, minutes) = (Sweep::default(), Minutes::default());
-        Self { connection, clock, bell, duplicates, space, sweep, minutes, checkpointer }
+        let (sweep, minutes, tally) = (Sweep::default(), Minutes::default(), Tally::default());
+        Self { connection, clock, bell, duplicates, space, sweep, minutes, tally, checkpointer }
     }
 
     pub(super) fn run(mut self, mut changes: mpsc::Receiver<Change>, most: usize) {
@@ -78,6 +79,7 @@ impl Writer {
         let mut answers: Vec<Answer> = Vec::new();
         let mut news = false;
         self.minutes.clear();
+        self.tally.clear();
         let result = self.connection.transaction().and_then(|transaction| {
             let (began, now) = (Instant::now(), self.clock.now());
             let mut next = Some(first);
@@ -86,14 +88,20 @@ impl Writer {
                     change.refuse(&Error::Full);
                 } else {
                     news |= !matches!(change, Change::Take { .. } | Change::Sweep(..));
-                    let mut batch =
-                        Batch { now, duplicates: self.duplicates, sweep: &mut self.sweep, minutes: &mut self.minutes };
+                    let mut batch = Batch {
+                        now,
+                        duplicates: self.duplicates,
+                        sweep: &mut self.sweep,
+                        minutes: &mut self.minutes,
+                        tally: &mut self.tally,
+                    };
                     answers.push(apply(&transaction, change, &mut batch)?);
                 }
                 let more = answers.len() < most && began.elapsed() < LONGEST_BATCH;
                 next = if more { changes.try_recv().ok() } else { None };
             }
             self.minutes.store(&transaction)?;
+            self.tally.store(&transaction)?;
             transaction.commit()
         });
         let result = result.map_err(|error| self.space.explain(&error));
@@ -136,6 +144,7 @@ struct Batch<'a> {
     duplicates: Duplicates,
     sweep: &'a mut Sweep,
     minutes: &'a mut Minutes,
+    tally: &'a mut Tally,
 }
 
 /// Applies one change; where it fails, its sender is among those who are told.
@@ -154,20 +163,20 @@ fn apply(connection: &Connection, change: Change, batch: &mut Batch<'_>) -> rusq
             answer_of(polled(connection, &account, &list, &records, &events), reply)
         }
         Change::Take { subscriptions, budgets, reply } => {
-            answer_of(take(connection, &subscriptions, &budgets, batch.duplicates, now), reply)
+            answer_of(take(connection, &subscriptions, &budgets, batch), reply)
         }
-        Change::Settle(settlement, reply) => answer_of(settle(connection, &settlement, now, batch.minutes), reply),
+        Change::Settle(settlement, reply) => answer_of(settle(connection, &settlement, batch), reply),
         Change::Begin(DeliveryId(seq), reply) => answer_of(begin(connection, seq), reply),
         Change::EndInOrder(reply) => answer_of(end_in_order(connection), reply),
         Change::Release(DeliveryId(seq), reply) => answer_of(release(connection, seq), reply),
         Change::Resolve { letters, resolution, reply } => {
-            answer_of(letters::resolve(connection, &letters, resolution, now), reply)
+            answer_of(letters::resolve(connection, &letters, resolution, now, batch.tally), reply)
         }
         Change::DropWaiting { plugin, below, reply } => {
-            answer_of(waiting::drop_step(connection, &plugin, below, now), reply)
+            answer_of(waiting::drop_step(connection, &plugin, below, now, batch.tally), reply)
         }
         Change::Sweep(retention, reply) => answer_of(batch.sweep.step(connection, &retention, now), reply),
-        Change::Operate(operation, reply) => answer_of(operate::apply(connection, &operation, now), reply),
+        Change::Operate(operation, reply) => answer_of(operate::apply(connection, &operation, now, batch.tally), reply),
     }
 }
 
@@ -248,11 +257,10 @@ fn take(
     connection: &Connection,
     subscriptions: &Subscriptions,
     budgets: &[(Queue, usize)],
-    duplicates: Duplicates,
-    now: i64,
+    batch: &mut Batch<'_>,
 ) -> rusqlite::Result<Taken> {
-    let mut taken = Taken::default();
-    taken.unrouted = route::route(connection, subscriptions, duplicates, now, &mut taken.opened)?;
+    let (mut taken, now) = (Taken::default(), batch.now);
+    taken.unrouted = route::route(connection, subscriptions, batch.duplicates, now, &mut taken.opened, batch.tally)?;
     for (queue, budget) in budgets {
         let plugin = plugin_number(connection, queue.plugin.as_str())?;
         let (number, _) = queue_number(connection, plugin, &queue.account)?;
@@ -307,13 +315,8 @@ fn claim(
     Ok(())
 }
 
-fn settle(
-    connection: &Connection,
-    settlement: &Settlement,
-    now: i64,
-    minutes: &mut Minutes,
-) -> rusqlite::Result<Settled> {
-    let DeliveryId(seq) = settlement.delivery;
+fn settle(connection: &Connection, settlement: &Settlement, batch: &mut Batch<'_>) -> rusqlite::Result<Settled> {
+    let (DeliveryId(seq), now) = (settlement.delivery, batch.now);
     let running = connection
         .prepare_cached(
             "SELECT d.queue, d.lane, q.plugin, q.account, iif(d.replay, d.at, e.received_at)
@@ -338,7 +341,7 @@ fn settle(
         write_state(connection, plugin, &account, settlement)?;
     }
     let reason = settlement.outcome.reason();
-    minutes.ended(queue, settlement, since);
+    batch.minutes.ended(queue, settlement, since);
     record(connection, settlement, settlement.outcome.as_str(), &reason)?;
     let over = match settlement.next {
         Next::Again { at, counts } => {
@@ -356,6 +359,8 @@ fn settle(
             "UPDATE delivery SET state = ?2, at = ?3, began = 0, reason = nullif(?4, ''), code = ?5 WHERE seq = ?1",
         )?
         .execute(params![seq, over, settlement.ended_at, reason, code])?;
+    batch.tally.open(queue, -1);
+    batch.tally.state(over, queue, Some(code), 1);
     if let Some(lane) = lane {
         promote(connection, queue, &lane)?;
     }

@@ -162,7 +162,7 @@ impl Frame {
         let now = Timestamp::now();
         let offset = self.times.to_offset(now);
         match self.times.iana_name() {
-            Some(name) if name != "UTC" => format!("{name} (UTC{offset})"),
+            Some(name) if !matches!(name, "UTC" | "Etc/UTC") => format!("{name} (UTC{offset})"),
             _ => format!("UTC{}", if offset.seconds() == 0 { String::new() } else { offset.to_string() }),
         }
     }

@@ -168,9 +168,24 @@ async fn a_forgotten_record_is_nowhere_in_the_file() {
         }
     }
     let record = Record { account: "main".to_owned(), kind: "client".to_owned(), id: "123".to_owned() };
+    // One that waits, and one that was given up.
+    let (again, given_up) = (event("task.edit", Some(3)), event("task.edit", Some(4)));
+    for (name, next) in [(again, Next::Again { at: 9, counts: true }), (given_up, Next::Dead)] {
+        store(&handle, Event { entity: Some(Entity { kind: "client".to_owned(), id: "123".to_owned() }), ..name })
+            .await;
+        // Only for the one: what is replayed for the other goes on waiting.
+        let claimed = handle.take(subscriptions(), vec![(queue("alpha"), 10)]).await.unwrap().claimed.remove(0);
+        handle.settle(settlement(&claimed, Outcome::Rejected { reason: "x".to_owned() }, next)).await.unwrap();
+        if next != Next::Dead {
+            assert!(handle.decide(claimed.delivery, Resolution::Drop).await.unwrap());
+            handle.replay(claimed.event.id, &plugin("beta"), false).await.unwrap();
+        }
+    }
+    assert_eq!((handle.backlog().unwrap().open, handle.backlog().unwrap().dead), (1, 1));
     let plain = Forget { record: record.clone(), mentions: false, after: 0 };
-    // Its one event and one key of state.
-    assert_eq!(handle.forget(plain).await.unwrap().changed, 2);
+    // Its three events, the newest of them blank, and one key of state.
+    assert_eq!(handle.forget(plain).await.unwrap().changed, 4);
+    assert_eq!((handle.backlog().unwrap().open, handle.backlog().unwrap().dead), (0, 0));
     let newest =
         store(&handle, about("client.edit", "client", "123", r#"{"clid":"123","phone":"planted-five"}"#)).await;
     for claimed in take(&handle, 10).await {
