@@ -186,6 +186,37 @@ mod tests {
     }
 
     #[test]
+    fn a_door_that_would_stand_open_or_open_to_nobody_is_a_problem() {
+        let hash = console::hash_password("correct horse").unwrap();
+        for (wrong, part) in [
+            (
+                "[console.users.anna]\npassword = \"plain text\"\nrole = \"admin\"".to_owned(),
+                "is not a password's hash",
+            ),
+            (format!("[console.users.anna]\npassword = \"{hash}\""), "role` is missing"),
+            (format!("[console.users.anna]\npassword = \"{hash}\"\nrole = \"root\""), "role` can't be read"),
+            ("[console.users.anna]\nrole = \"admin\"".to_owned(), "password` is missing"),
+            ("[console.tokens.x]\nrole = \"viewer\"\ntoken = \"short\"".to_owned(), "at least 16"),
+            ("[console]\nurl = \"host\"".to_owned(), "console.url"),
+            ("[console]\nusers = 5".to_owned(), "must be tables"),
+            ("[alerts]\nhook = \"planted-no-address\"".to_owned(), "alerts.hook"),
+            ("[alerts]\nlanguage = \"de\"".to_owned(), "alerts.language"),
+            ("[telemetry.traces]\nshare = 2.0".to_owned(), "telemetry.traces.share"),
+        ] {
+            let told = check(&wrong, &[]).unwrap_err().to_string();
+            assert!(told.contains(part) && !told.contains("planted"), "{wrong}: {told}");
+        }
+        let good = format!(
+            "[console]\nmask = [\"phone\"]\n[console.users.anna]\npassword = \"{hash}\"\nrole = \"admin\"\n\
+             [telemetry.traces]\nendpoint = \"http://127.0.0.1:4318\"\nheaders = {{ authorization = \"planted\" }}"
+        );
+        let config = check(&good, &[]).unwrap();
+        let shown = format!("{:?} {:?}", config.console, config.traces);
+        assert!(!shown.contains("planted") && !shown.contains(&hash), "{shown}");
+        assert!(check("[console]\nenabled = false", &[]).unwrap().console.is_none());
+    }
+
+    #[test]
     fn the_environment_overrides_the_file() {
         let config = check(
             "[server]\nlisten = \"127.0.0.1:1\"",

@@ -206,3 +206,62 @@ fn to_count(number: f64) -> usize {
 fn to_float(count: usize) -> f64 {
     count as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(pace: Option<f64>) -> Order {
+        Order { action: "dead.retry", object: "all".to_owned(), who: "anna".to_owned(), began_at: 0, pace }
+    }
+
+    async fn ended(jobs: &Jobs, id: u64) -> Job {
+        loop {
+            let job = jobs.all().into_iter().find(|job| job.id == id).unwrap();
+            if job.state != JobState::Running {
+                return job;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_keeps_its_pace_tells_how_far_it_is_and_stops_when_asked() {
+        let jobs = Jobs::default();
+        let began = std::time::Instant::now();
+        let all = jobs.start(
+            order(Some(200.0)),
+            || Ok((0..50).collect::<Vec<u32>>()),
+            async |some: Vec<u32>| {
+                // Those with even numbers were changed before.
+                Ok(some.iter().filter(|number| *number % 2 == 1).count())
+            },
+        );
+        let done = ended(&jobs, all.unwrap().id).await;
+        assert_eq!((done.state, done.total, done.done, done.changed), (JobState::Done, Some(50), 50, 25));
+        // Three steps of twenty at most, a tenth of a second apart.
+        assert!(began.elapsed() >= Duration::from_millis(195), "{:?}", began.elapsed());
+
+        let slow = order(Some(50.0));
+        let slow = jobs.start(slow, || Ok(vec![0_u32; 100_000]), async |some: Vec<u32>| Ok(some.len())).unwrap();
+        while jobs.all().iter().any(|job| job.id == slow.id && job.done == 0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(jobs.stop(slow.id));
+        let stopped = ended(&jobs, slow.id).await;
+        assert_eq!(stopped.state, JobState::Stopped);
+        assert!((5..1_000).contains(&stopped.done), "{stopped:?}");
+        assert!(!jobs.stop(slow.id), "it has ended");
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_refuses_ends_a_job_and_a_crowd_of_jobs_is_refused() {
+        let jobs = Jobs::default();
+        let failed =
+            jobs.start(order(None), || Ok(vec![1_u32]), async |_: Vec<u32>| Err(journal::Error::Closed)).unwrap();
+        assert_eq!(ended(&jobs, failed.id).await.state, JobState::Failed);
+        let forever = || jobs.start(order(Some(0.01)), || Ok(vec![0_u32; 9]), async |some: Vec<u32>| Ok(some.len()));
+        let started: Vec<bool> = (0..6).map(|_| forever().is_some()).collect();
+        assert_eq!(started, [true, true, true, true, false, false]);
+    }
+}
