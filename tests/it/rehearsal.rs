@@ -213,7 +213,7 @@ async fn a_replay_is_equal_with_the_same_build_and_names_what_another_one_change
     assert_eq!((crm.calls().len(), crm.tasks().len()), (calls, tasks));
 
     let told = run(&plugin, &["--from-delivery", "4711", "--host", host.base()]).await;
-    assert_eq!(told.code, Some(1));
+    assert_eq!(told.code, Some(5));
     assert!(told.errors.contains("there is no delivery with this number (`console.not_found`)"), "{}", told.errors);
     let told = run(&plugin, &["--from-delivery", &delivery, "--attempt", "9", "--host", host.base()]).await;
     assert!(told.errors.contains("no attempt 9; recorded are [1]"), "{}", told.errors);

@@ -27,7 +27,9 @@ fn place(folder: &Path, file: &str, bytes: &[u8]) {
 /// Names and versions of what serves.
 async fn serving(host: &Host) -> Value {
     let plugins = host.api("plugins").await.unwrap();
-    plugins.as_array().unwrap().iter().map(|plugin| json!([plugin["name"], plugin["version"]])).collect()
+    // The list also tells of those that wait for approval, or have something waiting.
+    let live = plugins.as_array().unwrap().iter().filter(|plugin| plugin["version"].is_string());
+    live.map(|plugin| json!([plugin["name"], plugin["version"]])).collect()
 }
 
 async fn serves(host: &Host, expected: Value) {
@@ -135,7 +137,11 @@ async fn a_bad_build_leaves_the_old_version_serving_even_after_a_restart() {
     noticed(&host, json!(["registry.not_wasm"])).await;
     let listed = command(&host, &["list", "--host", host.base()]).await;
     let text = said(&listed);
-    assert!(text.contains("alpha  1  ") && text.contains("(registry.not_wasm)"), "{text}");
+    assert!(
+        text.lines().any(|line| line.split_whitespace().take(2).eq(["alpha", "1"]))
+            && text.contains("(registry.not_wasm)"),
+        "{text}"
+    );
 
     place(folder.path(), "a.wasm", &version("alpha", "2", ""));
     serves(&host, json!([["alpha", "2"]])).await;
