@@ -13,6 +13,25 @@ pub mod wasm_target;
 
 use std::path::{Path, PathBuf};
 
+/// What `cargo xtask` says of itself.
+pub const USAGE: &str = "\
+cargo xtask COMMAND
+
+  demo [--once]    show the whole path of an event: CRM stand-in, host, four plugins
+                   (--once: end after checking every effect)
+  test             format, lints, the demo with --once, and every test
+  bench            measure, and print the figures as JSON
+                   (--only NAME, --seconds N, --backlog N)
+  crash --rounds N kill the host N times under load, and look whether anything acknowledged is lost
+  soak --minutes N steady load; memory, file handles and latency at the start and at the end
+  wasm-target      make wasm32-wasip1 usable on this machine
+  php              find a PHP for the tests, or unpack one into target/php
+                   (XTASK_PHP=private: don't take the one on the path)
+  browser          find a Chromium for the tests, or unpack one into target/chromium
+                   (XTASK_BROWSER=private: don't take the one on the path)
+  plugins          build the sample plugins into target/plugins
+";
+
 /// The workspace's folder.
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,28 +1,11 @@
 //! `cargo xtask`: the developers' commands.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
-use xtask::{browser, php, plugins, root, wasm_target};
-
-const USAGE: &str = "\
-cargo xtask COMMAND
-
-  demo [--once]    show the whole path of an event: CRM stand-in, host, four plugins
-                   (--once: end after checking every effect)
-  test             format, lints and every test
-  bench            measure, and print the figures as JSON
-                   (--only NAME, --seconds N, --backlog N)
-  crash --rounds N kill the host N times under load, and look whether anything acknowledged is lost
-  soak --minutes N steady load; memory, file handles and latency at the start and at the end
-  wasm-target      make wasm32-wasip1 usable on this machine
-  php              find a PHP for the tests, or unpack one into target/php
-                   (XTASK_PHP=private: don't take the one on the path)
-  browser          find a Chromium for the tests, or unpack one into target/chromium
-                   (XTASK_BROWSER=private: don't take the one on the path)
-  plugins          build the sample plugins into target/plugins
-";
+use xtask::{USAGE, browser, php, plugins, root, wasm_target};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -76,8 +59,13 @@ fn program(name: &str, profile: &[&str], own: &[&OsStr], rest: &[&str]) -> anyho
     let build = ["build", "--workspace", "--bin", "salesman-host", "--bin", name];
     cargo(&[&build[..], profile].concat())?;
     eprintln!("[3/3] {name}");
-    let built = root().join("target").join(if profile.is_empty() { "debug" } else { "release" });
-    let status = Command::new(built.join(name)).arg("--plugins").arg(folder).args(own).args(rest).status();
+    start(name, if profile.is_empty() { "debug" } else { "release" }, &folder, own, rest)
+}
+
+/// Runs a program that is built.
+fn start(name: &str, profile: &str, plugins: &Path, own: &[&OsStr], rest: &[&str]) -> anyhow::Result<()> {
+    let built = root().join("target").join(profile).join(name);
+    let status = Command::new(built).arg("--plugins").arg(plugins).args(own).args(rest).status();
     if !status.with_context(|| format!("failed to start the {name}"))?.success() {
         bail!("the {name} did not end well: what it printed says why");
     }
@@ -86,19 +74,28 @@ fn program(name: &str, profile: &[&str], own: &[&OsStr], rest: &[&str]) -> anyho
 
 fn test(rest: &[&str]) -> anyhow::Result<()> {
     // Before cargo takes its lock: the tests need them, and the first time takes a minute.
-    plugins::build_samples(&root())?;
+    let samples = plugins::build_samples(&root())?;
     plugins::build_guests(&root())?;
     cargo(&["fmt", "--all", "--check"])?;
-    cargo(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
-    // The program that the tests start and kill.
-    cargo(&["build", "--workspace", "--bin", "salesman-host"])?;
+    // Every program, the one that the tests start and kill among them; then the tests. Both are linted while they are built.
+    cargo(&["build", "--workspace", "--bins"])?;
+    cargo(&["test", "--workspace", "--no-run"])?;
+    eprintln!("      the demo");
+    start("demo", "debug", &samples, &[], &["--once"])?;
     cargo(&[&["test", "--workspace"], rest].concat())
 }
 
+/// Runs cargo with clippy as the compiler of the workspace's own code: lints that are denied fail the build, and what the
+/// code depends on is compiled once, where `cargo clippy` would want all of it a second time in a form of its own.
 fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
     eprintln!("      cargo {}", arguments.join(" "));
-    let status =
-        Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into())).current_dir(root()).args(arguments).status();
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        .current_dir(root())
+        .args(arguments)
+        .env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver")
+        // In the form in which `cargo clippy` hands its own arguments on.
+        .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__")
+        .status();
     if !status.context("failed to run cargo")?.success() {
         bail!("`cargo {}` failed", arguments.join(" "));
     }
