@@ -8,6 +8,7 @@ mod authoring;
 mod browser;
 mod crm_client;
 mod delivery;
+mod documents;
 mod durability;
 mod handmade;
 mod intake;
