@@ -16,7 +16,7 @@ use crate::wait_until;
 /// The token of the account `main`.
 pub const TOKEN: &str = "test-token-0123456789";
 /// How long anything may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 /// How long a host may take to listen: it compiles its plugins before, an interpreter of 20 MiB among them.
 const START: Duration = Duration::from_secs(300);
 
