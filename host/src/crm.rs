@@ -11,10 +11,12 @@
 
 pub mod answer;
 pub mod check;
+pub mod connection;
 mod form;
 pub mod lookup;
 mod reachability;
 pub mod scripted;
+pub mod stranger;
 pub mod target;
 pub mod update;
 
@@ -25,8 +27,10 @@ use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, watch};
 
 use crate::secret::Secret;
+use connection::{Authorities, connections};
 use reachability::Reachability;
 use scripted::{Answers, Way};
+use stranger::Stranger;
 
 /// Bytes of an answer that are read at most.
 const MOST_ANSWER: usize = 16 << 20;
@@ -48,6 +52,8 @@ pub struct Options {
     pub concurrency: usize,
     /// How long one call may take.
     pub timeout: Duration,
+    /// Authorities whose certificates are taken beside those that the machine knows.
+    pub authorities: Authorities,
 }
 
 /// Why a call brought no good answer.
@@ -67,6 +73,9 @@ pub enum Error {
     /// It could not be reached: nothing was sent.
     #[error("{0}")]
     Unsent(String),
+    /// Something else answered in place of the API: a write may have happened all the same.
+    #[error("{0}: {remedy}", remedy = .0.remedy())]
+    NotTheApi(Stranger),
     /// An answer that the API does not give.
     #[error("{0}")]
     BadAnswer(String),
@@ -75,10 +84,29 @@ pub enum Error {
     Invalid(String),
 }
 
+impl Error {
+    /// Whether the API gave no answer that says anything about the call: nobody may be able to use the CRM now. A key that
+    /// is refused (401; the documented 400 was never seen) is the same to all calls.
+    pub fn is_no_answer(&self) -> bool {
+        match self {
+            Self::Transport(_) | Self::Unsent(_) | Self::NotTheApi(_) | Self::BadAnswer(_) => true,
+            Self::Refused { code, .. } => matches!(code.as_deref(), Some("400" | "401")),
+            Self::Invalid(_) => false,
+        }
+    }
+}
+
 /// A client of one CRM. Cheap to clone; all clones share the bound on calls.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+}
+
+/// The user whose login the host uses.
+struct Login {
+    number: u64,
+    /// The API takes a blocked user's login all the same (measured).
+    blocked: bool,
 }
 
 struct Inner {
@@ -129,17 +157,29 @@ impl Client {
     /// # Errors
     /// [`Error`]; [`Error::BadAnswer`] when the CRM names no number.
     pub async fn own_user(&self) -> Result<u64, Error> {
+        self.login().await.map(|login| login.number)
+    }
+
+    async fn login(&self) -> Result<Login, Error> {
         let mut arguments = Map::new();
         arguments.insert("user".into(), self.inner.options.login.clone().into());
         let answer = self.call("user", "user", &arguments).await?;
         let user = answer.pointer("/data/iduser");
-        user.and_then(|user| user.as_u64().or_else(|| user.as_str()?.parse().ok()))
-            .ok_or_else(|| Error::BadAnswer("`user.user` names no `iduser`".into()))
+        let number = user
+            .and_then(|user| user.as_u64().or_else(|| user.as_str()?.parse().ok()))
+            .ok_or_else(|| Error::BadAnswer("`user.user` names no `iduser`".into()))?;
+        let active = answer.pointer("/data/active").and_then(Value::as_str);
+        Ok(Login { number, blocked: active.is_some_and(|active| active != "yes") })
     }
 
     /// Whether nobody can reach the CRM now. Tries a cheap read where that is not known, for 5 seconds or as long as a call may take.
     pub async fn is_away(&self) -> bool {
         self.inner.is_away().await
+    }
+
+    /// Why the CRM counts as away; `None` while it does not.
+    pub fn why_away(&self) -> Option<Error> {
+        self.inner.reachability.why()
     }
 
     /// Tells when the CRM goes away (`false`) and comes back (`true`), as far as [`Client::is_away`] was asked.
@@ -188,19 +228,14 @@ impl Client {
     }
 }
 
-fn connections(options: &Options) -> Result<reqwest::Client, Error> {
-    crate::tls::client_builder()
-        // The CRM's worker is needed for its own users: no connection is kept for long.
-        .pool_idle_timeout(Duration::from_secs(5))
-        .timeout(options.timeout)
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .map_err(|error| Error::Invalid(format!("failed to set up the HTTP client: {error}")))
-}
-
 impl Inner {
-    async fn send(&self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<Value, Error> {
-        let Self { base, options, way, .. } = self;
+    async fn send(
+        self: &Arc<Self>,
+        method: &str,
+        action: &str,
+        arguments: &Map<String, Value>,
+    ) -> Result<Value, Error> {
+        let Self { base, options, way, .. } = &**self;
         let http = match way {
             Way::Live(http) => http,
             Way::Dry(http, _) if is_read(action) => http,
@@ -222,20 +257,23 @@ impl Inner {
             ("application/x-www-form-urlencoded", form::encode(&body))
         };
         let request = http.post(format!("{base}/{method}")).header("content-type", content_type).body(body);
-        let transport = |error: reqwest::Error| match safe_words(&error) {
-            words if error.is_connect() => Error::Unsent(words),
-            words => Error::Transport(words),
-        };
+        let transport = |error: reqwest::Error| connection::unanswered(&error);
         let mut response = request.send().await.map_err(transport)?;
         let status = response.status();
-        if matches!(status.as_u16(), 502..=504) {
-            return Err(Error::Transport(format!("the CRM's web server answered {}", status.as_u16())));
-        }
-        if !status.is_success() {
-            return Err(Error::BadAnswer(format!(
-                "the CRM's web server answered {} to `{method}.{action}`: check `url` and the method's name",
-                status.as_u16()
-            )));
+        match Stranger::of_status(status, response.headers(), jiff::Timestamp::now()) {
+            None => {}
+            // Its backend is gone, or answers too slowly.
+            Some(Stranger::Status(status @ (502 | 504))) => {
+                return Err(Error::Transport(format!("the CRM's web server answered {status}")));
+            }
+            Some(stranger @ Stranger::Busy { after, .. }) => {
+                let error = Error::NotTheApi(stranger);
+                if after.is_some() {
+                    self.leave(error.clone());
+                }
+                return Err(error);
+            }
+            Some(stranger) => return Err(Error::NotTheApi(stranger)),
         }
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(transport)? {

@@ -304,7 +304,7 @@ impl Dispatcher {
                 let mut reachable = client.reachable();
                 while reachable.changed().await.is_ok() {
                     let back = *reachable.borrow_and_update();
-                    telemetry::crm_reachable(&account, back);
+                    telemetry::crm_reachable(&account, client.why_away().filter(|_| !back).as_ref());
                     shared.signals.send(Signal::Crm(account.clone(), back)).ok();
                     if back {
                         locked(&shared.lines)

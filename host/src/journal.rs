@@ -396,6 +396,14 @@ impl Handle {
         self.ask(|reply| Change::Written(Box::new((write, written)), reply)).await
     }
 
+    /// How many of the last 10,000 events the host's own user caused by none of the host's writes.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn same_login(&self, account: &str) -> Result<u32, Error> {
+        self.readers.same_login(account)
+    }
+
     /// What is known of a write; nothing is recorded.
     ///
     /// # Errors

@@ -159,11 +159,10 @@ pub(crate) fn plugin_resumed(queue: &Queue) {
     info!(plugin, account, "Plugin resumed.");
 }
 
-pub(crate) fn crm_reachable(account: &str, reachable: bool) {
-    if reachable {
-        info!(account, "The CRM answers again; its deliveries go on.");
-    } else {
-        error!(account, "The CRM can't be reached; deliveries that need it wait.");
+pub(crate) fn crm_reachable(account: &str, why_away: Option<&crate::crm::Error>) {
+    match why_away {
+        None => info!(account, "The CRM answers again; its deliveries go on."),
+        Some(why) => error!(account, %why, "The CRM can't be used; deliveries that need it wait."),
     }
 }
 
@@ -231,6 +230,7 @@ pub(crate) fn crm_called(
         None => ("answered", None),
         Some(crate::crm::Error::Refused { code, .. }) => ("refused", code.as_deref()),
         Some(crate::crm::Error::Transport(_) | crate::crm::Error::Unsent(_)) => ("transport", None),
+        Some(crate::crm::Error::NotTheApi(_)) => ("not_the_api", None),
         Some(crate::crm::Error::BadAnswer(_)) => ("bad_answer", None),
         Some(crate::crm::Error::Invalid(_)) => ("invalid", None),
     };

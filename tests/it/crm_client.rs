@@ -11,17 +11,19 @@ async fn stand_in() -> StandIn {
 }
 
 fn client(crm: &StandIn, timeout: Duration) -> Client {
+    configured(crm.base_url(), crm, &format!("timeout_ms = {}", timeout.as_millis()))
+}
+
+fn configured(url: &str, crm: &StandIn, lines: &str) -> Client {
     // The secret's type is the host's own: it is made by reading a configuration.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("host.toml");
     std::fs::write(
         &file,
         format!(
-            "[crm.main]\nurl = {:?}\nlogin = {:?}\napi_key = {:?}\ntoken = \"0123456789abcdef\"\ntimeout_ms = {}",
-            crm.base_url(),
+            "[crm.main]\nurl = {url:?}\nlogin = {:?}\napi_key = {:?}\ntoken = \"0123456789abcdef\"\n{lines}",
             crm.api_login(),
             crm.api_key(),
-            timeout.as_millis()
         ),
     )
     .unwrap();
@@ -101,4 +103,81 @@ async fn no_more_workers_of_the_crm_are_taken_than_configured() {
     // Two at once is the default: eight calls of 300 ms take four turns, one at a time would take eight.
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(1_200) && took < Duration::from_millis(2_300), "{took:?}");
+}
+
+/// A proxy with this certificate before the stand-in; returns its port.
+async fn behind_tls(crm: &StandIn, certificate: &rcgen::Certificate, key: &rcgen::KeyPair) -> u16 {
+    use tokio_rustls::rustls::{ServerConfig, pki_types::PrivatePkcs8KeyDer};
+    // Fails only when a provider is installed already, which serves as well.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+    let config = ServerConfig::builder().with_no_client_auth();
+    let config = config.with_single_cert(vec![certificate.der().clone()], key.into()).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, crm) = (listener.local_addr().unwrap().port(), crm.address());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // A client that refuses the certificate goes away.
+                let Ok(mut near) = acceptor.accept(stream).await else { return };
+                let mut far = tokio::net::TcpStream::connect(crm).await.unwrap();
+                drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_taken_is_told_with_what_helps() {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    let crm = stand_in().await;
+    let key = KeyPair::generate().unwrap();
+    // As `openssl req -x509` makes it, and as its advice makes it.
+    let params = |name: &str, is_ca| {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.is_ca = is_ca;
+        params
+    };
+    let authority = || IsCa::Ca(BasicConstraints::Unconstrained);
+    let past = {
+        let mut params = params("localhost", IsCa::ExplicitNoCa);
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1));
+        params
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for (params, with_file, expected) in [
+        (params("localhost", IsCa::ExplicitNoCa), true, None),
+        (params("localhost", IsCa::ExplicitNoCa), false, Some("`ca_file`")),
+        (params("localhost", authority()), true, Some("`-addext basicConstraints=critical,CA:FALSE")),
+        (params("elsewhere", IsCa::ExplicitNoCa), true, Some("for another name")),
+        (past, true, Some("has expired")),
+    ] {
+        let certificate = params.self_signed(&key).unwrap();
+        let port = behind_tls(&crm, &certificate, &key).await;
+        let file = folder.path().join("ca.pem");
+        std::fs::write(&file, certificate.pem()).unwrap();
+        let lines = if with_file { format!("ca_file = {file:?}") } else { String::new() };
+        let client = configured(&format!("https://localhost:{port}"), &crm, &lines);
+        let result = client.call("client", "fields", &Map::new()).await;
+        match expected {
+            None => assert!(result.is_ok(), "{result:?}"),
+            Some(words) => {
+                let error = result.unwrap_err();
+                assert!(matches!(error, Error::Unsent(_)) && error.to_string().contains(words), "{words}: {error}");
+            }
+        }
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plain = configured(&format!("https://{}", listener.local_addr().unwrap()), &crm, "");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+            drop(tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await);
+        }
+    });
+    let error = plain.call("client", "fields", &Map::new()).await.unwrap_err();
+    assert!(error.to_string().contains("speaks no TLS"), "{error}");
 }

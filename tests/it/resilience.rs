@@ -1,7 +1,7 @@
 //! One bad plugin, a CRM that is away, a CRM that repeats itself: nobody else is harmed, and nothing is lost.
 
 use integration_tests::host::{Host, PATIENCE, Setup};
-use integration_tests::stand_in::{Options, StandIn};
+use integration_tests::stand_in::{Fault, Options, StandIn};
 use integration_tests::wait_until;
 use serde_json::{Value, json};
 
@@ -79,7 +79,7 @@ async fn a_crm_that_is_away_uses_up_no_attempts() {
         ids.push(host.accepted(&format!("event=write.event&id={n}&sin=add-task")).await.unwrap());
     }
     in_mode(&host, "writer", "waiting_for_crm").await;
-    assert!(host.log().contains("The CRM can't be reached"), "operators are told");
+    assert!(host.log().contains("The CRM can't be used"), "operators are told");
     // Whoever does not need the CRM goes on.
     let other = host.accepted("event=other.event&id=1&sin=none").await.unwrap();
     host.settled(&other).await.unwrap();
@@ -94,6 +94,65 @@ async fn a_crm_that_is_away_uses_up_no_attempts() {
     assert!(host.log().contains("The CRM answers again"));
 }
 
+/// What the CRM, its web server or a proxy was seen to say in place of an answer.
+const INSTEAD: [(&str, Option<&str>, &str, &str); 9] = [
+    ("200 OK", None, "Ошибка подключения к БД: Connection refused", "no connection to its database"),
+    ("200 OK", None, "<!DOCTYPE html><html><body>Ведутся технические работы</body></html>", "a page, not JSON"),
+    ("200 OK", None, "Site is under maintenance", "plain text"),
+    ("200 OK", None, "", "empty"),
+    ("200 OK", None, "{\"status\":\"maintenance\"}", "not the CRM's API"),
+    ("200 OK", None, "{\"result\":\"Error\",\"error\":{\"code\":401,\"text\":\"Неизвестный пользователь\"}}", "401"),
+    ("403 Forbidden", None, "<h1>403 Forbidden</h1>", "answered 403"),
+    ("404 Not Found", None, "<h1>404 Not Found</h1>", "rewrite rule"),
+    ("301 Moved Permanently", None, "", "elsewhere (301)"),
+];
+
+#[tokio::test]
+async fn whatever_answers_in_place_of_the_api_uses_up_no_attempts() {
+    let crm = StandIn::start(Options { demo_data: true, ..Options::default() }).await.unwrap();
+    let folder = plugins(&[("writer", "write.event")]);
+    let more = "[retry]\nattempts = 1\nfirst_ms = 1";
+    let mut setup = Setup::new().unwrap().crm(&crm).plugins(folder.path()).more(more);
+    // A write that a page came back for is in doubt for as long as the CRM may still be at it.
+    setup.crm_lines = "timeout_ms = 300".to_owned();
+    let host = setup.start().await.unwrap();
+    for (n, (status, retry_after, body, words)) in INSTEAD.into_iter().enumerate() {
+        crm.fault_on(None, None, usize::MAX, Fault::Instead { status, retry_after, body });
+        let id = host.accepted(&format!("event=write.event&id={n}&sin=add-task")).await.unwrap();
+        in_mode(&host, "writer", "waiting_for_crm").await;
+        let away = host.api("crm").await.unwrap()[0].clone();
+        assert_eq!(away["reachable"], false, "{body}: {away}");
+        assert!(away["why"].as_str().unwrap().contains(words), "{body}: {away}");
+        let checkup = host.ask("crm/main/check", &json!({})).await.unwrap().1;
+        assert!(checkup["problems"].to_string().contains(words), "{body}: {checkup}");
+        crm.clear_faults();
+        let path = host.settled(&id).await.unwrap();
+        assert_eq!(path["deliveries"][0]["state"], "done", "{body}: {path}");
+    }
+    assert_eq!(crm.tasks().len(), INSTEAD.len());
+    assert_eq!(host.api("backlog").await.unwrap()["dead"], 0);
+}
+
+#[tokio::test]
+async fn a_web_server_that_asks_to_be_left_alone_is_left_alone() {
+    let crm = StandIn::start(Options { demo_data: true, ..Options::default() }).await.unwrap();
+    let folder = plugins(&[("writer", "write.event")]);
+    let more = "[retry]\nattempts = 1\nfirst_ms = 1";
+    let host = Setup::new().unwrap().crm(&crm).plugins(folder.path()).more(more).start().await.unwrap();
+    for (n, status) in ["429 Too Many Requests", "503 Service Unavailable"].into_iter().enumerate() {
+        crm.forget();
+        let fault = Fault::Instead { status, retry_after: Some("3"), body: "<h1>Slow down</h1>" };
+        crm.fault_on(Some("task"), Some("add"), 1, fault);
+        let id = host.accepted(&format!("event=write.event&id={n}&sin=add-task")).await.unwrap();
+        let path = host.settled(&id).await.unwrap();
+        assert_eq!(path["deliveries"][0]["state"], "done", "{path}");
+        let calls = crm.calls();
+        let left_alone = calls[0].at.duration_until(calls[1].at).as_secs_f64();
+        assert!((2.9..30.0).contains(&left_alone), "{status}: asked again after {left_alone} s: {calls:?}");
+    }
+    assert_eq!(crm.tasks().len(), 2, "what was turned away was not done, and is done once");
+}
+
 #[tokio::test]
 async fn a_call_that_fails_at_a_crm_that_answers_does_use_up_attempts() {
     let crm = StandIn::start(Options { demo_data: true, ..Options::default() }).await.unwrap();
@@ -106,7 +165,7 @@ async fn a_call_that_fails_at_a_crm_that_answers_does_use_up_attempts() {
         .start()
         .await
         .unwrap();
-    crm.fault_on(Some("task"), Some("add"), 100, integration_tests::stand_in::Fault::Down);
+    crm.fault_on(Some("task"), Some("add"), 100, Fault::Down);
     let id = host.accepted("event=write.event&id=1&sin=add-task").await.unwrap();
     let path = host.settled(&id).await.unwrap();
     assert_eq!(path["deliveries"][0]["state"], "dead", "{path}");

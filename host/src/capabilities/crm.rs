@@ -31,7 +31,7 @@ impl Attempt {
         // Stays so where the attempt's time runs out before the answer.
         self.effects.crm_unanswered = true;
         let result = client.call(method, action, arguments).await;
-        self.effects.crm_unanswered = matches!(result, Err(crm::Error::Transport(_) | crm::Error::Unsent(_)));
+        self.effects.crm_unanswered = result.as_ref().is_err_and(crm::Error::is_no_answer);
         let took = std::time::Duration::from_micros(self.since_start().saturating_sub(at));
         if !matches!(result, Err(crm::Error::Invalid(_))) {
             let ids = (self.reach.event, self.reach.delivery);
@@ -122,6 +122,7 @@ fn error_for_plugin(error: crm::Error) -> Error {
     match error {
         crm::Error::Refused { code, text } => Error::Refused(Refusal { code, text }),
         crm::Error::Transport(text) | crm::Error::Unsent(text) => Error::Transport(text),
+        crm::Error::NotTheApi(stranger) => Error::BadAnswer(stranger.to_string()),
         crm::Error::BadAnswer(text) => Error::BadAnswer(text),
         crm::Error::Invalid(text) => Error::Invalid(text),
     }

@@ -227,6 +227,7 @@ fn surely_not_done(error: &crm::Error) -> bool {
     match error {
         crm::Error::Refused { .. } | crm::Error::Unsent(_) | crm::Error::Invalid(_) => true,
         // A PHP error page may come after the record was written (measured for contacts under PHP 8).
+        crm::Error::NotTheApi(stranger) => stranger.nothing_was_done(),
         crm::Error::Transport(_) | crm::Error::BadAnswer(_) => false,
     }
 }

@@ -320,6 +320,18 @@ fn networks(section: &mut Section<'_>, key: &'static str) -> Vec<ipnet::IpNet> {
     networks
 }
 
+/// The certificates of the file that `ca_file` names.
+fn authorities(section: &mut Section<'_>, base: &Path) -> crm::connection::Authorities {
+    let Some(file) = section.optional::<PathBuf>("ca_file") else { return crm::connection::Authorities::default() };
+    let path = base.join(file);
+    let read = std::fs::read(&path).map_err(|error| format!("can't be read: `{}`: {error}", path.display()));
+    let read = read.and_then(|pem| crm::connection::Authorities::read(&pem).map_err(str::to_owned));
+    read.unwrap_or_else(|words| {
+        section.problem("ca_file", &words);
+        crm::connection::Authorities::default()
+    })
+}
+
 fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Accounts {
     let mut all = Accounts::default();
     let root = Section::new("crm", value, problems).table;
@@ -370,30 +382,23 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
         let timeout =
             Duration::from_millis(section.optional_number("timeout_ms", 1, MOST_MILLISECONDS).unwrap_or(20_000));
         let has_key = section.table.contains_key("api_key");
+        let authorities = authorities(&mut section, base);
         if let Some(url) = url {
-            match url::Url::parse(&url) {
-                Ok(url)
-                    if matches!(url.scheme(), "http" | "https")
-                        && url.has_host()
-                        && url.username().is_empty()
-                        && url.password().is_none() =>
-                {
-                    match (login, api_key) {
-                        (Some(login), Some(api_key)) => {
-                            let concurrency = usize::try_from(concurrency).unwrap_or(2);
-                            all.clients.insert(name, crm::Options { url, login, api_key, concurrency, timeout });
-                        }
-                        (login, _) => {
-                            if login.is_none() {
-                                section.problem("login", "is missing: calls need the API user's login");
-                            }
-                            if !has_key {
-                                section.problem("api_key", "is missing: calls need the account's key");
-                            }
-                        }
+            match (crm::connection::address(&url), login, api_key) {
+                (Ok(url), Some(login), Some(api_key)) => {
+                    let concurrency = usize::try_from(concurrency).unwrap_or(2);
+                    let options = crm::Options { url, login, api_key, concurrency, timeout, authorities };
+                    all.clients.insert(name, options);
+                }
+                (Ok(_), login, _) => {
+                    if login.is_none() {
+                        section.problem("login", "is missing: calls need the API user's login");
+                    }
+                    if !has_key {
+                        section.problem("api_key", "is missing: calls need the account's key");
                     }
                 }
-                _ => section.problem("url", "must be the CRM's address, such as `https://crm.example.com`"),
+                (Err(words), _, _) => section.problem("url", words),
             }
         }
         section.end();

@@ -7,22 +7,22 @@
 use serde_json::Value;
 
 use super::Error;
+use super::stranger::{PhpError, Stranger};
 
 /// Judges a body; returns it whole where it is a good answer.
 ///
 /// # Errors
-/// [`Error::Refused`] with the CRM's code and words; [`Error::BadAnswer`] for a body that the API does not give. The
-/// body itself is not quoted: a PHP error page holds paths and SQL.
+/// [`Error::Refused`] with the CRM's code and words; [`Error::NotTheApi`] for a body of something else,
+/// [`Error::BadAnswer`] for JSON that the API does not give. The body itself is not quoted: a PHP error page holds paths and SQL.
 pub fn classify(bytes: &[u8]) -> Result<Value, Error> {
     let text = String::from_utf8_lossy(bytes);
     let text = text.trim_start_matches('\u{feff}').trim();
-    if text.is_empty() {
-        return Err(bad("the answer is empty"));
+    if let Some(stranger) = Stranger::of_text(text) {
+        return Err(Error::NotTheApi(stranger));
     }
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     let body = match values.next() {
         Some(Ok(body)) if body.is_object() || body.is_array() => body,
-        _ if text.starts_with('<') => return Err(bad(&format!("the answer is a page, not JSON{}", php_error(text)))),
         Some(Ok(_)) => return Err(bad("the answer is neither a JSON object nor a list")),
         Some(Err(error)) => {
             return Err(bad(&format!(
@@ -31,11 +31,12 @@ pub fn classify(bytes: &[u8]) -> Result<Value, Error> {
                 error.column()
             )));
         }
-        None => return Err(bad("the answer is empty")),
+        None => return Err(Error::NotTheApi(Stranger::Empty)),
     };
     let rest = text.get(values.byte_offset()..).unwrap_or_default().trim();
     if !rest.is_empty() {
-        return Err(bad(&format!("the answer is JSON with something behind it{}", php_error(rest))));
+        let php = PhpError::of(rest).map(|error| format!(": {error}")).unwrap_or_default();
+        return Err(bad(&format!("the answer is JSON with something behind it{php}")));
     }
     match refusal(&body) {
         Some(refusal) => Err(refusal),
@@ -63,17 +64,6 @@ fn bad(words: &str) -> Error {
     Error::BadAnswer(words.to_owned())
 }
 
-/// The kind of a PHP error page, without its paths and SQL.
-fn php_error(page: &str) -> &'static str {
-    let kinds = [
-        ("mysqli_sql_exception", ": PHP failed with a database error"),
-        ("DivisionByZeroError", ": PHP failed with a division by zero"),
-        ("TypeError", ": PHP failed with a type error"),
-        ("Fatal error", ": PHP failed"),
-    ];
-    kinds.iter().find(|(mark, _)| page.contains(mark)).map_or("", |(_, words)| words)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,7 +79,7 @@ mod tests {
         assert!(classify(br#"{"data":1,"error":{"code":500,"text":""}}"#).is_ok());
         for broken in [&b""[..], b"  ", b"null", b"12", b"{\"a\":", b"<html></html>", b"{}<br />Fatal error", b"{} {}"]
         {
-            assert!(matches!(classify(broken), Err(Error::BadAnswer(_))), "{broken:?}");
+            assert!(classify(broken).is_err_and(|error| error.is_no_answer()), "{broken:?}");
         }
     }
 
@@ -97,9 +87,6 @@ mod tests {
     fn a_php_error_page_does_not_leak_paths_or_sql() {
         let page =
             "<br />\n<b>Fatal error</b>: Uncaught mysqli_sql_exception: near 'and identity' in /var/www/crm/x.php:466";
-        assert_eq!(
-            classify(page.as_bytes()),
-            Err(Error::BadAnswer("the answer is a page, not JSON: PHP failed with a database error".into()))
-        );
+        assert_eq!(classify(page.as_bytes()), Err(Error::NotTheApi(Stranger::Php(PhpError::Database))));
     }
 }

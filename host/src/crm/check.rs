@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::stranger::Stranger;
 use super::{Client, Error, Way};
 
 /// What was found.
@@ -60,7 +61,7 @@ impl Client {
             Err(words) => {
                 checkup
                     .problems
-                    .push(format!("it does not answer ({words}): look at `url`, the network and the web server"));
+                    .push(format!("it does not answer ({words}). Look at `url`, the network and the web server"));
                 return checkup;
             }
             Ok(head) => {
@@ -73,7 +74,8 @@ impl Client {
                 "its clock and the host's differ by more than 30 seconds: set both by NTP, or times of tasks come out wrong".to_owned(),
             );
         }
-        match self.call("client", "fields", &Map::new()).await {
+        // Not by `call`, which does not ask a CRM that counts as away.
+        match self.inner.send("client", "fields", &Map::new()).await {
             Ok(_) => checkup.key_accepted = true,
             Err(Error::Refused { code, text }) => checkup.problems.push(format!(
                 "login or key is refused{}: {text}. Compare `login` and `api_key` with the CRM's panel",
@@ -82,16 +84,24 @@ impl Client {
             Err(error) => checkup.problems.push(error.to_string()),
         }
         if checkup.key_accepted {
-            match self.own_user().await {
-                Ok(user) => checkup.user = Some(user),
+            match self.login().await {
+                Ok(login) => {
+                    checkup.user = Some(login.number);
+                    if login.blocked {
+                        checkup.problems.push(
+                            "the login's user is blocked in the CRM, which takes calls all the same and may not do so tomorrow: make it active in the panel"
+                                .to_owned(),
+                        );
+                    }
+                }
                 Err(error) => checkup.problems.push(format!("the login's user is not told ({error}): set `user_id`")),
             }
-            checkup.quirks = self.quirks().await;
+            checkup.quirks = self.quirks(php_8(&checkup.server)).await;
         }
         checkup
     }
 
-    async fn quirks(&self) -> Vec<Quirk> {
+    async fn quirks(&self, php_8: Option<bool>) -> Vec<Quirk> {
         let deals = self.call("deal", "list", &Map::new()).await.ok();
         let first = deals.as_ref().and_then(|deals| deals.pointer("/data/0/did")).cloned();
         let hollow = match first {
@@ -108,7 +118,7 @@ impl Client {
         let limited = limited.as_ref().and_then(|deals| deals.get("data")?.as_array().map(Vec::len));
         let ignores = page.zip(limited).filter(|(page, _)| *page > 1).map(|(_, limited)| limited > 1);
         let nameless = self.call("user", "user", &Map::new()).await;
-        let fatal = Some(matches!(nameless, Err(Error::BadAnswer(_))));
+        let fatal = Some(matches!(nameless, Err(Error::NotTheApi(Stranger::Php(_)))));
         vec![
             Quirk {
                 name: "deal.info is empty",
@@ -125,6 +135,11 @@ impl Client {
                 found: fatal,
                 meaning: "a PHP error comes as a page with status 200: the host judges answers by their body",
             },
+            Quirk {
+                name: "PHP 8",
+                found: php_8,
+                meaning: "contacts are written and then answered with a PHP error, tasks are listed with `active=yes` only, invoices of a deal without positions fail: the host looks again after such a write",
+            },
         ]
     }
 
@@ -135,7 +150,7 @@ impl Client {
             Way::Scripted(_) => return Err("a script answers".to_owned()),
         };
         let asked = http.post(format!("{}/client", self.inner.base)).body("").send().await;
-        let answer = asked.map_err(|error| super::safe_words(&error))?;
+        let answer = asked.map_err(|error| super::connection::unanswered(&error).to_string())?;
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let date = header("date").and_then(|date| jiff::fmt::rfc2822::parse(&date).ok());
         Ok(Head {
@@ -143,6 +158,12 @@ impl Client {
             server: ["server", "x-powered-by"].iter().filter_map(|name| header(name)).collect(),
         })
     }
+}
+
+/// Whether the web server says that PHP is of version 8 or later.
+fn php_8(server: &[String]) -> Option<bool> {
+    let version = server.iter().find_map(|words| words.split_once("PHP/"))?.1;
+    Some(version.split('.').next()?.parse::<u32>().ok()? >= 8)
 }
 
 struct Head {

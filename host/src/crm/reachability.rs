@@ -1,14 +1,18 @@
 //! Whether a CRM can be reached at all: the difference between a call that failed and a CRM that is away.
 //!
-//! - After a call that got no answer, somebody may ask: then one cheap read is tried, once for all who ask.
+//! - After a call that brought no answer of the API, somebody may ask: then a cheap read is tried, once for all who ask.
+//! - Only an answer of the API counts as one: pages, plain text, empty bodies and other statuses come from a CRM without
+//!   its database, from maintenance, from a proxy. A key that is refused is of no use either.
 //! - While the CRM is away, calls fail at once, and the read is tried again and again, at growing distances.
+//! - A web server that asks to be left alone (`Retry-After`) is left alone.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Map;
 use tokio::sync::watch;
 
+use super::stranger::Stranger;
 use super::{Error, Inner};
 
 /// How long the read may take at least; a CRM that is allowed slower calls gets their time.
@@ -17,16 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Two reads, because one of them alone may be broken by what a user typed (measured: `\u0431` in a title).
+const READS: [(&str, &str); 2] = [("client", "fields"), ("task", "tips")];
 
 pub(super) struct Reachability {
     answers: watch::Sender<bool>,
     /// When an answer came last to somebody who asked.
     asking: tokio::sync::Mutex<Option<Instant>>,
+    /// Why it counts as away.
+    why: Mutex<Option<Error>>,
 }
 
 impl Reachability {
     pub(super) fn new() -> Self {
-        Self { answers: watch::Sender::new(true), asking: tokio::sync::Mutex::new(None) }
+        Self { answers: watch::Sender::new(true), asking: tokio::sync::Mutex::new(None), why: Mutex::new(None) }
     }
 
     pub(super) fn answers(&self) -> bool {
@@ -35,6 +43,17 @@ impl Reachability {
 
     pub(super) fn subscribe(&self) -> watch::Receiver<bool> {
         self.answers.subscribe()
+    }
+
+    /// Why it counts as away; `None` while it does not.
+    pub(super) fn why(&self) -> Option<Error> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn tell(&self, why: Option<Error>) {
+        let answers = why.is_none();
+        *self.why.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        self.answers.send_replace(answers);
     }
 }
 
@@ -49,35 +68,67 @@ impl Inner {
         if answered.is_some_and(|at| at > since) {
             return false;
         }
-        if self.answers_now().await {
-            *answered = Some(Instant::now());
-            return false;
+        match self.probe().await {
+            Ok(()) => {
+                *answered = Some(Instant::now());
+                false
+            }
+            Err(why) => {
+                self.leave(why);
+                true
+            }
         }
-        self.reachability.answers.send_replace(false);
+    }
+
+    /// Counts the CRM as away until a read of the host's own is answered again.
+    pub(super) fn leave(self: &Arc<Self>, why: Error) {
+        if !self.reachability.answers() {
+            return;
+        }
+        let asked = asked_to_wait(&why);
+        self.reachability.tell(Some(why));
         let inner = Arc::downgrade(self);
         tokio::spawn(async move {
-            let mut wait = FIRST_WAIT;
+            let (mut grown, mut wait) = (FIRST_WAIT, asked.unwrap_or(FIRST_WAIT));
             loop {
                 tokio::time::sleep(wait).await;
                 // Nobody needs it any more.
                 let Some(inner) = inner.upgrade() else { return };
-                if inner.answers_now().await {
-                    inner.reachability.answers.send_replace(true);
-                    return;
-                }
-                wait = wait.saturating_mul(2).min(LONGEST_WAIT);
+                let Err(why) = inner.probe().await else { return inner.reachability.tell(None) };
+                grown = grown.saturating_mul(2).min(LONGEST_WAIT);
+                wait = asked_to_wait(&why).unwrap_or(grown);
+                inner.reachability.tell(Some(why));
             }
         });
-        true
     }
 
-    /// Any answer will do: a refusal and an error page come from a CRM that is there.
-    async fn answers_now(&self) -> bool {
-        let nothing = Map::new();
-        let read = self.send("client", "fields", &nothing);
-        !matches!(
-            tokio::time::timeout(self.options.timeout.max(PATIENCE), read).await,
-            Err(_) | Ok(Err(Error::Transport(_) | Error::Unsent(_)))
-        )
+    /// Tries the reads until one brings an answer of the API.
+    async fn probe(self: &Arc<Self>) -> Result<(), Error> {
+        let mut why = Error::Transport("no answer in time".into());
+        for (method, action) in READS {
+            let nothing = Map::new();
+            let read = self.send(method, action, &nothing);
+            let answer = match tokio::time::timeout(self.options.timeout.max(PATIENCE), read).await {
+                Err(_) => return Err(why),
+                Ok(answer) => answer,
+            };
+            why = match answer {
+                Ok(body) if body.get("data").is_some_and(|data| !data.is_null()) => return Ok(()),
+                Ok(_) => Error::BadAnswer("something answers that is not the CRM's API".into()),
+                Err(error) if !error.is_no_answer() => return Ok(()),
+                // The second read would meet the same.
+                Err(error @ (Error::Transport(_) | Error::Unsent(_))) => return Err(error),
+                Err(error) => error,
+            };
+        }
+        Err(why)
+    }
+}
+
+/// How long a web server asked to be left alone.
+fn asked_to_wait(why: &Error) -> Option<Duration> {
+    match why {
+        Error::NotTheApi(Stranger::Busy { after, .. }) => *after,
+        _ => None,
     }
 }

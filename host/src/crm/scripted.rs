@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::Error;
+use super::stranger::Stranger;
 
 /// Who answers in place of the CRM.
 pub trait Answers: Send + Sync {
@@ -40,6 +41,9 @@ impl Error {
                 return Self::Refused { code: None, text: text.to_owned() };
             }
         }
+        if let Some(stranger) = Stranger::from_words(words) {
+            return Self::NotTheApi(stranger);
+        }
         let starts = |starts: &[&str]| starts.iter().any(|start| words.starts_with(start));
         if starts(&["no connection", "the CRM can't be reached"]) {
             return Self::Unsent(text);
@@ -61,7 +65,10 @@ impl Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::crm::stranger::PhpError;
 
     #[test]
     fn a_recorded_error_comes_back_as_what_it_was() {
@@ -71,10 +78,13 @@ mod tests {
             Error::Transport("no answer in time: operation timed out".into()),
             Error::Transport("the CRM's web server answered 503".into()),
             Error::Unsent("no connection: refused".into()),
-            Error::BadAnswer(
-                "the CRM's web server answered 500 to `deal.list`: check `url` and the method's name".into(),
-            ),
-            Error::BadAnswer("the answer is empty".into()),
+            Error::BadAnswer("the answer is larger than 16777216 bytes".into()),
+            Error::NotTheApi(Stranger::Empty),
+            Error::NotTheApi(Stranger::Page),
+            Error::NotTheApi(Stranger::Php(PhpError::Database)),
+            Error::NotTheApi(Stranger::Status(500)),
+            Error::NotTheApi(Stranger::Busy { status: 503, after: None }),
+            Error::NotTheApi(Stranger::Busy { status: 429, after: Some(Duration::from_secs(30)) }),
             Error::Invalid("`a b` is no name of an argument".into()),
         ] {
             assert_eq!(Error::from_words(&error.to_string()), error);

@@ -338,6 +338,17 @@ impl Readers {
         })
     }
 
+    pub(super) fn same_login(&self, account: &str) -> Result<u32, Error> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT count(*) FROM (SELECT account, same_login FROM event ORDER BY seq DESC LIMIT 10000)
+                      WHERE account = ?1 AND same_login",
+                )?
+                .query_row([account], |row| row.get(0))
+        })
+    }
+
     pub(super) fn queues(&self) -> Result<Vec<Queue>, Error> {
         self.read(|connection| {
             let mut queues = connection

@@ -284,7 +284,8 @@ fn ways(source: Source) -> Result<(Arc<Script>, crm::Client, Outside), Error> {
 fn nowhere() -> Result<crm::Options, Error> {
     let url = url::Url::parse("http://rehearsal.invalid").map_err(|error| Error::SetUp(error.to_string()))?;
     let (login, api_key) = ("rehearsal".to_owned(), Secret::new(String::new()));
-    Ok(crm::Options { url, login, api_key, concurrency: 1, timeout: Duration::from_secs(20) })
+    let authorities = crm::connection::Authorities::default();
+    Ok(crm::Options { url, login, api_key, concurrency: 1, timeout: Duration::from_secs(20), authorities })
 }
 
 /// Makes the delivery in the journal, with the state and the writes that the attempt is to find there.

@@ -25,6 +25,16 @@ pub enum Fault {
     Status500,
     /// The record is written, but the JSON of the answer is cut off in the middle.
     InvalidJson,
+    /// Something else answers in the CRM's place, and nothing is written: a proxy, a maintenance page, a CRM without its
+    /// database.
+    Instead {
+        /// The status, with its words.
+        status: &'static str,
+        /// `Retry-After`.
+        retry_after: Option<&'static str>,
+        /// The body.
+        body: &'static str,
+    },
     /// No answer ever: a worker is held until the caller gives up; nothing is written.
     Hang,
 }

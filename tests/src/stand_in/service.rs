@@ -65,6 +65,11 @@ async fn rest(shared: &Arc<Shared>, mut stream: TcpStream, request: &Request, me
         Some(Fault::Status500) => {
             return answer(&mut stream, "500 Internal Server Error", HTML, "<h1>Internal Server Error</h1>").await;
         }
+        Some(Fault::Instead { status, retry_after, body }) => {
+            let headers = [("Content-Type", JSON), ("Retry-After", retry_after.unwrap_or_default())];
+            let headers = if retry_after.is_some() { &headers[..] } else { &headers[..1] };
+            return http::write_answer(&mut stream, status, headers, body).await;
+        }
         Some(Fault::HtmlFatal) => return answer(&mut stream, "200 OK", JSON, FATAL_PAGE).await,
         Some(Fault::Slow(delay)) => tokio::time::sleep(delay).await,
         _ => {}

@@ -176,11 +176,15 @@ pub(in crate::console) struct CrmView {
     pub(in crate::console) account: String,
     /// Whether it answers, as far as anybody has noticed; null: the account has no address.
     pub(in crate::console) reachable: Option<bool>,
+    /// Why it does not, and what helps.
+    pub(in crate::console) why: Option<String>,
 }
 
 fn crm_views(console: &Console) -> Vec<CrmView> {
-    let reachable = |client: crate::crm::Client| *client.reachable().borrow();
-    let view = |(account, client): (String, Option<_>)| CrmView { account, reachable: client.map(reachable) };
+    let view = |(account, client): (String, Option<crate::crm::Client>)| {
+        let why = client.as_ref().and_then(crate::crm::Client::why_away).map(|why| why.to_string());
+        CrmView { account, reachable: client.map(|client| *client.reachable().borrow()), why }
+    };
     console.queues.crms().into_iter().map(view).collect()
 }
 
@@ -348,7 +352,17 @@ pub(super) async fn check_crm(
 ) -> Result<Json<Checkup>, Problem> {
     let client = console.queues.crms().into_iter().find(|(name, _)| *name == account);
     match client {
-        Some((_, Some(client))) => Ok(Json(client.check(console.clock.now()).await)),
+        Some((_, Some(client))) => {
+            let mut checkup = client.check(console.clock.now()).await;
+            let journal = console.journal.clone();
+            let others = blocking(move || journal.same_login(&account)).await?;
+            if others > 0 {
+                checkup.problems.push(format!(
+                    "{others} of the last events were caused by the login's user and by none of the host's writes: a human, or another program, uses the same login. Make a CRM user for the host alone"
+                ));
+            }
+            Ok(Json(checkup))
+        }
         Some((_, None)) => {
             Err(Problem::refused(format!("`[crm.{account}]` has no `url`: events come in, and nothing can be called")))
         }
