@@ -24,7 +24,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::debian::{self, Apt, Package};
-use crate::run::{Log, Steps, lock, remove};
+use crate::run::{Log, Steps, file_names, lock, remove};
 
 /// What must be there.
 const PACKAGES: [&str; 4] = ["chromium", "chromium-common", "chromium-driver", "fonts-dejavu-core"];
@@ -164,10 +164,21 @@ fn unpacked(folder: &Path) -> Result<Browser> {
             bail!("there is no `{}`", file.display());
         }
     }
-    let libraries = debian::library_path(folder, "libnss3.so");
+    let mut libraries = debian::library_path(folder, "libnss3.so");
     if libraries.is_empty() {
         bail!("`{}` has no `libnss3.so`", folder.display());
     }
+    // Some libraries look for parts of theirs in a folder of the system's (`pulseaudio`), where a machine has none.
+    let parts = |folder: &PathBuf| -> Vec<PathBuf> {
+        let has_library =
+            |inner: &PathBuf| file_names(inner).iter().any(|name| name.starts_with("lib") && name.contains(".so"));
+        file_names(folder)
+            .iter()
+            .map(|name| folder.join(name))
+            .filter(|inner| inner.is_dir() && has_library(inner))
+            .collect()
+    };
+    libraries.extend(libraries.iter().flat_map(parts).collect::<Vec<_>>());
     let variables = vec![
         ("LD_LIBRARY_PATH", std::env::join_paths(libraries)?),
         ("FONTCONFIG_FILE", folder.join("fonts.conf").into_os_string()),
