@@ -1,5 +1,8 @@
 //! The command line.
 
+#[macro_use]
+mod out;
+
 mod dead;
 mod dev;
 mod doctor;
@@ -17,7 +20,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::App;
 use crate::config::{self, Config, Problems, Source};
-use crate::telemetry;
+use crate::telemetry::{self, Log};
 
 /// Receives SalesMan CRM's events, stores them, and runs each through sandboxed plugins.
 #[derive(Parser, Debug)]
@@ -135,6 +138,19 @@ const EXIT_SILENT: u8 = 4;
 const EXIT_REFUSED: u8 = 5;
 
 impl Cli {
+    /// The whole program: reads the command line, does what was asked, tells what went wrong.
+    #[must_use]
+    pub fn main() -> ExitCode {
+        let code = match Self::try_parse() {
+            Ok(cli) => cli.run().unwrap_or_else(|error| {
+                errln!("failed: {error:#}");
+                ExitCode::FAILURE
+            }),
+            Err(error) => return out::usage(&error),
+        };
+        out::end(code)
+    }
+
     /// Does what was asked; returns the process's exit code: 0 done, 1 failed, 2 configuration wrong, 3 stopped with
     /// plugins cut off, 4 no host answers, 5 the host refused.
     ///
@@ -151,13 +167,13 @@ impl Cli {
             (None, Some(problems)) => return Ok(told(problems)),
             (None, None) => return Err(error),
         };
-        eprintln!("failed: {error:#}");
+        errln!("failed: {error:#}");
         Ok(ExitCode::from(code))
     }
 
     fn done(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Serve { config, dev } => serve(&source(config, dev), |_, _| ()),
+            Command::Serve { config, dev } => serve(&source(config, dev), |_, _, _| ()),
             Command::Dev(args) => dev::run(args),
             Command::EventsPhp(wanted) => write_events_php(wanted),
             Command::Plugin(command) => plugin::run(command),
@@ -174,19 +190,19 @@ impl Cli {
             Command::Completions { shell } => Ok(operate::completions(shell)),
             Command::Grafana => Ok(operate::grafana()),
             Command::Config(ConfigCommand::Default) => {
-                print!("{}", config::DEFAULT);
+                out!("{}", config::DEFAULT);
                 Ok(ExitCode::SUCCESS)
             }
             Command::Config(ConfigCommand::Show { config }) => Ok(match source(config, false).show() {
                 Ok(shown) => {
-                    print!("{shown}");
+                    out!("{shown}");
                     ExitCode::SUCCESS
                 }
                 Err(problems) => told(&problems),
             }),
             Command::Config(ConfigCommand::Check { config }) => Ok(match source(config, false).read() {
                 Ok(_) => {
-                    println!("the configuration is good");
+                    outln!("the configuration is good");
                     ExitCode::SUCCESS
                 }
                 Err(problems) => told(&problems),
@@ -226,7 +242,7 @@ fn write_events_php(wanted: EventsPhp) -> anyhow::Result<ExitCode> {
         spool: wanted.spool,
     })
     .map_err(anyhow::Error::msg)?;
-    print!("{text}");
+    out!("{text}");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -235,17 +251,17 @@ fn source(file: Option<PathBuf>, dev: bool) -> Source {
 }
 
 fn told(problems: &Problems) -> ExitCode {
-    eprint!("{problems}");
+    err!("{problems}");
     ExitCode::from(EXIT_CONFIG)
 }
 
 /// Runs the host until it is asked to stop; `besides` starts what goes on beside it.
-fn serve(source: &Source, besides: impl FnOnce(&Config, &App)) -> anyhow::Result<ExitCode> {
+fn serve(source: &Source, besides: impl FnOnce(&Config, &App, &Log)) -> anyhow::Result<ExitCode> {
     let config = match source.read() {
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
     };
-    let metrics = telemetry::start(&config.telemetry).map_err(anyhow::Error::msg)?;
+    let (log, metrics) = telemetry::start(&config.telemetry).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("host")
@@ -254,10 +270,13 @@ fn serve(source: &Source, besides: impl FnOnce(&Config, &App)) -> anyhow::Result
     let code = runtime.block_on(async {
         let mut app = match App::start(config.clone(), source, metrics).await {
             Ok(app) => app,
-            Err(problems) => return Ok(told(&problems)),
+            Err(problems) => {
+                log.say(&problems.to_string());
+                return Ok(ExitCode::from(EXIT_CONFIG));
+            }
         };
-        println!("listening on http://{}", app.address());
-        besides(&config, &app);
+        outln!("listening on http://{}", app.address());
+        besides(&config, &app, &log);
         tokio::select! {
             asked = asked_to_stop() => asked?,
             part = app.broken() => {
@@ -271,9 +290,10 @@ fn serve(source: &Source, besides: impl FnOnce(&Config, &App)) -> anyhow::Result
             second = asked_to_stop() => { second?; false }
         };
         anyhow::Ok(if graceful { ExitCode::SUCCESS } else { ExitCode::from(EXIT_NOT_GRACEFUL) })
-    })?;
+    });
+    log.flush();
     runtime.shutdown_background();
-    Ok(code)
+    code
 }
 
 async fn asked_to_stop() -> anyhow::Result<()> {

@@ -5,6 +5,7 @@
 //! - A line about an event, a delivery or a call names both ids.
 //! - What is logged is counted here as well (`metrics`).
 
+pub mod log;
 pub mod metrics;
 
 use std::fmt::Display;
@@ -18,6 +19,7 @@ use crate::event::EventId;
 use crate::journal::{Claimed, DeliveryId, Queue};
 use crate::outcome::{Effects, FaultKind, Next, Outcome};
 use crate::plugin::{Manifest, PluginName};
+pub use log::Log;
 pub use metrics::Metrics;
 
 /// What the room needs to be told.
@@ -29,24 +31,41 @@ pub struct Options {
     pub json: bool,
 }
 
-/// Starts the log, on standard error, and the metrics.
+/// Starts the log, on standard error, and the metrics. Whoever ends the process flushes the log.
 ///
 /// # Errors
 /// When the level can't be read, or a log is running already.
-pub fn start(options: &Options) -> Result<Metrics, String> {
+pub fn start(options: &Options) -> Result<(Log, Metrics), String> {
     // A plain level is ours; the libraries' own lines are of no use to an operator.
     let plain = options.level.chars().all(char::is_alphabetic);
     let directives = if plain { format!("warn,salesman_host={}", options.level) } else { options.level.clone() };
     let filter = tracing_subscriber::EnvFilter::try_new(directives)
         .map_err(|error| format!("`telemetry.level` can't be read: {error}"))?;
+    let log = Log::start(log::StandardError, log_lines_missing)
+        .map_err(|error| format!("the thread that writes the log can't be started: {error}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .log_internal_errors(false)
+        .with_writer(log.clone());
     let started = if options.json { builder.json().try_init() } else { builder.try_init() };
     started.map_err(|error| error.to_string())?;
-    metrics::start()
+    std::panic::set_hook(Box::new(panicked));
+    Ok((log, metrics::start()?))
+}
+
+/// What a panic leaves in the log. Only words that stand in the program are told: others may hold what was worked on.
+fn panicked(panic: &std::panic::PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or_default();
+    let at = panic.location().map(ToString::to_string).unwrap_or_default();
+    let words = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("its words may hold data");
+    error!(at, thread, words, "A part of the host failed.");
+}
+
+fn log_lines_missing(lines: u64) {
+    warn!(lines, "Log lines before this one were lost: nobody read them, or they could not be written.");
 }
 
 pub(crate) fn listening(address: SocketAddr, plugins: usize, accounts: usize) {

@@ -100,9 +100,10 @@ fn only_the_named_rooms_touch_the_engine_the_store_and_the_network() {
                 wrong.push(format!("{inside} names {library}"));
             }
         }
-        let prints = ["println!", "print!", "eprint"].iter().any(|word| text.contains(word));
-        if prints && !matches!(room.as_str(), "cli" | "main") {
-            wrong.push(format!("{inside} prints"));
+        // The standard library's macros panic when nobody reads: all that is printed goes through one module.
+        let prints = ["println!", "print!", "io::stdout", "io::stderr", "dbg!"].iter().any(|word| text.contains(word));
+        if prints && !matches!(inside.as_str(), "cli/out.rs" | "telemetry.rs") {
+            wrong.push(format!("{inside} prints by itself instead of through cli/out.rs"));
         }
     }
     assert_eq!(wrong, Vec::<String>::new());

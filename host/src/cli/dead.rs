@@ -127,7 +127,7 @@ pub(super) fn delivery(command: DeliveryCommand) -> anyhow::Result<ExitCode> {
         DeliveryCommand::Drop(one) => (one, "drop", "is given up"),
     };
     one.at.remote()?.post(&format!("deliveries/{}/{word}", one.id), &json!({}))?;
-    println!("Delivery {} {told}.", one.id);
+    outln!("Delivery {} {told}.", one.id);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -135,12 +135,12 @@ pub(super) fn job(command: JobCommand) -> anyhow::Result<ExitCode> {
     match command {
         JobCommand::Stop(one) => {
             one.at.remote()?.post(&format!("jobs/{}/stop", one.id), &json!({}))?;
-            println!("Job {} is stopped.", one.id);
+            outln!("Job {} is stopped.", one.id);
         }
         JobCommand::List(args) => {
             let jobs = args.at.remote()?.get("jobs")?;
             if args.json {
-                println!("{jobs:#}");
+                outln!("{jobs:#}");
                 return Ok(ExitCode::SUCCESS);
             }
             let mut table = Table::new(&["job", "began", "what", "who", "state", "done", "of"]);
@@ -160,7 +160,7 @@ fn list_letters(args: &List) -> anyhow::Result<ExitCode> {
     if args.groups {
         let groups = remote.get("dead/groups")?;
         if args.json {
-            println!("{groups:#}");
+            outln!("{groups:#}");
             return Ok(ExitCode::SUCCESS);
         }
         let mut table = Table::new(&["plugin", "crm", "code", "letters", "last", "reason"]);
@@ -188,7 +188,7 @@ fn list_letters(args: &List) -> anyhow::Result<ExitCode> {
         ],
     )?;
     if args.json {
-        println!("{found:#}");
+        outln!("{found:#}");
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = Table::new(&["delivery", "time", "event", "record", "plugin", "crm", "code", "reason"]);
@@ -199,7 +199,7 @@ fn list_letters(args: &List) -> anyhow::Result<ExitCode> {
     }
     table.print("No dead letters.");
     if let Some(next) = found.get("next").and_then(Value::as_str) {
-        println!("More: --cursor {next}");
+        outln!("More: --cursor {next}");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -212,12 +212,12 @@ fn decide(args: &Decide, word: &str) -> anyhow::Result<ExitCode> {
     });
     let decided = args.at.remote()?.post(&format!("dead/{word}"), &body)?;
     if args.json {
-        println!("{decided:#}");
+        outln!("{decided:#}");
         return Ok(ExitCode::SUCCESS);
     }
     match decided.get("job").filter(|job| job.is_object()) {
-        Some(job) => println!("Job {}: `salesman-host job list` tells how far it is.", text(job, "id")),
-        None => println!("{} dead letters: {word}.", text(&decided, "changed")),
+        Some(job) => outln!("Job {}: `salesman-host job list` tells how far it is.", text(job, "id")),
+        None => outln!("{} dead letters: {word}.", text(&decided, "changed")),
     }
     Ok(ExitCode::SUCCESS)
 }

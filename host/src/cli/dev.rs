@@ -2,7 +2,6 @@
 //!
 //! Not here: building (`workshop`), serving (`cli`).
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use super::{serve, source};
 use crate::config::Source;
 use crate::dispatcher::Delivered;
+use crate::telemetry::Log;
 use crate::workshop::build::Options;
 use crate::workshop::develop::{Step, develop};
 
@@ -44,19 +44,19 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             (throw_away(folder.path())?, Some(folder))
         }
     };
-    let options = Options { debug: args.debug, colour: std::io::stderr().is_terminal() };
-    serve(&source, |config, app| {
-        tokio::spawn(show(app.queues().delivered()));
+    let options = Options { debug: args.debug, colour: super::out::errors_to_terminal() };
+    serve(&source, |config, app, log| {
+        tokio::spawn(show(app.queues().delivered(), log.clone()));
         let plugins = config.registry.dir.clone();
         if source.file.is_none() {
-            eprintln!("No configuration: events are taken at http://{}/events/{TOKEN}", app.address());
+            log.say(&format!("No configuration: events are taken at http://{}/events/{TOKEN}\n", app.address()));
         }
         for folder in args.folders {
-            let plugins = plugins.clone();
+            let (plugins, log) = (plugins.clone(), log.clone());
             tokio::spawn(async move {
-                let told = |step: Step<'_>| tell(&folder, &step);
+                let told = |step: Step<'_>| tell(&log, &folder, &step);
                 let Err(error) = develop(&folder, &plugins, &options, told).await;
-                eprintln!("{error}");
+                log.say(&format!("{error}\n"));
             });
         }
     })
@@ -80,11 +80,11 @@ fn throw_away(folder: &Path) -> anyhow::Result<Source> {
 }
 
 /// Prints each attempt as it ends.
-async fn show(mut delivered: broadcast::Receiver<Arc<Delivered>>) {
+async fn show(mut delivered: broadcast::Receiver<Arc<Delivered>>, log: Log) {
     loop {
         match delivered.recv().await {
-            Ok(delivered) => eprint!("{}", words(&delivered)),
-            Err(RecvError::Lagged(missed)) => eprintln!("… {missed} deliveries are not shown"),
+            Ok(delivered) => log.say(&words(&delivered)),
+            Err(RecvError::Lagged(missed)) => log.say(&format!("… {missed} deliveries are not shown\n")),
             Err(RecvError::Closed) => return,
         }
     }
@@ -115,14 +115,15 @@ fn words(delivered: &Delivered) -> String {
     text
 }
 
-fn tell(folder: &Path, step: &Step<'_>) {
+fn tell(log: &Log, folder: &Path, step: &Step<'_>) {
     let folder = folder.display();
-    match step {
-        Step::Begins => eprintln!("Building `{folder}`."),
-        Step::Line(line) => eprintln!("{line}"),
+    let words = match step {
+        Step::Begins => format!("Building `{folder}`."),
+        Step::Line(line) => line.to_string(),
         Step::Placed { file, took, .. } => {
-            eprintln!("Built `{folder}` in {:.1} s: `{}`.", took.as_secs_f64(), file.display());
+            format!("Built `{folder}` in {:.1} s: `{}`.", took.as_secs_f64(), file.display())
         }
-        Step::Failed(error) => eprintln!("Not built, the version before goes on serving: {error}"),
-    }
+        Step::Failed(error) => format!("Not built, the version before goes on serving: {error}"),
+    };
+    log.say(&format!("{words}\n"));
 }

@@ -72,7 +72,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&findings.0)?);
+        outln!("{}", serde_json::to_string_pretty(&findings.0)?);
     } else {
         for Finding { what, state, words } in &findings.0 {
             let mark = match state {
@@ -80,7 +80,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 State::Remark => "remark",
                 State::Bad => "BAD   ",
             };
-            println!("{mark}  {what:<13}  {words}");
+            outln!("{mark}  {what:<13}  {words}");
         }
     }
     let bad = findings.0.iter().any(|finding| finding.state == State::Bad);

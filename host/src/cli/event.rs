@@ -160,7 +160,7 @@ fn list_events(args: &List) -> anyhow::Result<ExitCode> {
     query.extend([("limit", Some(args.limit.to_string())), ("cursor", args.cursor.clone())]);
     let found = args.at.remote()?.ask("events", &query)?;
     if args.json {
-        println!("{found:#}");
+        outln!("{found:#}");
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = Table::new(&["time", "id", "event", "record", "actor", "crm", "deliveries"]);
@@ -175,10 +175,10 @@ fn list_events(args: &List) -> anyhow::Result<ExitCode> {
     }
     table.print("No such events.");
     if found.get("looked_back_to").is_some() {
-        println!("Nothing more was found back to {}; --cursor goes on.", time(&found, "looked_back_to"));
+        outln!("Nothing more was found back to {}; --cursor goes on.", time(&found, "looked_back_to"));
     }
     if let Some(next) = found.get("next").and_then(Value::as_str) {
-        println!("More: --cursor {next}");
+        outln!("More: --cursor {next}");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -187,24 +187,24 @@ fn show(args: &Show) -> anyhow::Result<ExitCode> {
     let unmasked = Some("true".to_owned()).filter(|_| args.unmasked);
     let path = args.at.remote()?.ask(&format!("events/{}", args.id), &[("unmasked", unmasked)])?;
     if args.json {
-        println!("{path:#}");
+        outln!("{path:#}");
         return Ok(ExitCode::SUCCESS);
     }
     let event = path.get("event").unwrap_or(&Value::Null);
-    println!(
+    outln!(
         "{} {} ({}, {})",
         text(event, "name"),
         text(event, "entity"),
         text(event, "account"),
         time(event, "received_at")
     );
-    println!("{:#}", path.get("fields").unwrap_or(&Value::Null));
+    outln!("{:#}", path.get("fields").unwrap_or(&Value::Null));
     for cause in list(&path, "caused_by") {
-        println!("caused by {} of {} on {}", text(cause, "plugin"), text(cause, "name"), text(cause, "event"));
+        outln!("caused by {} of {} on {}", text(cause, "plugin"), text(cause, "name"), text(cause, "event"));
     }
     for delivery in list(&path, "deliveries") {
         let reason = printable(&text(delivery, "reason"));
-        println!(
+        outln!(
             "\n{}: {} (delivery {}) {reason}",
             text(delivery, "plugin"),
             text(delivery, "state"),
@@ -213,7 +213,7 @@ fn show(args: &Show) -> anyhow::Result<ExitCode> {
         for attempt in list(delivery, "attempts") {
             let took = attempt.pointer("/usage/wall").and_then(Value::as_u64).unwrap_or(0);
             let words = printable(&text(attempt, "reason"));
-            println!(
+            outln!(
                 "  attempt {}, {}: {} {words} ({}.{} ms)",
                 text(attempt, "number"),
                 time(attempt, "started_at"),
@@ -222,12 +222,12 @@ fn show(args: &Show) -> anyhow::Result<ExitCode> {
                 took % 1_000 / 100
             );
             for line in list(attempt, "lines") {
-                println!("    {}: {}", text(line, "level"), printable(&text(line, "text")));
+                outln!("    {}: {}", text(line, "level"), printable(&text(line, "text")));
             }
             for call in list(attempt, "calls") {
                 let good = if call.get("good") == Some(&Value::Bool(true)) { "" } else { " FAILED" };
-                println!("    {}{good} {}", text(call, "call"), printable(&text(call, "request")));
-                println!("      → {}", printable(&text(call, "answer")));
+                outln!("    {}{good} {}", text(call, "call"), printable(&text(call, "request")));
+                outln!("      → {}", printable(&text(call, "answer")));
             }
         }
     }
@@ -243,9 +243,9 @@ fn send(args: &Send) -> anyhow::Result<ExitCode> {
     let body = json!({ "account": args.account, "event": args.name, "fields": fields });
     let sent = args.at.remote()?.post("events", &body)?;
     if args.json {
-        println!("{sent:#}");
+        outln!("{sent:#}");
     } else {
-        println!("{}", text(&sent, "id"));
+        outln!("{}", text(&sent, "id"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -267,11 +267,11 @@ fn replay(args: &Replay) -> anyhow::Result<ExitCode> {
         }
     };
     if args.json {
-        println!("{answer:#}");
+        outln!("{answer:#}");
     } else if answer.get("delivery").is_some() {
-        println!("Delivery {} of `{}`.", text(&answer, "delivery"), args.plugin);
+        outln!("Delivery {} of `{}`.", text(&answer, "delivery"), args.plugin);
     } else {
-        println!("Job {}: `salesman-host job list` tells how far it is.", text(&answer, "id"));
+        outln!("Job {}: `salesman-host job list` tells how far it is.", text(&answer, "id"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::{CommandFactory, Subcommand};
 use serde_json::{Value, json};
 
@@ -93,7 +93,7 @@ pub(super) fn crm(CrmCommand::Check(args): CrmCommand) -> anyhow::Result<ExitCod
         all.push(json!({ "account": account, "checkup": checkup }));
     }
     if args.json {
-        println!("{:#}", Value::Array(all));
+        outln!("{:#}", Value::Array(all));
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -101,76 +101,81 @@ pub(super) fn crm(CrmCommand::Check(args): CrmCommand) -> anyhow::Result<ExitCod
 /// One CRM's state in lines.
 pub(super) fn print_checkup(account: &str, checkup: &Value) {
     let yes = |key: &str| if checkup.get(key) == Some(&Value::Bool(true)) { "yes" } else { "no" };
-    println!("{account}");
-    println!("  answers        {} ({} ms)", yes("reachable"), text(checkup, "took_ms"));
-    println!("  takes the key  {}", yes("key_accepted"));
-    println!("  login's user   {}", text(checkup, "user"));
-    println!("  clock ahead    {} s", text(checkup, "clock_ahead_s"));
+    outln!("{account}");
+    outln!("  answers        {} ({} ms)", yes("reachable"), text(checkup, "took_ms"));
+    outln!("  takes the key  {}", yes("key_accepted"));
+    outln!("  login's user   {}", text(checkup, "user"));
+    outln!("  clock ahead    {} s", text(checkup, "clock_ahead_s"));
     let server: Vec<String> = list(checkup, "server").filter_map(|word| word.as_str().map(printable)).collect();
-    println!("  server         {}", server.join(", "));
+    outln!("  server         {}", server.join(", "));
     for quirk in list(checkup, "quirks") {
         let found = match quirk.get("found") {
             Some(Value::Bool(true)) => "found",
             Some(Value::Bool(false)) => "not found",
             _ => "can't be told",
         };
-        println!("  quirk          {}: {found}. {}", text(quirk, "name"), text(quirk, "meaning"));
+        outln!("  quirk          {}: {found}. {}", text(quirk, "name"), text(quirk, "meaning"));
     }
     for problem in list(checkup, "problems") {
-        println!("  ! {}", printable(problem.as_str().unwrap_or_default()));
+        outln!("  ! {}", printable(problem.as_str().unwrap_or_default()));
     }
 }
 
 pub(super) fn tail(args: &Tail) -> anyhow::Result<ExitCode> {
     let remote = args.at.remote()?;
     if !args.json {
-        eprintln!("Attempts, as they end. Ctrl-C ends this.");
+        errln!("Attempts, as they end. Ctrl-C ends this.");
     }
     remote.listen("live", |name, data| {
         if name == "missed" {
-            eprintln!("… {data} are not shown");
-            return;
+            errln!("… {data} are not shown");
+        } else if let Ok(ended) = serde_json::from_str::<Value>(data) {
+            tell_attempt(args, &ended);
         }
-        let Ok(ended) = serde_json::from_str::<Value>(data) else { return };
-        let good = matches!(text(&ended, "outcome").as_str(), "done" | "skipped");
-        let other = args.plugin.as_ref().is_some_and(|plugin| *plugin != text(&ended, "plugin"));
-        if other || args.failed && good {
-            return;
-        }
-        if args.json {
-            println!("{ended}");
-            return;
-        }
-        let [event, entity, plugin, outcome, code, delivery, took, reason] =
-            ["name", "entity", "plugin", "outcome", "code", "delivery", "took_ms", "reason"]
-                .map(|key| text(&ended, key));
-        let record = if entity.is_empty() { String::new() } else { format!(" ({entity})") };
-        let code = if code.is_empty() { String::new() } else { format!(" {code}") };
-        println!(
-            "{}  {event}{record} → {plugin}: {outcome}{code}, delivery {delivery}, {took} ms {}",
-            time(&ended, "ended_at"),
-            printable(&reason)
-        );
+        super::out::is_open()
     })?;
-    bail!("the host ended")
+    // Who no longer reads has seen enough.
+    ensure!(!super::out::is_open(), "the host ended");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell_attempt(args: &Tail, ended: &Value) {
+    let good = matches!(text(ended, "outcome").as_str(), "done" | "skipped");
+    let other = args.plugin.as_ref().is_some_and(|plugin| *plugin != text(ended, "plugin"));
+    if other || args.failed && good {
+        return;
+    }
+    if args.json {
+        outln!("{ended}");
+        return;
+    }
+    let [event, entity, plugin, outcome, code, delivery, took, reason] =
+        ["name", "entity", "plugin", "outcome", "code", "delivery", "took_ms", "reason"].map(|key| text(ended, key));
+    let record = if entity.is_empty() { String::new() } else { format!(" ({entity})") };
+    let code = if code.is_empty() { String::new() } else { format!(" {code}") };
+    outln!(
+        "{}  {event}{record} → {plugin}: {outcome}{code}, delivery {delivery}, {took} ms {}",
+        time(ended, "ended_at"),
+        printable(&reason)
+    );
 }
 
 pub(super) fn forget(args: &Forget) -> anyhow::Result<ExitCode> {
     let body = json!({ "account": args.account, "entity": args.entity, "mentions": args.mentions });
     let forgot = args.at.remote()?.post("forget", &body)?;
-    println!("{}: {} things forgotten.", args.entity, text(&forgot, "forgotten"));
+    outln!("{}: {} things forgotten.", args.entity, text(&forgot, "forgotten"));
     if forgot.get("left").and_then(Value::as_u64).unwrap_or(0) > 0 {
-        println!("{} events of it run just now, or have only just come: run the command again.", text(&forgot, "left"));
+        outln!("{} events of it run just now, or have only just come: run the command again.", text(&forgot, "left"));
         return Ok(ExitCode::FAILURE);
     }
-    println!("Copies of the data folder, and what plugins sent elsewhere, are not touched.");
+    outln!("Copies of the data folder, and what plugins sent elsewhere, are not touched.");
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn audit(args: &Audit) -> anyhow::Result<ExitCode> {
     let page = args.at.remote()?.ask("audit", &[("limit", Some(args.limit.to_string()))])?;
     if args.json {
-        println!("{page:#}");
+        outln!("{page:#}");
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = Table::new(&["time", "who", "what", "to what", "details"]);
@@ -195,18 +200,21 @@ pub(super) fn password() -> anyhow::Result<ExitCode> {
         line.trim_end_matches(['\n', '\r']).to_owned()
     };
     ensure!(password.chars().count() >= 10, "a password has at least 10 characters");
-    println!("{}", hash_password(&password).map_err(anyhow::Error::msg)?);
+    outln!("{}", hash_password(&password).map_err(anyhow::Error::msg)?);
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn completions(shell: clap_complete::Shell) -> ExitCode {
-    clap_complete::generate(shell, &mut super::Cli::command(), "salesman-host", &mut std::io::stdout());
+    // The library panics where it can't write: it writes to memory.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut super::Cli::command(), "salesman-host", &mut script);
+    out!("{}", String::from_utf8_lossy(&script));
     ExitCode::SUCCESS
 }
 
 /// A file that goes with the host.
 pub(super) fn grafana() -> ExitCode {
-    print!("{}", include_str!("../../grafana.json"));
+    out!("{}", include_str!("../../grafana.json"));
     ExitCode::SUCCESS
 }
 

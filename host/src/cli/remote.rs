@@ -122,8 +122,9 @@ impl Remote {
         self.get(&format!("{path}?{query}"))
     }
 
-    /// Reads a stream of `/api/v1/PATH` for as long as it lasts: each event's name and data.
-    pub(super) fn listen(&self, path: &str, mut told: impl FnMut(&str, &str)) -> anyhow::Result<()> {
+    /// Reads a stream of `/api/v1/PATH` for as long as it lasts, or until `told`, which is given each event's name and data,
+    /// has had enough.
+    pub(super) fn listen(&self, path: &str, mut told: impl FnMut(&str, &str) -> bool) -> anyhow::Result<()> {
         self.runtime.block_on(async {
             let request = self.with_token(self.http.get(format!("{}/api/v1/{path}", self.base)));
             let mut response = request.send().await.map_err(|error| self.silence(&error))?;
@@ -142,7 +143,9 @@ impl Remote {
                     if let Some(event) = line.strip_prefix("event:") {
                         event.trim().clone_into(&mut name);
                     } else if let Some(data) = line.strip_prefix("data:") {
-                        told(&name, data.trim());
+                        if !told(&name, data.trim()) {
+                            return Ok(());
+                        }
                     }
                 }
             }

@@ -23,10 +23,10 @@ impl Table {
     /// The whole table; `nothing` where there is no row.
     pub(super) fn print(&self, nothing: &str) {
         if self.rows.len() == 1 {
-            println!("{nothing}");
+            outln!("{nothing}");
             return;
         }
-        print!("{}", self.text());
+        out!("{}", self.text());
     }
 
     fn text(&self) -> String {

@@ -26,6 +26,7 @@ const CALLS: &str = "salesman_crm_calls_total";
 const CALL: &str = "salesman_crm_call_seconds";
 const UNCERTAIN: &str = "salesman_crm_writes_uncertain_total";
 const ALERTS: &str = "salesman_alerts_total";
+const LINES_LOST: &str = "salesman_log_lines_lost_total";
 const SPANS_LOST: &str = "salesman_trace_spans_lost_total";
 
 const BACKLOG: &str = "salesman_backlog";
@@ -89,6 +90,7 @@ pub(super) fn start() -> Result<Metrics, String> {
     describe_histogram!(CALL, Unit::Seconds, "How long calls to the CRM took, by method and kind.");
     describe_counter!(UNCERTAIN, "Writes to the CRM whose answer was lost.");
     describe_counter!(ALERTS, "Alerts, by kind and whether they arrived.");
+    describe_counter!(LINES_LOST, "Log lines that nobody read, or that could not be written.");
     describe_counter!(SPANS_LOST, "Spans that were not sent to the trace collector.");
     describe_gauge!(BACKLOG, "What waits: unrouted events, open deliveries, dead letters, uncertain writes.");
     describe_gauge!(OPEN, "Deliveries that wait or run, by plugin and account.");
@@ -103,6 +105,7 @@ pub(super) fn start() -> Result<Metrics, String> {
     describe_gauge!(STORE, Unit::Bytes, "Bytes of the journal's files.");
     describe_gauge!(MEMORY, Unit::Bytes, "Resident memory.");
     describe_gauge!(BUILD, "1, with the version.");
+    counter!(LINES_LOST).absolute(0);
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(Metrics { handle })
 }
@@ -223,6 +226,10 @@ pub(super) fn uncertain() {
 
 pub(super) fn alerted(kind: &'static str, arrived: bool) {
     counter!(ALERTS, "kind" => kind, "arrived" => if arrived { "yes" } else { "no" }).increment(1);
+}
+
+pub(super) fn log_lines_lost(lines: u64) {
+    counter!(LINES_LOST).increment(lines);
 }
 
 pub(super) fn spans_lost(spans: u64) {

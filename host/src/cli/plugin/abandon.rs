@@ -19,9 +19,9 @@ pub(in crate::cli) struct Args {
 pub(in crate::cli) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let answer = args.at.remote()?.post("queues/drop", &json!({ "plugin": args.name }))?;
     let number = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or_default();
-    println!("{} waiting deliveries of `{}` were dropped.", number("changed"), args.name);
+    outln!("{} waiting deliveries of `{}` were dropped.", number("changed"), args.name);
     if number("running") > 0 {
-        println!("{} are still under way: run the command again to drop those that fail.", number("running"));
+        outln!("{} are still under way: run the command again to drop those that fail.", number("running"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,5 @@
 //! `plugin build`: shows what cargo says, then the plugin that came out.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -25,12 +24,12 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let options = Options { debug: args.debug, colour: std::io::stderr().is_terminal() };
+    let options = Options { debug: args.debug, colour: crate::cli::out::errors_to_terminal() };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
     let built = runtime.block_on(async {
         tokio::select! {
-            built = build::build(&args.path, &options, |line| eprintln!("{line}")) => Ok(built),
+            built = build::build(&args.path, &options, |line| errln!("{line}")) => Ok(built),
             // Dropping the build ends cargo and its compilers.
             asked = crate::cli::asked_to_stop() => Err(asked.err().unwrap_or_else(|| anyhow::anyhow!("interrupted"))),
         }
@@ -42,7 +41,7 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
                 build::Error::NotAPlugin { problems, .. } => problems.iter().map(Problem::from).collect(),
                 _ => Vec::new(),
             };
-            println!("{:#}", json!({ "built": false, "error": error.to_string(), "problems": problems }));
+            outln!("{:#}", json!({ "built": false, "error": error.to_string(), "problems": problems }));
             Ok(ExitCode::FAILURE)
         }
         Err(error) => Err(error.into()),
@@ -56,7 +55,7 @@ fn shown(built: &Built, as_json: bool) -> anyhow::Result<ExitCode> {
         if let (Some(result), Value::Object(report)) = (result.as_object_mut(), report) {
             result.extend(report);
         }
-        println!("{result:#}");
+        outln!("{result:#}");
     } else {
         inspect::print(&report(&from_here(&built.file), &built.inspection));
     }

@@ -1,11 +1,11 @@
 //! `plugin grant`: shows what a plugin asks in plain words, and records that it was agreed to.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 
+use crate::cli::out::agreed;
 use crate::cli::remote::note;
 use crate::cli::{source, told};
 use crate::config::{Config, approve};
@@ -42,9 +42,9 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let name = PluginName::try_from(args.plugin).map_err(anyhow::Error::msg)?;
         note(args.config, "plugin.revoke", name.as_str(), "")?;
         approve(file, &name, None).map_err(anyhow::Error::msg)?;
-        println!("`{name}` has no grants in `{}` any more.", file.display());
+        outln!("`{name}` has no grants in `{}` any more.", file.display());
         if config.registry.plugins.get(&name).is_some_and(|own| own.grants.is_some()) {
-            println!("Its section `[plugins.{name}.grants]` of the configuration still grants what stands there.");
+            outln!("Its section `[plugins.{name}.grants]` of the configuration still grants what stands there.");
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -53,28 +53,19 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let name = &manifest.name;
     let words = in_words(&permissions);
     if words.is_empty() {
-        println!("`{name}` {} asks for nothing: there is nothing to grant.", manifest.version);
+        outln!("`{name}` {} asks for nothing: there is nothing to grant.", manifest.version);
     } else {
-        println!("`{name}` {} wants to:", manifest.version);
-        words.iter().for_each(|line| println!("  - {line}"));
-        if !args.yes && !agreed(name)? {
-            println!("Nothing was granted.");
+        outln!("`{name}` {} wants to:", manifest.version);
+        words.iter().for_each(|line| outln!("  - {line}"));
+        if !args.yes && !agreed("Grant it?", &format!("say `--yes` if `{name}` may do that"))? {
+            outln!("Nothing was granted.");
             return Ok(ExitCode::FAILURE);
         }
     }
     note(args.config, "plugin.grant", name.as_str(), &serde_json::to_string(&permissions)?)?;
     approve(file, name, Some(&permissions)).map_err(anyhow::Error::msg)?;
-    println!("Granted, in `{}`. A running host takes it up by itself.", file.display());
+    outln!("Granted, in `{}`. A running host takes it up by itself.", file.display());
     Ok(ExitCode::SUCCESS)
-}
-
-fn agreed(name: &PluginName) -> anyhow::Result<bool> {
-    ensure!(std::io::stdin().is_terminal(), "nobody is there to be asked: say `--yes` if `{name}` may do that");
-    print!("Grant it? [y/N] ");
-    std::io::stdout().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes" | "д" | "да"))
 }
 
 /// What is granted of what is asked: all of it, with real addresses in place of `*`.

@@ -19,8 +19,8 @@ pub(in crate::cli) struct Args {
 pub(in crate::cli) fn run(args: &Args, word: &str) -> anyhow::Result<ExitCode> {
     args.at.remote()?.post(&format!("plugins/{}/{word}", args.name), &json!({}))?;
     match word {
-        "pause" => println!("`{}` is paused: its deliveries wait, across restarts too.", args.name),
-        _ => println!("`{}` goes on.", args.name),
+        "pause" => outln!("`{}` is paused: its deliveries wait, across restarts too.", args.name),
+        _ => outln!("`{}` goes on.", args.name),
     }
     Ok(ExitCode::SUCCESS)
 }

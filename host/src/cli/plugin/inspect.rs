@@ -19,7 +19,7 @@ pub(in crate::cli) struct Args {
 pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let report = inspect::inspect(&args.file)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        outln!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print(&report);
         problems(&report.problems);
@@ -30,7 +30,7 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// The report, without what is wrong.
 pub(super) fn print(report: &Report) {
     if let Some(plugin) = &report.plugin {
-        println!("{} {}", plugin.name, plugin.version);
+        outln!("{} {}", plugin.name, plugin.version);
         line("does", [plugin.description.as_str()]);
     }
     line("file", [report.file.display().to_string()]);
@@ -63,7 +63,7 @@ fn line(label: &str, values: impl IntoIterator<Item = impl AsRef<str>>) {
     let mut label = label;
     for value in values {
         if !value.as_ref().is_empty() {
-            println!("  {label:<9} {}", value.as_ref());
+            outln!("  {label:<9} {}", value.as_ref());
             label = "";
         }
     }
@@ -93,6 +93,6 @@ fn size(bytes: u64) -> String {
 /// What is wrong, each with its code and what to do.
 fn problems(problems: &[Problem]) {
     for problem in problems {
-        eprintln!("problem: {} ({})\n  hint: {}", problem.message, problem.code, problem.remedy);
+        errln!("problem: {} ({})\n  hint: {}", problem.message, problem.code, problem.remedy);
     }
 }

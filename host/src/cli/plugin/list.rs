@@ -20,7 +20,7 @@ pub(in crate::cli) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let remote = args.at.remote()?;
     let (plugins, notices) = (remote.get("plugins")?, remote.get("notices")?);
     if args.json {
-        println!("{:#}", serde_json::json!({ "plugins": plugins, "notices": notices }));
+        outln!("{:#}", serde_json::json!({ "plugins": plugins, "notices": notices }));
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = Table::new(&["plugin", "version", "hash", "state", "open", "dead", "not granted"]);
@@ -41,7 +41,7 @@ pub(in crate::cli) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     table.print("No plugin is loaded.");
     for notice in notices.as_array().into_iter().flatten() {
-        println!("! {} ({})", printable(&text(notice, "message")), text(notice, "code"));
+        outln!("! {} ({})", printable(&text(notice, "message")), text(notice, "code"));
     }
     Ok(ExitCode::SUCCESS)
 }

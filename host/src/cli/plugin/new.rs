@@ -42,13 +42,13 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let wanted = Wanted { name: args.name, events: args.events, folder, language: args.lang, sdk };
     let done = scaffold::scaffold(&wanted)?;
     for warning in &done.warnings {
-        eprintln!("warning: {warning}");
+        errln!("warning: {warning}");
     }
     let folder = wanted.folder.display();
-    println!("`{}` is in `{folder}`. Next:\n", wanted.name);
-    println!("    cd {folder}");
+    outln!("`{}` is in `{folder}`. Next:\n", wanted.name);
+    outln!("    cd {folder}");
     for command in done.next {
-        println!("    {command}");
+        outln!("    {command}");
     }
     Ok(ExitCode::SUCCESS)
 }

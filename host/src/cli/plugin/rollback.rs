@@ -43,7 +43,7 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.list {
         for version in &kept {
             let mark = if current == Some(version.hash.as_str()) { "  serves" } else { "" };
-            println!("{}  {}  {} bytes{mark}", short(&version.hash), kept_at(version), version.size);
+            outln!("{}  {}  {} bytes{mark}", short(&version.hash), kept_at(version), version.size);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -51,11 +51,11 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     note(args.config, "plugin.rollback", name.as_str(), wanted)?;
     if args.newest {
         versions.pin(name, None).context("the choice can't be recorded")?;
-        println!("`{name}` runs on the version in the plugin folder.");
+        outln!("`{name}` runs on the version in the plugin folder.");
         return Ok(ExitCode::SUCCESS);
     }
     let chosen = versions.roll_back(name, args.to.as_deref()).map_err(anyhow::Error::msg)?;
-    println!("`{name}` runs on {} until its file changes. A running host takes it up by itself.", short(&chosen));
+    outln!("`{name}` runs on {} until its file changes. A running host takes it up by itself.", short(&chosen));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -115,11 +115,11 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     rehearsal.notes.extend(notes);
     let comparison = recording.as_ref().map(|recording| compare::compare(recording, &rehearsal));
     if args.json {
-        println!("{}", json!({ "rehearsal": rehearsal, "comparison": comparison }));
+        outln!("{}", json!({ "rehearsal": rehearsal, "comparison": comparison }));
     } else {
-        print!("{}", report::rehearsal(&rehearsal, &from));
+        out!("{}", report::rehearsal(&rehearsal, &from));
         if let Some(comparison) = &comparison {
-            print!("{}", report::comparison(comparison));
+            out!("{}", report::comparison(comparison));
         }
     }
     let good = comparison.map_or_else(|| rehearsal.is_good(), |comparison| comparison.equal);
