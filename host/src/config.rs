@@ -179,10 +179,17 @@ mod tests {
         let settings = config.registry.plugins.values().next().unwrap().settings.clone();
         assert!(settings["url"].as_str().unwrap().starts_with("[plugins.notify"), "{settings:?}");
         assert!(settings["list"][0].is_string(), "{settings:?}");
-        for wrong in ["api.telegram.org", "https://a.example/path", "https://a.example:443", "ftp://a.example"] {
+        for wrong in ["api.telegram.org", "https://a.example/path", "https://*.example", "ftp://a.example", "*"] {
             let problems = check(&format!("[plugins.notify.grants]\nhttp = [\"{wrong}\"]"), &[]).unwrap_err();
-            assert!(problems.to_string().contains("no origin"), "{wrong}: {problems}");
+            assert!(problems.to_string().contains("`plugins.notify.grants` holds"), "{wrong}: {problems}");
         }
+        let config = check(
+            "[plugins.notify.grants]\nhttp = [\"HTTPS://a.example:443/\"]\nhttp_private = [\"http://Чат.рф\"]",
+            &[],
+        );
+        let own = config.unwrap().registry.plugins.into_values().next().unwrap();
+        assert_eq!(own.grants.unwrap().http, ["https://a.example"]);
+        assert_eq!(own.http_private, ["http://xn--80ap6b.xn--p1ai"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 // -- words
 pub mod clock;
 pub mod event;
+pub mod files;
 pub mod outcome;
 pub mod plugin;
 pub mod secret;

@@ -6,8 +6,9 @@
 
 mod grants;
 mod manifest;
+pub mod origin;
 
-pub use grants::{Grants, Refusal};
+pub use grants::{Grants, Refusal, Unchosen};
 pub use manifest::{Limits, LimitsPatch, Manifest, ManifestError, Pattern, Permissions, RAISE};
 
 use std::fmt;

@@ -17,16 +17,12 @@ pub mod scaffold;
 
 use std::path::Path;
 
+use crate::files;
+
 /// Writes a file in one step: its readers see the old contents or the new ones.
 ///
 /// # Errors
 /// When the folder can't be written to; what was there stays.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), std::io::Error> {
-    let beside = path.with_extension(format!("{}.new", std::process::id()));
-    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
-    if written.is_err() {
-        // What failed is told; a rest of it that can't be removed changes nothing.
-        std::fs::remove_file(&beside).ok();
-    }
-    written
+    files::replace(path, bytes, files::Readers::Folder)
 }

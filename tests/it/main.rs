@@ -18,6 +18,7 @@ mod languages;
 mod loops;
 mod newcomer;
 mod operators;
+mod output;
 mod overload;
 mod php;
 mod rehearsal;

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
@@ -41,6 +42,8 @@ pub struct Setup {
     pub develop: Option<PathBuf>,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
+    /// Where its log goes; a file in its folder by default.
+    pub log_to: Option<Arc<std::fs::File>>,
     /// Bytes of a disk of its own for the data folder, in a name space of its own; none by default.
     pub disk: Option<u64>,
 }
@@ -75,6 +78,7 @@ impl Setup {
             dev: true,
             develop: None,
             environment: Vec::new(),
+            log_to: None,
             disk: None,
         })
     }
@@ -172,7 +176,10 @@ impl Host {
     /// # Errors
     /// When it does not start; the error holds what it said.
     pub async fn start(&mut self) -> anyhow::Result<()> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file())?;
+        let log = match &self.setup.log_to {
+            Some(file) => file.try_clone()?,
+            None => std::fs::OpenOptions::new().create(true).append(true).open(self.log_file())?,
+        };
         let mut command = match self.setup.disk {
             None => Command::new(&self.setup.program),
             Some(bytes) => {
@@ -286,6 +293,16 @@ impl Host {
         let response = self.http.get(format!("{}/api/v1/{path}", self.base)).send().await?;
         ensure!(response.status().is_success(), "`{path}` answered {}", response.status());
         Ok(serde_json::from_str(&response.text().await?)?)
+    }
+
+    /// Reads a text of the host, such as its metrics.
+    ///
+    /// # Errors
+    /// When there is no good answer.
+    pub async fn text(&self, path: &str) -> anyhow::Result<String> {
+        let response = self.http.get(format!("{}/{path}", self.base)).send().await?;
+        ensure!(response.status().is_success(), "`{path}` answered {}", response.status());
+        Ok(response.text().await?)
     }
 
     /// Asks the host's API to change something; returns status and answer.

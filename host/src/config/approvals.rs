@@ -13,25 +13,26 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
-use crate::plugin::{Pattern, Permissions, PluginName};
+use crate::files;
+use crate::plugin::{Pattern, Permissions, PluginName, origin};
+
+/// Two that read the same file, and each put their own section in, would lose one of them.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const HEAD: &str = "# What plugins may do. Written by `salesman-host plugin grant`, or by hand.\n";
 
 /// What is approved. A file that is not there approves nothing.
 pub(super) fn read(path: &Path) -> Result<BTreeMap<PluginName, Permissions>, String> {
     let text = text(path)?;
-    let approved: BTreeMap<PluginName, Permissions> =
+    let mut approved: BTreeMap<PluginName, Permissions> =
         toml::from_str(&text).map_err(|error| format!("`{}`: {}", path.display(), error.message()))?;
-    for (name, permissions) in &approved {
-        if let Some(wrong) = permissions.http.iter().find(|origin| !super::read::is_origin(origin)) {
-            return Err(format!(
-                "`{}`, `[{name}]`: `{wrong}` is no origin such as `https://host` or `https://host:port`",
-                path.display()
-            ));
-        }
+    for (name, permissions) in &mut approved {
+        permissions.http = origin::all_normal(&permissions.http)
+            .map_err(|words| format!("`{}`, `[{name}]`: {words}", path.display()))?;
     }
     Ok(approved)
 }
@@ -41,6 +42,9 @@ pub(super) fn read(path: &Path) -> Result<BTreeMap<PluginName, Permissions>, Str
 /// # Errors
 /// A sentence: the file can't be read, is no TOML, or can't be written.
 pub fn approve(path: &Path, name: &PluginName, permissions: Option<&Permissions>) -> Result<(), String> {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // Nothing is written that could not be read again: with a file of which it understands only half no host starts.
+    let permissions = permissions.map(checked).transpose()?;
     let text = text(path)?;
     let mut document: DocumentMut = text.parse().map_err(|error| format!("`{}`: {error}", path.display()))?;
     match permissions {
@@ -59,9 +63,12 @@ pub fn approve(path: &Path, name: &PluginName, permissions: Option<&Permissions>
             document.remove(name.as_str());
         }
     }
-    let written = |error: std::io::Error| format!("`{}` can't be written: {error}", path.display());
-    let beside = path.with_extension(format!("{}.new", std::process::id()));
-    std::fs::write(&beside, document.to_string()).and_then(|()| std::fs::rename(&beside, path)).map_err(written)
+    files::replace(path, document.to_string().as_bytes(), files::Readers::Folder)
+        .map_err(|error| format!("`{}` can't be written: {error}", path.display()))
+}
+
+fn checked(permissions: &Permissions) -> Result<Permissions, String> {
+    Ok(Permissions { http: origin::all_normal(&permissions.http)?, ..permissions.clone() })
 }
 
 fn text(path: &Path) -> Result<String, String> {
@@ -105,7 +112,8 @@ mod tests {
         let path = folder.path().join("grants.toml");
         for (wrong, part) in [
             ("[a]\nstat = true", "stat"),
-            ("[a]\nhttp = [\"*\"]", "no origin"),
+            ("[a]\nhttp = [\"*\"]", "name each address"),
+            ("[a]\nhttp = [\"https://a.example/hooks\"]", "write `https://a.example`"),
             ("[A]\nstate = true", "not a plugin's name"),
             ("state = true", "expected"),
         ] {
@@ -113,5 +121,20 @@ mod tests {
             let told = read(&path).unwrap_err();
             assert!(told.contains(part) && told.contains("grants.toml"), "{told}");
         }
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("grants.toml");
+        let name = PluginName::try_from("a".to_owned()).unwrap();
+        for wrong in ["https://a.example/hooks", "https://*.example", "*", "a.example", "https://u:p@a.example"] {
+            let asked = Permissions { http: vec![wrong.to_owned()], ..Permissions::default() };
+            assert!(approve(&path, &name, Some(&asked)).is_err(), "{wrong}");
+            assert!(!path.exists(), "{wrong}");
+        }
+        let asked = Permissions { http: vec!["https://ЧАТ.рф:443/".to_owned()], ..Permissions::default() };
+        approve(&path, &name, Some(&asked)).unwrap();
+        assert_eq!(read(&path).unwrap()[&name].http, ["https://xn--80ap6b.xn--p1ai"]);
     }
 }

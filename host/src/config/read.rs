@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use super::approvals;
 use super::operators::{alerts, operators, traces};
 use super::{Config, DEFAULT, Problems, Source};
-use crate::plugin::{LimitsPatch, Permissions, PluginName};
+use crate::plugin::{LimitsPatch, Permissions, PluginName, origin};
 use crate::registry::PluginOptions;
 use crate::secret::Secret;
 use crate::{crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, watch};
@@ -459,14 +459,6 @@ fn with_secrets(section: &mut Section<'_>, value: &mut Value, base: &Path, secre
     }
 }
 
-/// Whether a text is an origin as grants name it: scheme, host, and a port that is not the scheme's own.
-pub(super) fn is_origin(text: &str) -> bool {
-    url::Url::parse(text).is_ok_and(|url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.origin().ascii_serialization().eq_ignore_ascii_case(text.trim_end_matches('/'))
-    })
-}
-
 fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> PluginOptions {
     let mut section = Section::new(format!("plugins.{name}"), Some(value), problems);
     let order: Option<String> = section.optional("order");
@@ -480,13 +472,12 @@ fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> 
     if limits.time_ms.zip(limits.cpu_ms).is_some_and(|(time, cpu)| time < cpu) {
         section.problem("limits.time_ms", "is shorter than `cpu_ms`: the processor time could never be used up");
     }
-    let grants: Option<GrantsTable> = section.optional("grants");
-    let named = grants.iter().flat_map(|grants| grants.http.iter().chain(&grants.http_private));
-    for origin in named.filter(|origin| !is_origin(origin)) {
-        let words = format!(
-            "holds `{origin}`, which is no origin: write `https://host` or `https://host:port`, without a path"
-        );
-        section.problem("grants", words);
+    let mut grants: Option<GrantsTable> = section.optional("grants");
+    for named in grants.iter_mut().flat_map(|grants| [&mut grants.http, &mut grants.http_private]) {
+        match origin::all_normal(named) {
+            Ok(normal) => *named = normal,
+            Err(words) => section.problem("grants", format!("holds {words}")),
+        }
     }
     let mut secrets = Vec::new();
     if section.table.get("settings").is_some_and(|settings| !settings.is_table()) {

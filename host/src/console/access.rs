@@ -27,6 +27,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
+use crate::files;
 use crate::secret::Secret;
 
 /// The cookie that holds a session.
@@ -183,7 +184,8 @@ impl Access {
             .collect();
         if let Some(file) = &options.token_file {
             let token = random();
-            private_file(file, &token).map_err(|error| format!("`{}` can't be written: {error}", file.display()))?;
+            files::replace(file, token.as_bytes(), files::Readers::Owner)
+                .map_err(|error| format!("`{}` can't be written: {error}", file.display()))?;
             tokens.push(("command line".to_owned(), digest(&token), Role::Admin));
         }
         let nobody = hash_password(&random())?;
@@ -338,18 +340,6 @@ impl Access {
 
 fn milliseconds(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Writes a file that only the host's own user can read.
-fn private_file(path: &std::path::Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let beside = path.with_extension("new");
-    std::fs::remove_file(&beside)
-        .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    file.write_all(text.as_bytes())?;
-    std::fs::rename(beside, path)
 }
 
 /// Whether the caller is on this machine, by no detour.

@@ -242,24 +242,7 @@ impl Console {
             (None, Some(live)) => live.compiled.manifest.permissions.clone(),
             (None, None) => return Err(Problem::not_found("no plugin of this name serves or waits for approval")),
         };
-        let open = asked.http.iter().any(|origin| origin == "*");
-        if open == origins.is_empty() {
-            return Err(Problem::bad_filter(if open {
-                "it leaves the choice of addresses to you: name each, as `https://host`"
-            } else {
-                "addresses are for plugins that leave the choice to you (`http = [\"*\"]`)"
-            }));
-        }
-        let is_origin = |text: &String| {
-            url::Url::parse(text).is_ok_and(|url| {
-                matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == *text
-            })
-        };
-        if let Some(wrong) = origins.iter().find(|origin| !is_origin(origin)) {
-            return Err(Problem::bad_filter(format!("`{wrong}` is no origin such as `https://host`")));
-        }
-        let http = asked.http.iter().filter(|origin| *origin != "*").cloned().chain(origins).collect();
-        Ok(Permissions { http, ..asked })
+        asked.chosen(&origins).map_err(|refusal| Problem::bad_filter(refusal.to_string()))
     }
 
     /// Forgets everything about a record; in steps, each of them small.

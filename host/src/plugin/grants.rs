@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Pattern, Permissions, PluginName};
+use super::{Pattern, Permissions, PluginName, origin};
 
 /// What a plugin asked for, and what it was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,10 +30,62 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Why what a manifest asks can't be granted as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unchosen {
+    /// Addresses were named for a plugin that names its own.
+    #[error("addresses are for plugins that leave the choice to you (`http = [\"*\"]`)")]
+    NoChoice,
+    /// It leaves the choice of addresses, and none was named.
+    #[error("it leaves the choice of addresses to you: name each, as `https://host`")]
+    Nothing,
+    /// What was named is no origin.
+    #[error("{0}")]
+    Named(String),
+    /// What the manifest asks is no origin.
+    #[error("its manifest asks for what can't be granted, its author has to change it: {0}")]
+    Asked(String),
+}
+
+impl Permissions {
+    /// What is granted of what is asked here: all of it, with real addresses in place of `*`, each origin in its one form.
+    ///
+    /// # Errors
+    /// [`Unchosen`].
+    pub fn chosen(&self, origins: &[String]) -> Result<Self, Unchosen> {
+        let open = self.http.iter().any(|origin| origin == "*");
+        match (open, origins.is_empty()) {
+            (false, false) => return Err(Unchosen::NoChoice),
+            (true, true) => return Err(Unchosen::Nothing),
+            _ => {}
+        }
+        let named: Vec<String> = self.http.iter().filter(|origin| *origin != "*").cloned().collect();
+        let mut http = origin::all_normal(&named).map_err(Unchosen::Asked)?;
+        for chosen in origin::all_normal(origins).map_err(Unchosen::Named)? {
+            if !http.contains(&chosen) {
+                http.push(chosen);
+            }
+        }
+        Ok(Self { http, ..self.clone() })
+    }
+
+    /// With each origin in its one form; what is none stays as it is, and matches nothing.
+    fn normal(mut self) -> Self {
+        self.http.iter_mut().for_each(make_normal);
+        self
+    }
+}
+
+fn make_normal(text: &mut String) {
+    if let Ok(normal) = origin::normal(text) {
+        *text = normal;
+    }
+}
+
 impl Grants {
     /// Everything that the manifest asks, as `--dev` gives it. Private addresses still have to be named.
     pub fn as_asked(name: PluginName, asked: Permissions, private: impl IntoIterator<Item = String>) -> Self {
-        Self { name, asked, given: Given::Asked, private: private.into_iter().collect() }
+        Self { name, asked: asked.normal(), given: Given::Asked, private: all_normal(private) }
     }
 
     /// What both the manifest asks and the configuration gives. `private` are the origins that may lead to private
@@ -44,7 +96,7 @@ impl Grants {
         given: Permissions,
         private: impl IntoIterator<Item = String>,
     ) -> Self {
-        Self { name, asked, given: Given::These(given), private: private.into_iter().collect() }
+        Self { name, asked: asked.normal(), given: Given::These(given.normal()), private: all_normal(private) }
     }
 
     /// What was given, of what was asked or beyond it; `None`: all that was asked, as `--dev` gives it.
@@ -91,20 +143,20 @@ impl Grants {
     /// [`Refusal`] names the missing key.
     pub fn http(&self, origin: &str) -> Result<(), Refusal> {
         let line = format!("http = [\"{origin}\"]");
-        if !self.asked.http.iter().any(|asked| asked == "*" || same_origin(asked, origin)) {
+        // One form on both sides: who calls may not have brought its own into it.
+        let wanted = &origin::normal(origin).unwrap_or_else(|_| origin.to_owned());
+        if !self.asked.http.iter().any(|asked| asked == "*" || asked == wanted) {
             return Err(self.not_asked(origin, &line));
         }
         match &self.given {
-            Given::These(given) if !given.http.iter().any(|given| same_origin(given, origin)) => {
-                Err(self.not_given(origin, &line))
-            }
+            Given::These(given) if !given.http.contains(wanted) => Err(self.not_given(origin, &line)),
             _ => Ok(()),
         }
     }
 
     /// Whether `origin` may lead to a loopback or private address.
     pub fn private(&self, origin: &str) -> bool {
-        self.private.iter().any(|given| same_origin(given, origin))
+        origin::normal(origin).is_ok_and(|origin| self.private.contains(&origin))
     }
 
     /// What to add so that `origin` may lead to a private address.
@@ -133,7 +185,7 @@ impl Grants {
             self.asked
                 .http
                 .iter()
-                .filter(|asked| *asked != "*" && !given.http.iter().any(|given| same_origin(given, asked)))
+                .filter(|asked| *asked != "*" && !given.http.contains(asked))
                 .map(|origin| format!("http {origin}")),
         );
         if self.asked.http.iter().any(|asked| asked == "*") && given.http.is_empty() {
@@ -160,8 +212,12 @@ impl Grants {
     }
 }
 
-fn same_origin(left: &str, right: &str) -> bool {
-    left.trim_end_matches('/').eq_ignore_ascii_case(right.trim_end_matches('/'))
+fn all_normal(origins: impl IntoIterator<Item = String>) -> BTreeSet<String> {
+    let normal = |mut text: String| {
+        make_normal(&mut text);
+        text
+    };
+    origins.into_iter().map(normal).collect()
 }
 
 #[cfg(test)]
@@ -203,6 +259,43 @@ mod tests {
         assert!(grants.http("https://other.example.com").is_err());
         assert!(!grants.private("https://chat.example.com"));
         assert_eq!(grants.missing(), ["crm task.add", "state"]);
+    }
+
+    #[test]
+    fn an_origin_is_the_same_however_each_side_writes_it() {
+        let written = ["https://Чат.рф", "https://xn--80ap6b.xn--p1ai:443/", "https://ЧАТ.РФ"];
+        for asked in written {
+            for given in written {
+                let (asks, gives) = (permissions(&[], &[asked], false), permissions(&[], &[given], false));
+                let grants = Grants::new(name(), asks, gives, [given.to_owned()]);
+                assert_eq!(grants.missing(), Vec::<String>::new());
+                for called in written {
+                    assert!(grants.http(called).is_ok() && grants.private(called), "{asked} {given} {called}");
+                }
+                for other in ["https://xn--80ap6b.xn--p1ai:8443", "http://чат.рф", "https://чат.рф.example"] {
+                    assert!(grants.http(other).is_err() && !grants.private(other), "{other}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_granted_has_one_form_and_what_can_not_be_is_refused() {
+        let http = |asked: &[&str], chosen: &[&str]| {
+            let chosen: Vec<String> = chosen.iter().map(|&text| text.to_owned()).collect();
+            permissions(&[], asked, true).chosen(&chosen).map(|granted| granted.http)
+        };
+        let one = vec!["https://a.example".to_owned()];
+        assert_eq!(http(&["HTTPS://A.example:443/"], &[]), Ok(one.clone()));
+        assert_eq!(http(&["*"], &["https://a.example/", "https://A.example"]), Ok(one));
+        assert_eq!(http(&["*"], &[]), Err(Unchosen::Nothing));
+        assert_eq!(http(&["https://a.example"], &["https://b.example"]), Err(Unchosen::NoChoice));
+        assert!(
+            matches!(http(&["*"], &["https://a.example/x"]), Err(Unchosen::Named(words)) if words.contains("write `https://a.example`"))
+        );
+        assert!(
+            matches!(http(&["https://*.example"], &[]), Err(Unchosen::Asked(words)) if words.contains("name each host"))
+        );
     }
 
     #[test]

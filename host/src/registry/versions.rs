@@ -19,6 +19,7 @@ use std::time::SystemTime;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::plugin::PluginName;
 
 /// Versions of one plugin that are kept.
@@ -194,11 +195,9 @@ impl Versions {
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), std::io::Error> {
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+            files::make_folder(folder)?;
         }
-        let beside = path.with_extension("new");
-        std::fs::write(&beside, bytes)?;
-        std::fs::rename(beside, path)
+        files::replace(path, bytes, files::Readers::Owner)
     }
 }
 

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail};
 
 use crate::cli::out::agreed;
 use crate::cli::remote::note;
 use crate::cli::{source, told};
 use crate::config::{Config, approve};
-use crate::plugin::{Manifest, Permissions, PluginName};
+use crate::plugin::{Manifest, Permissions, PluginName, Unchosen};
 use crate::sandbox;
 use crate::workshop::permissions::in_words;
 
@@ -49,7 +49,7 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let manifest = manifest(&args.plugin, &config)?;
-    let permissions = chosen(&manifest.permissions, args.http)?;
+    let permissions = chosen(&manifest.permissions, &args.http)?;
     let name = &manifest.name;
     let words = in_words(&permissions);
     if words.is_empty() {
@@ -69,15 +69,14 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// What is granted of what is asked: all of it, with real addresses in place of `*`.
-fn chosen(asked: &Permissions, origins: Vec<String>) -> anyhow::Result<Permissions> {
-    let open = asked.http.iter().any(|origin| origin == "*");
-    ensure!(open || origins.is_empty(), "`--http` is for plugins that leave the choice to you (`http = [\"*\"]`)");
-    ensure!(
-        !open || !origins.is_empty(),
-        "it leaves the choice of addresses to you: name each with `--http https://host`"
-    );
-    let http = asked.http.iter().filter(|origin| *origin != "*").cloned().chain(origins).collect();
-    Ok(Permissions { http, ..asked.clone() })
+fn chosen(asked: &Permissions, origins: &[String]) -> anyhow::Result<Permissions> {
+    asked.chosen(origins).map_err(|refusal| match refusal {
+        Unchosen::NoChoice => anyhow!("`--http` is for plugins that leave the choice to you (`http = [\"*\"]`)"),
+        Unchosen::Nothing => {
+            anyhow!("it leaves the choice of addresses to you: name each with `--http https://host`")
+        }
+        other => other.into(),
+    })
 }
 
 /// The manifest of a file, or of the plugin of that name in the plugin folder.
