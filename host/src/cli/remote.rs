@@ -142,10 +142,10 @@ impl Remote {
                     let line = line.trim_end();
                     if let Some(event) = line.strip_prefix("event:") {
                         event.trim().clone_into(&mut name);
-                    } else if let Some(data) = line.strip_prefix("data:") {
-                        if !told(&name, data.trim()) {
-                            return Ok(());
-                        }
+                    } else if let Some(data) = line.strip_prefix("data:")
+                        && !told(&name, data.trim())
+                    {
+                        return Ok(());
                     }
                 }
             }
