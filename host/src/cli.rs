@@ -20,6 +20,7 @@ use clap::{Parser, Subcommand};
 
 use crate::app::App;
 use crate::config::{self, Config, Problems, Source};
+use crate::sandbox::compiler;
 use crate::telemetry::{self, Log};
 
 /// Receives SalesMan CRM's events, stores them, and runs each through sandboxed plugins.
@@ -83,6 +84,9 @@ enum Command {
     },
     /// Print a Grafana dashboard for the host's metrics.
     Grafana,
+    /// What the host starts itself for: a plugin's file in, compiled code out.
+    #[command(name = compiler::COMMAND, hide = true)]
+    CompilePlugin,
 }
 
 #[derive(clap::Args, Debug)]
@@ -188,6 +192,10 @@ impl Cli {
             Command::Audit(args) => operate::audit(&args),
             Command::Password => operate::password(),
             Command::Completions { shell } => Ok(operate::completions(shell)),
+            Command::CompilePlugin => {
+                compiler::run()?;
+                Ok(ExitCode::SUCCESS)
+            }
             Command::Grafana => Ok(operate::grafana()),
             Command::Config(ConfigCommand::Default) => {
                 out!("{}", config::DEFAULT);

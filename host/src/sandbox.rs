@@ -10,6 +10,7 @@
 //! Not here: which event runs when (`dispatcher`), what a host call does (`capabilities`), the store.
 
 mod cache;
+pub mod compiler;
 mod component;
 mod engine;
 mod fault;
@@ -29,6 +30,7 @@ use crate::event::Event;
 use crate::outcome::{Effects, Fault, FaultKind, Outcome};
 use crate::plugin::{Limits, Manifest, RAISE};
 use cache::Cache;
+use compiler::Compiler;
 pub use component::{Inspection, Kind, LoadError, MANIFEST_SECTION, VERSION_SECTION, inspect};
 use engine::{Engine, StoreLimits};
 use meter::{Load, Meter, Metered};
@@ -45,6 +47,8 @@ pub struct Options {
     pub instances: u32,
     /// The folder with compiled plugins; `None`: each is compiled whenever it is loaded.
     pub cache: Option<PathBuf>,
+    /// Where plugins are compiled.
+    pub compiler: Compiler,
 }
 
 /// The engine that all plugins share.
@@ -52,6 +56,7 @@ pub struct Sandbox {
     engine: Engine,
     linker: Linker<Running>,
     cache: Option<Cache>,
+    compiler: Compiler,
 }
 
 /// A plugin that is ready to run.
@@ -93,7 +98,7 @@ impl Sandbox {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         contract::Plugin::add_to_linker::<Running, HasSelf<Attempt>>(&mut linker, |running| &mut running.attempt)?;
         let cache = options.cache.as_deref().and_then(|folder| Cache::open(folder, engine.fingerprint()));
-        Ok(Self { engine, linker, cache })
+        Ok(Self { engine, linker, cache, compiler: options.compiler.clone() })
     }
 
     /// Makes a plugin of a file: a core module of `wasm32-wasip1`, or a component. Takes processor time, unless the
@@ -102,34 +107,27 @@ impl Sandbox {
     /// # Errors
     /// [`LoadError`] says what is wrong with the file and what to do.
     pub fn compile(&self, bytes: &[u8]) -> Result<CompiledPlugin, LoadError> {
-        let parts = component::read(bytes)?;
-        let cached = self.cache.as_ref().and_then(|cache| cache.get(self.engine.wasmtime(), &parts.hash));
-        let compiled = match cached {
-            Some(compiled) => compiled,
-            None => self.engine.in_background(|| self.compiled(bytes, &parts))?,
+        let hash = component::digest(bytes);
+        let cached = self.cache.as_ref().and_then(|cache| cache.get(self.engine.wasmtime(), &hash));
+        let (manifest, compiled) = match cached {
+            Some(cached) => cached,
+            None => self.compiled(bytes, &hash)?,
         };
         let prepared = self
             .linker
             .instantiate_pre(&compiled)
             .and_then(contract::PluginPre::new)
             .map_err(|error| LoadError::Imports(format!("{error:#}")))?;
-        Ok(CompiledPlugin {
-            manifest: parts.manifest,
-            hash: parts.hash,
-            size: parts.size,
-            prepared,
-            load: Load::default(),
-        })
+        Ok(CompiledPlugin { manifest, hash, size: component::size(bytes), prepared, load: Load::default() })
     }
 
-    fn compiled(&self, bytes: &[u8], parts: &component::Parts) -> Result<Component, LoadError> {
-        let component = component::component(bytes, parts)?;
-        let compiled = Component::from_binary(self.engine.wasmtime(), &component)
-            .map_err(|error| LoadError::Compile(format!("{error:#}")))?;
+    fn compiled(&self, bytes: &[u8], hash: &str) -> Result<(Manifest, Component), LoadError> {
+        let (manifest, code) = self.compiler.compile(bytes)?;
         if let Some(cache) = &self.cache {
-            cache.put(&parts.hash, &compiled);
+            cache.put(hash, &manifest, &code);
         }
-        Ok(compiled)
+        let component = cache::trusted(self.engine.wasmtime(), &code);
+        Ok((manifest, component.map_err(|error| LoadError::Compile(format!("{error:#}")))?))
     }
 
     /// Removes compiled plugins that are not among these hashes, or were made for another engine.

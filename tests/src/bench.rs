@@ -115,7 +115,9 @@ async fn sandbox_against_bare(file: &Path) -> anyhow::Result<Value> {
     const CALLS: usize = 2_000;
     let bytes = std::fs::read(file).with_context(|| format!("failed to read `{}`", file.display()))?;
     let began = Instant::now();
-    let sandbox = Sandbox::new(&sandbox::Options { instances: 32, cache: None }).map_err(anyhow::Error::msg)?;
+    let sandbox =
+        Sandbox::new(&sandbox::Options { instances: 32, cache: None, compiler: sandbox::compiler::Compiler::Here })
+            .map_err(anyhow::Error::msg)?;
     let plugin = sandbox.compile(&bytes)?;
     let compile = began.elapsed();
     let bare = bare::Bare::new(&bytes)?;

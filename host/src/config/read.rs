@@ -282,7 +282,11 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
             drain,
             accounts: accounts.keys().cloned().collect(),
         },
-        sandbox: sandbox::Options { instances, cache: Some(base.join(&data_dir).join("plugins/compiled")) },
+        sandbox: sandbox::Options {
+            instances,
+            cache: Some(base.join(&data_dir).join("plugins/compiled")),
+            compiler: sandbox::compiler::Compiler::own_process(),
+        },
         registry,
         crm,
         users,

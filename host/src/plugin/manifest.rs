@@ -33,7 +33,7 @@ pub struct Manifest {
 }
 
 /// Why a manifest can't be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ManifestError {
     /// It is not UTF-8.
     #[error("the manifest is not UTF-8 text")]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! HASH-ENGINE.cwasm   native code, mapped into memory as it is
-//! HASH-ENGINE.sum     the SHA-256 of that file
+//! HASH-ENGINE.sum     the SHA-256 of that file, the plugin's manifest as JSON, and the SHA-256 of both, a line each
 //! ```
 //!
 //! - **Compiled code is trusted as the host's own**, so it must be: the folder and the files belong to the host's user
@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use wasmtime::component::Component;
 
 use super::component::digest;
+use crate::plugin::Manifest;
 
 /// Access for the owner alone.
 const OWNER_ONLY: u32 = 0o700;
@@ -38,10 +39,10 @@ impl Cache {
         is_own(&fs::symlink_metadata(folder).ok()?).then(|| Self { folder: folder.to_owned(), engine })
     }
 
-    /// The compiled form of the plugin file with this hash.
-    pub(super) fn get(&self, engine: &wasmtime::Engine, hash: &str) -> Option<Component> {
+    /// The manifest and the compiled form of the plugin file with this hash.
+    pub(super) fn get(&self, engine: &wasmtime::Engine, hash: &str) -> Option<(Manifest, Component)> {
         let (code, sum) = self.files(hash);
-        let found = is_whole(&code, &sum).then(|| load(engine, &code)).flatten();
+        let found = whole(&code, &sum).and_then(|manifest| Some((manifest, load(engine, &code)?)));
         if found.is_none() {
             // Not there, or not to be used: what is left of it must not be looked at again.
             drop((fs::remove_file(code), fs::remove_file(sum)));
@@ -50,11 +51,12 @@ impl Cache {
     }
 
     /// Keeps a compiled form; where that fails it is compiled again at the next start.
-    pub(super) fn put(&self, hash: &str, compiled: &Component) {
-        let (code, sum) = self.files(hash);
-        let Ok(bytes) = compiled.serialize() else { return };
-        if self.write(&code, &bytes).is_ok() {
-            drop(self.write(&sum, digest(&bytes).as_bytes()));
+    pub(super) fn put(&self, hash: &str, manifest: &Manifest, code: &[u8]) {
+        let (file, sum) = self.files(hash);
+        let Ok(manifest) = serde_json::to_string(manifest) else { return };
+        let said = format!("{}\n{manifest}\n", digest(code));
+        if self.write(&file, code).is_ok() {
+            drop(self.write(&sum, format!("{said}{}\n", digest(said.as_bytes())).as_bytes()));
         }
     }
 
@@ -92,20 +94,33 @@ fn is_own(metadata: &fs::Metadata) -> bool {
     own && metadata.mode() & 0o077 == 0 && !metadata.file_type().is_symlink()
 }
 
-fn is_whole(code: &Path, sum: &Path) -> bool {
+/// The manifest, where neither file is damaged, foreign or open to others.
+fn whole(code: &Path, sum: &Path) -> Option<Manifest> {
     let read = |path: &Path| -> Option<Vec<u8>> {
         let safe = fs::symlink_metadata(path).ok().is_some_and(|metadata| metadata.is_file() && is_own(&metadata));
         if safe { fs::read(path).ok() } else { None }
     };
-    read(sum).zip(read(code)).is_some_and(|(sum, code)| digest(&code).as_bytes() == sum)
+    let (sum, code) = read(sum).zip(read(code))?;
+    let sum = String::from_utf8(sum).ok()?;
+    let (of_code, rest) = sum.split_once('\n')?;
+    let (manifest, of_both) = rest.split_once('\n')?;
+    let said = format!("{of_code}\n{manifest}\n");
+    let right = of_both.trim_end() == digest(said.as_bytes()) && of_code == digest(&code);
+    right.then(|| serde_json::from_str(manifest).ok()).flatten()
+}
+
+/// Code that the host's own compiler made a moment ago.
+pub(super) fn trusted(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, wasmtime::Error> {
+    #[expect(unsafe_code, reason = "compiled code can only be loaded on trust: it comes from the host's own process")]
+    // SAFETY: the bytes are what `compiler` answered, a process of this very program that nobody else can write to.
+    unsafe {
+        Component::deserialize(engine, code)
+    }
 }
 
 fn load(engine: &wasmtime::Engine, code: &Path) -> Option<Component> {
     File::open(code).ok()?;
-    #[expect(
-        unsafe_code,
-        reason = "compiled code can only be loaded on trust, which `is_own` and `is_whole` establish"
-    )]
+    #[expect(unsafe_code, reason = "compiled code can only be loaded on trust, which `is_own` and `whole` establish")]
     // SAFETY: the file was written by this user's host for an engine with these settings (its name says so, and the
     // engine looks too), nobody else can write it, its sum is right, and it is only ever replaced, not changed.
     let loaded = unsafe { Component::deserialize_file(engine, code) };
@@ -116,10 +131,14 @@ fn load(engine: &wasmtime::Engine, code: &Path) -> Option<Component> {
 mod tests {
     use super::*;
 
-    fn compiled() -> (wasmtime::Engine, Component) {
+    fn compiled() -> (wasmtime::Engine, Vec<u8>) {
         let engine = wasmtime::Engine::default();
-        let component = Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap();
-        (engine, component)
+        let code = engine.precompile_component(&wat::parse_str("(component)").unwrap()).unwrap();
+        (engine, code)
+    }
+
+    fn manifest() -> Manifest {
+        Manifest::parse(b"name = \"a\"\nevents = [\"*\"]").unwrap()
     }
 
     #[test]
@@ -129,7 +148,14 @@ mod tests {
         let cache = Cache::open(&folder.path().join("compiled"), "engine".to_owned()).unwrap();
         let (code, sum) = cache.files("abc");
         type Harm<'a> = Box<dyn Fn() + 'a>;
-        let harms: [(&str, Harm<'_>); 6] = [
+        let harms: [(&str, Harm<'_>); 7] = [
+            (
+                "another manifest",
+                Box::new(|| {
+                    let said = fs::read_to_string(&sum).unwrap();
+                    fs::write(&sum, said.replace("\"*\"", "\"client.*\"")).unwrap();
+                }),
+            ),
             ("nothing", Box::new(|| {})),
             ("cut", Box::new(|| fs::write(&code, b"\x7fELF").unwrap())),
             (
@@ -152,15 +178,16 @@ mod tests {
             ),
         ];
         for (name, harm) in harms {
-            cache.put("abc", &component);
+            cache.put("abc", &manifest(), &component);
             harm();
-            assert_eq!(cache.get(&engine, "abc").is_some(), name == "nothing", "{name}");
+            let found = cache.get(&engine, "abc").map(|(manifest, _)| manifest);
+            assert_eq!(found, (name == "nothing").then(manifest), "{name}");
             if name != "nothing" {
                 assert!(!code.exists() && !sum.exists(), "{name}: what can't be used is gone");
             }
         }
         let other = Cache::open(&folder.path().join("compiled"), "another".to_owned()).unwrap();
-        cache.put("abc", &component);
+        cache.put("abc", &manifest(), &component);
         assert!(other.get(&engine, "abc").is_none(), "made by another engine");
     }
 
@@ -171,8 +198,8 @@ mod tests {
         let cache = Cache::open(folder.path(), "engine".to_owned()).unwrap();
         let old = Cache::open(folder.path(), "old".to_owned()).unwrap();
         for hash in ["a", "b"] {
-            cache.put(hash, &component);
-            old.put(hash, &component);
+            cache.put(hash, &manifest(), &component);
+            old.put(hash, &manifest(), &component);
         }
         cache.keep_only(&BTreeSet::from(["b".to_owned()]));
         let mut left: Vec<String> = fs::read_dir(folder.path())

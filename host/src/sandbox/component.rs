@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
@@ -27,8 +28,17 @@ const SERVED: [&str; 7] =
 const HANDLER: &str = "handle";
 
 /// Why a file is not a plugin that can run here.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum LoadError {
+    /// Larger than any plugin.
+    #[error("the file has {0} bytes, a plugin has at most {most}", most = super::compiler::MOST_FILE)]
+    TooLarge(usize),
+    /// Takes too much to be made ready.
+    #[error("making the plugin ready takes {0}: it is no ordinary plugin")]
+    TooMuch(String),
+    /// The host can't make plugins ready now.
+    #[error("the plugin can't be made ready now: {0}")]
+    Compiler(String),
     /// Empty.
     #[error("the file is empty: the build may still be writing it")]
     Empty,
@@ -78,6 +88,8 @@ impl LoadError {
             Self::Shape(_) => "registry.shape",
             Self::Compile(_) => "registry.compile",
             Self::Imports(_) => "registry.imports",
+            Self::TooLarge(_) | Self::TooMuch(_) => "registry.too_much",
+            Self::Compiler(_) => "registry.compiler",
         }
     }
 }
@@ -95,6 +107,12 @@ impl LoadError {
             Self::ApiVersion { .. } => "take the SDK that this host's `plugin new` writes, and build again",
             Self::Shape(_) => "build it with the SDK, as a `cdylib` for `wasm32-wasip1`",
             Self::Compile(_) => "build it with another compiler version, or report it with the file",
+            Self::TooLarge(_) | Self::TooMuch(_) => {
+                "build it with the SDK; where it really needs so much, report it with the file"
+            }
+            Self::Compiler(_) => {
+                "look at the machine's limits of processes and memory: it is tried again when the file is touched"
+            }
             Self::Imports(_) => "build it against `plugin.wit`, with nothing but what that offers and WASI preview 2",
         }
     }
@@ -168,8 +186,6 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
 /// What can be told of a file without checking its code.
 pub(super) struct Parts {
     pub(super) manifest: Manifest,
-    pub(super) hash: String,
-    pub(super) size: u64,
     kind: Kind,
 }
 
@@ -177,7 +193,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Parts, LoadError> {
     let examined = Examined::new(bytes)?;
     let manifest = examined.manifest?;
     examined.version?;
-    Ok(Parts { manifest, hash: digest(bytes), size: size(bytes), kind: examined.kind })
+    Ok(Parts { manifest, kind: examined.kind })
 }
 
 /// The component in a file; its code is checked.
@@ -196,7 +212,7 @@ pub(super) fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn size(bytes: &[u8]) -> u64 {
+pub(super) fn size(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 

@@ -22,8 +22,6 @@ const TICK: Duration = Duration::from_millis(2);
 /// Bytes of stack that a plugin may use. Python needs the most: its own limit on recursion comes first from 2 MiB on, so that
 /// a handler which calls itself without end ends with an exception and its place. Pages that nobody touched cost nothing.
 const STACK: usize = 2 << 20;
-/// The priority of threads that compile: they get what those that serve leave.
-const LATER: i32 = 10;
 /// Core instances of one component: 15 with componentize-py 0.25, 4 with componentize-js 0.23.
 const CORE_INSTANCES: u32 = 24;
 /// Memories of one component.
@@ -37,7 +35,24 @@ pub(super) struct Engine {
     engine: wasmtime::Engine,
     ticker: Ticker,
     heavy: Arc<Semaphore>,
-    compilers: rayon::ThreadPool,
+}
+
+/// What code is made for: the same where it is compiled and where it runs.
+fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .cranelift_opt_level(OptLevel::Speed)
+        .epoch_interruption(true)
+        .max_wasm_stack(STACK)
+        .async_stack_size(STACK + (512 << 10))
+        .memory_reservation(Limits::MOST_MEMORY)
+        .memory_guard_size(32 << 20);
+    config
+}
+
+/// An engine that only compiles: it has no pool of instances.
+pub(super) fn for_compiling() -> Result<wasmtime::Engine, wasmtime::Error> {
+    wasmtime::Engine::new(&config())
 }
 
 impl Engine {
@@ -58,34 +73,13 @@ impl Engine {
             // Enough for a small plugin's pages to be cleared in place instead of being returned to the system.
             .linear_memory_keep_resident(128 << 10)
             .table_keep_resident(16 << 10);
-        let mut config = Config::new();
-        config
-            .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
-            .cranelift_opt_level(OptLevel::Speed)
-            .epoch_interruption(true)
-            .max_wasm_stack(STACK)
-            .async_stack_size(STACK + (512 << 10))
-            .memory_reservation(Limits::MOST_MEMORY)
-            .memory_guard_size(32 << 20);
+        let mut config = config();
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let engine = wasmtime::Engine::new(&config)?;
         let ticker = Ticker::start(engine.clone());
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let heavy = Arc::new(Semaphore::new(processors.saturating_sub(1).max(1)));
-        let compilers = rayon::ThreadPoolBuilder::new()
-            .num_threads(processors)
-            .thread_name(|_| "compiler".to_owned())
-            .start_handler(|_| {
-                // Of a thread alone, on Linux; a system that refuses compiles at the common priority.
-                rustix::process::setpriority_process(None, LATER).ok();
-            })
-            .build()
-            .map_err(|error| wasmtime::Error::msg(error.to_string()))?;
-        Ok(Self { engine, ticker, heavy, compilers })
-    }
-
-    /// Does something that takes much processor time, behind everything that serves.
-    pub(super) fn in_background<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        self.compilers.install(work)
+        Ok(Self { engine, ticker, heavy })
     }
 
     /// Tells apart engines that can't use each other's compiled code.

@@ -28,6 +28,7 @@ use crate::journal::{self, Intent, Journal, Queue, Settlement, Subscription, Sub
 use crate::outcome::{Effects, HostCall, LogLine, Next, Outcome, StateWrite};
 use crate::plugin::{Limits, Pattern, PluginName};
 use crate::registry::{self, Live};
+use crate::sandbox::compiler::Compiler;
 use crate::sandbox::{self, LoadError, Sandbox};
 use crate::secret::Secret;
 pub use answers::Answers;
@@ -218,7 +219,8 @@ impl Rehearsal {
 /// [`Error::Load`], [`Error::SetUp`], [`Error::Journal`]. Whatever the plugin does is no error.
 pub async fn rehearse(plan: Plan) -> Result<Rehearsal, Error> {
     let Plan { bytes, event, attempt, options, settings, source } = plan;
-    let sandbox = Sandbox::new(&sandbox::Options { instances: 1, cache: None }).map_err(Error::SetUp)?;
+    let sandbox = Sandbox::new(&sandbox::Options { instances: 1, cache: None, compiler: Compiler::Here })
+        .map_err(Error::SetUp)?;
     let mut live = registry::live(Arc::new(sandbox.compile(&bytes)?), &options);
     if !settings.is_empty() {
         let mut all: Map<String, Value> = serde_json::from_str(&live.settings).unwrap_or_default();
