@@ -2,23 +2,32 @@
 //!
 //! - The answer comes after the event is on disk, and before anything is done about it: the CRM's user waits for it.
 //! - `ses` is dropped while decoding; tokens and addresses are never logged.
-//! - Body size, the size of all bodies at once, decoding work, waiting senders and the time for a body are bounded.
-//! - A sender can name its event (`Idempotency-Key`): sent again, it is the same event.
+//! - Body size (of a packed one: unpacked), the size of all bodies at once, decoding work, waiting senders and the time for
+//!   a body are bounded.
+//! - A sender can name its event (`Idempotency-Key`): sent again, it is the same event; another one under its name is refused.
+//! - Every answer of this room says that it is the host's own ([`OWN`]), and no proxy's.
+//! - Fields of the query complete those of a body, as PHP's `$_REQUEST` has them. A token among them is dropped.
 //!
 //! Not here: plugins. This room does not know that they exist; the journal wakes the dispatcher.
 
 pub mod decode;
+mod multipart;
+mod packed;
 pub mod problem;
+mod sender;
+mod shape;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::body::HttpBody as _;
+use axum::body::{Body, Bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -31,8 +40,11 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::clock::Clock;
 use crate::event::{Event, EventId, Via, entity_of};
 use crate::journal;
+use crate::journal::Appended;
 use crate::telemetry;
+use crate::text;
 use problem::Problem;
+use shape::Shape;
 
 /// What the room needs to be told.
 #[derive(Debug, Clone)]
@@ -79,6 +91,17 @@ pub struct Account {
 const MOST_READ_AT_ONCE: usize = 64 << 20;
 /// Bytes of the header that names an event.
 const MOST_KEY: usize = 128;
+/// How many times the bound of a body is read of one that is refused, and for how long.
+const MOST_DRAINED: usize = 4;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The header by which a sender knows the host's answers from those of a proxy between them.
+pub const OWN: HeaderName = HeaderName::from_static("x-salesman-host");
+/// Fields that hold the number of a record or a user.
+const NUMBERS: [&str; 7] = ["clid", "pid", "did", "id", "tid", "deid", "iduser1"];
+/// How long tokens are, as far as they are looked for among fields.
+const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=512;
+/// The largest number that every reader of JSON keeps.
+const MOST_EXACT: u64 = (1 << 53) - 1;
 
 /// The event that a JSON body makes, as if `account` had sent it now: for rehearsals, which store nothing.
 ///
@@ -119,16 +142,34 @@ pub fn routes(options: Options, journal: journal::Handle, clock: Clock) -> Route
         senders: Semaphore::new(options.max_senders),
         told: options.told,
     });
-    Router::new().route("/events", any(by_header)).route("/events/{token}", any(by_path)).with_state(ingress)
+    Router::new().route("/events", any(hook)).route("/events/{*rest}", any(hook)).fallback(hook).with_state(ingress)
 }
 
-async fn by_path(State(ingress): State<Arc<Ingress>>, Path(token): Path<String>, request: Request) -> Response {
-    ingress.answer(&token, request).await
+/// Takes an event at `/events` and `/events/<token>`, whatever slashes a proxy or a person put around them: a redirect
+/// would lose the event.
+async fn hook(State(ingress): State<Arc<Ingress>>, request: Request) -> Response {
+    let mut segments = request.uri().path().split('/').filter(|segment| !segment.is_empty());
+    if segments.next() != Some("events") {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    let token = match (segments.next(), segments.next()) {
+        (None, _) => Some(bearer(request.headers()).unwrap_or_default().to_owned()),
+        (Some(token), None) => {
+            Some(percent_encoding::percent_decode_str(token).decode_utf8().unwrap_or_default().into_owned())
+        }
+        (Some(_), Some(_)) => None,
+    };
+    let mut response = match token {
+        Some(token) => ingress.answer(&token, request).await,
+        None => refused(Problem::Path),
+    };
+    response.headers_mut().insert(OWN, HeaderValue::from_static("1"));
+    response
 }
 
-async fn by_header(State(ingress): State<Arc<Ingress>>, request: Request) -> Response {
-    let token = bearer(request.headers()).unwrap_or_default().to_owned();
-    ingress.answer(&token, request).await
+fn refused(problem: Problem) -> Response {
+    telemetry::event_refused(problem.code(), &problem.to_string());
+    problem.into_response()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -138,39 +179,57 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 impl Ingress {
     async fn answer(&self, token: &str, request: Request) -> Response {
-        match self.accept(token, request).await {
+        let (parts, mut body) = request.into_parts();
+        match self.accept(token, &parts, &mut body).await {
             Ok((id, name)) => {
                 let body = json!({ "id": id.to_string(), "event": name, "status": "accepted" });
                 (StatusCode::ACCEPTED, axum::Json(body)).into_response()
             }
             Err(problem) => {
-                telemetry::event_refused(problem.code(), &problem.to_string());
-                problem.into_response()
+                // Else the connection is reset while a proxy still sends, and the proxy answers in the host's place.
+                // Who waits to be asked for the body sends none.
+                let waits =
+                    [header::EXPECT, header::CONTENT_LENGTH].iter().all(|name| parts.headers.contains_key(name));
+                if problem != Problem::Incomplete && !waits {
+                    let rest = drained(body, self.max_body.saturating_mul(MOST_DRAINED));
+                    drop(tokio::time::timeout(DRAIN_TIMEOUT.min(self.body_timeout), rest).await);
+                }
+                refused(problem)
             }
         }
     }
 
-    async fn accept(&self, token: &str, request: Request) -> Result<(EventId, String), Problem> {
+    async fn accept(&self, token: &str, head: &Parts, body: &mut Body) -> Result<(EventId, String), Problem> {
         let began = Instant::now();
         let (account, allow) = self.account(token).ok_or(Problem::UnknownToken)?;
         let account = account.to_owned();
-        if !allow.is_empty() && !self.sender(&request).is_some_and(|from| allow.iter().any(|net| net.contains(&from))) {
+        if !allow.is_empty() && !self.may_send(head, allow) {
             return Err(Problem::Address);
         }
         let _sender = self.senders.try_acquire().map_err(|_| Problem::Busy)?;
-        let length =
-            request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let packing = shape::packing(&head.headers)?;
+        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        // What is packed may become as long as any body.
+        let length = length.filter(|_| packing.is_none());
         let room = length.unwrap_or(self.max_body).min(self.max_body).div_ceil(1 << 10);
         let _room = self.room.try_acquire_many(u32::try_from(room).unwrap_or(u32::MAX)).map_err(|_| Problem::Busy)?;
-        let key = key(request.headers())?;
-        let (via, fields) = self.read(request).await?;
+        let key = key(&head.headers)?;
+        let (via, fields) = self.read(head, body, packing).await?;
         let event = normal_event(account, via, fields, self.clock.now())?;
         let (name, account, received_at) = (event.name.clone(), event.account.clone(), event.received_at);
         let decoded = Instant::now();
-        let id = self.journal.append_once(event, key).await.map_err(|error| {
+        let appended = self.journal.append_once(event, key).await.map_err(|error| {
             telemetry::event_not_stored(&error);
             if matches!(error, journal::Error::Full) { Problem::DiskFull } else { Problem::NotStored }
         })?;
+        let id = match appended {
+            Appended::New(id) => id,
+            Appended::Known(id) => return Ok((id, name)),
+            Appended::KeyReused(first) => {
+                telemetry::key_reused(&account, first, &name);
+                return Err(Problem::KeyReused);
+            }
+        };
         telemetry::event_accepted(&account, began.elapsed());
         if let Some(told) = &self.told {
             let accepted = Accepted { id, name: name.clone(), account, received_at, took: decoded.elapsed() };
@@ -180,20 +239,10 @@ impl Ingress {
         Ok((id, name))
     }
 
-    /// Where the event comes from: the peer, or who a trusted proxy says it was, the last one that is no such proxy.
-    fn sender(&self, request: &Request) -> Option<IpAddr> {
-        let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
-        let trusted = |address: &IpAddr| self.proxies.iter().any(|net| net.contains(address));
-        let mut sender = peer.ip().to_canonical();
-        let forwarded: Vec<&str> =
-            request.headers().get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
-        for hop in forwarded.join(",").rsplit(',').map(str::trim).filter(|hop| !hop.is_empty()) {
-            if !trusted(&sender) {
-                break;
-            }
-            sender = hop.parse::<IpAddr>().ok()?.to_canonical();
-        }
-        Some(sender)
+    fn may_send(&self, head: &Parts, allow: &[IpNet]) -> bool {
+        let peer = head.extensions.get::<ConnectInfo<SocketAddr>>();
+        let from = peer.and_then(|ConnectInfo(peer)| sender::sender(peer.ip(), &head.headers, &self.proxies));
+        from.is_some_and(|from| allow.iter().any(|net| net.contains(&from)))
     }
 
     /// Looks at every token and compares digests, so that neither a token's length nor its place shows in the time.
@@ -207,31 +256,68 @@ impl Ingress {
         self.accounts.get(usize::try_from(found).ok()?).map(|(account, _, allow)| (account.as_str(), &**allow))
     }
 
-    async fn read(&self, request: Request) -> Result<(Via, Map<String, Value>), Problem> {
-        let (parts, body) = request.into_parts();
-        match parts.method {
+    async fn read(
+        &self,
+        head: &Parts,
+        body: &mut Body,
+        packing: Option<shape::Packing>,
+    ) -> Result<(Via, Map<String, Value>), Problem> {
+        let query = query(head.uri.query().unwrap_or_default());
+        let (via, mut fields) = match head.method {
             Method::GET => {
                 if !self.body(body).await?.is_empty() {
                     return Err(Problem::BodyOnGet);
                 }
-                Ok((Via::Query, decode::form(parts.uri.query().unwrap_or_default().as_bytes())?))
+                (Via::Query, query?)
             }
             Method::POST => {
-                let via = content_type(&parts.headers).ok_or(Problem::ContentType)?;
+                let (shape, query) = (shape::shape(&head.headers), query?);
+                if query.is_empty() {
+                    shape.as_ref().map_err(Clone::clone)?;
+                }
                 let body = self.body(body).await?;
-                let fields = if via == Via::Json { decode::json(&body)? } else { decode::form(&body)? };
-                Ok((via, fields))
+                let body = match packing {
+                    Some(packing) => packed::unpacked(packing, &body, self.max_body)?,
+                    None => body,
+                };
+                if body.is_empty() && !query.is_empty() {
+                    (Via::Query, query)
+                } else {
+                    let (via, mut fields) = decoded(shape?, body).await?;
+                    for (name, value) in query {
+                        fields.entry(name).or_insert(value);
+                    }
+                    (via, fields)
+                }
             }
-            _ => Err(Problem::Method),
-        }
+            _ => return Err(Problem::Method),
+        };
+        // Whoever sends it as a field as well does not mean it to be kept.
+        let token = |text: &str| TOKEN_BYTES.contains(&text.len()) && self.account(text).is_some();
+        fields.retain(|_, value| !value.as_str().is_some_and(token));
+        Ok((via, fields))
     }
 
-    async fn body(&self, body: Body) -> Result<axum::body::Bytes, Problem> {
+    async fn body(&self, body: &mut Body) -> Result<Bytes, Problem> {
+        if body.size_hint().lower() > self.max_body as u64 {
+            return Err(Problem::TooLarge(self.max_body));
+        }
         let whole = Limited::new(body, self.max_body).collect();
         match tokio::time::timeout(self.body_timeout, whole).await {
             Ok(Ok(collected)) => Ok(collected.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::TooLarge(self.max_body)),
             _ => Err(Problem::Incomplete),
+        }
+    }
+}
+
+/// Reads the rest of a body that nobody wants, within a bound.
+async fn drained(mut body: Body, most: usize) {
+    let mut read = 0_usize;
+    while let Some(Ok(frame)) = body.frame().await {
+        read = read.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+        if read > most {
+            return;
         }
     }
 }
@@ -243,18 +329,19 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     key.map(|key| Some(key.to_owned())).ok_or(Problem::BadKey)
 }
 
-fn content_type(headers: &HeaderMap) -> Option<Via> {
-    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    let mut parts = value.split(';').map(str::trim);
-    let via = match parts.next()?.to_ascii_lowercase().as_str() {
-        "application/x-www-form-urlencoded" => Via::Form,
-        "application/json" => Via::Json,
-        _ => return None,
-    };
-    let utf8 = parts.filter_map(|part| part.split_once('=')).all(|(name, value)| {
-        !name.eq_ignore_ascii_case("charset") || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
-    });
-    utf8.then_some(via)
+async fn decoded(shape: Shape, body: Bytes) -> Result<(Via, Map<String, Value>), Problem> {
+    Ok(match shape {
+        Shape::Json => (Via::Json, decode::json(&body)?),
+        Shape::Form => (Via::Form, decode::form(&body)?),
+        Shape::Multipart(boundary) => (Via::Form, multipart::fields(body, boundary).await?),
+    })
+}
+
+/// The fields of a query, without what some programs call their key.
+fn query(text: &str) -> Result<Map<String, Value>, Problem> {
+    let mut fields = decode::form(text.as_bytes())?;
+    fields.retain(|name, _| !matches!(name.as_str(), "token" | "access_token"));
+    Ok(fields)
 }
 
 /// Takes the fields that have a place of their own out of the others.
@@ -264,16 +351,24 @@ fn content_type(headers: &HeaderMap) -> Option<Via> {
 pub fn normal_event(account: String, via: Via, mut fields: Map<String, Value>, now: i64) -> Result<Event, Problem> {
     let name = match fields.shift_remove("event") {
         None => return Err(Problem::NoEvent),
-        Some(Value::String(name)) if name.is_empty() => return Err(Problem::NoEvent),
-        Some(Value::String(name)) => name,
+        Some(Value::String(name)) => text::trimmed(&name).to_owned(),
         Some(_) => return Err(Problem::BadEvent),
     };
+    if name.is_empty() {
+        return Err(Problem::NoEvent);
+    }
     let allowed = |character: char| character.is_alphanumeric() || matches!(character, '.' | '_' | '-');
     if name.len() > 128 || !name.chars().all(allowed) {
         return Err(Problem::BadEvent);
     }
-    // An actor that is not a number stays among the other fields: nothing of what was sent is lost.
-    let actor = fields.get("iduser1").and_then(Value::as_str).and_then(|text| text.parse().ok());
+    for field in NUMBERS {
+        if let Some(Value::String(text)) = fields.get_mut(field) {
+            *text = number(field, text)?;
+        }
+    }
+    // An actor that is not such a number stays among the other fields: nothing of what was sent is lost.
+    let actor = fields.get("iduser1").and_then(Value::as_str).and_then(|text| text.parse::<u64>().ok());
+    let actor = actor.filter(|actor| *actor <= MOST_EXACT);
     if actor.is_some() {
         fields.shift_remove("iduser1");
     }
@@ -286,5 +381,20 @@ pub fn normal_event(account: String, via: Via, mut fields: Map<String, Value>, n
         via,
         actor,
         fields: Value::Object(fields).to_string(),
+    })
+}
+
+/// A record's number as it is meant: `5` of ` 5\n` and of `5.0`. It tells which record an event is about.
+fn number(field: &'static str, text: &str) -> Result<String, Problem> {
+    let text = text::trimmed(text);
+    if let Some(found) = text::invisible(text) {
+        return Err(Problem::Invisible(field, found));
+    }
+    let digits = |text: &str, what: fn(&u8) -> bool| !text.is_empty() && text.as_bytes().iter().all(what);
+    Ok(match text.split_once('.') {
+        Some((whole, zeros)) if digits(whole, u8::is_ascii_digit) && digits(zeros, |byte| *byte == b'0') => {
+            whole.to_owned()
+        }
+        _ => text.to_owned(),
     })
 }

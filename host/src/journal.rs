@@ -250,8 +250,19 @@ pub enum Settled {
     Conflict,
 }
 
+/// What became of an event that was handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// It is stored.
+    New(EventId),
+    /// It was stored before, under the same key and with this id.
+    Known(EventId),
+    /// Its key is that of another event, which stays; it is not stored.
+    KeyReused(EventId),
+}
+
 enum Change {
-    Append(Box<Event>, Option<String>, oneshot::Sender<Result<EventId, Error>>),
+    Append(Box<Event>, Option<String>, oneshot::Sender<Result<Appended, Error>>),
     Intend(Box<Intent>, oneshot::Sender<Result<Intended, Error>>),
     Written(Box<(Write, Written)>, oneshot::Sender<Result<(), Error>>),
     KnowUser {
@@ -371,12 +382,11 @@ impl Handle {
         self.append_once(event, None).await.map(drop)
     }
 
-    /// Stores an event, unless one of this account came with the same key before; returns the id of the one that is
-    /// stored.
+    /// Stores an event, unless one of this account came with the same key before; tells which one is stored.
     ///
     /// # Errors
     /// As [`Handle::append`].
-    pub async fn append_once(&self, event: Event, key: Option<String>) -> Result<EventId, Error> {
+    pub async fn append_once(&self, event: Event, key: Option<String>) -> Result<Appended, Error> {
         self.ask(|reply| Change::Append(Box::new(event), key, reply)).await
     }
 

@@ -133,6 +133,10 @@ pub(crate) fn event_refused(code: &str, reason: &str) {
     warn!(code, reason, "Event refused.");
 }
 
+pub(crate) fn key_reused(account: &str, first: EventId, event: &str) {
+    warn!(account, event, %first, "An event came under the key of another one, which stays.");
+}
+
 pub(crate) fn connection_refused() {
     warn!("Connection closed: too many are open, in all or from its address.");
 }

@@ -21,9 +21,11 @@ mod operators;
 mod output;
 mod overload;
 mod php;
+
 mod rehearsal;
 mod reload;
 mod resilience;
+mod shapes;
 mod start;
 mod tidy;
 mod watching;

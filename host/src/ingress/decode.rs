@@ -1,8 +1,12 @@
 //! Three shapes of an event, one normal form.
 //!
-//! - Form and query hold nested keys as PHP's `http_build_query` writes them: `newparam[title]=`, `clids[0]=`.
+//! - Form and query hold nested keys as PHP's `http_build_query` writes them: `newparam[title]=`, `clids[0]=`. So do the
+//!   parts of a multipart body.
 //! - JSON is brought to what the same data would be as a form: every scalar a string, `true` and `false` as `1` and `0`,
 //!   null and empty arrays gone. So one event normalises to one thing, whichever way it came.
+//! - A JSON number is the text that its sender wrote, digit for digit: no number is too large or too fine.
+//! - A byte-order mark before a body, and white space around a field's name, mean nothing. A name with a character that
+//!   nobody sees is refused: it would be another field than it looks. Values are data, and stay as they are.
 //! - Keys that count 0, 1, 2, … are a list, all others an object.
 //! - `ses`, a live session cookie of the acting user, is dropped here, before anything else sees it.
 //! - Depth and number of fields are bounded. Work is linear in the size of the body.
@@ -16,6 +20,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::text::{self, Invisible};
+
 /// How many levels of nesting are read.
 pub const MOST_LEVELS: usize = 16;
 /// How many fields are read, nested ones included: an import of 5,000 rows has 10,000.
@@ -25,11 +31,14 @@ pub const MOST_FIELDS: usize = 16_384;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A `%` that is not followed by two hexadecimal digits.
-    #[error("a `%` is not followed by two hexadecimal digits")]
-    Percent,
+    #[error("a `%` is not followed by two hexadecimal digits (pair {0} of the form)")]
+    Percent(usize),
     /// Bytes that are not UTF-8.
-    #[error("the text is not UTF-8")]
-    Utf8,
+    #[error("the text is not UTF-8 ({0})")]
+    Utf8(String),
+    /// A name with a character that nobody sees.
+    #[error("the name of the field `{0}` holds {1}: type it anew")]
+    Invisible(String, Invisible),
     /// A key whose brackets do not match, or `[]` among named keys.
     #[error("the brackets of a field's name do not match, or `[]` stands among named keys")]
     Brackets,
@@ -55,30 +64,63 @@ pub enum Error {
 /// # Errors
 /// Any [`Error`] but those about JSON.
 pub fn form(bytes: &[u8]) -> Result<Map<String, Value>, Error> {
-    let mut root = Map::new();
-    let mut count = 0;
-    for pair in bytes.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
-        count += 1;
-        if count > MOST_FIELDS {
-            return Err(Error::Count);
-        }
+    let mut fields = Fields::default();
+    for (number, pair) in (1..).zip(without_marks(bytes).split(|byte| *byte == b'&').filter(|pair| !pair.is_empty())) {
         let (key, value) = match pair.iter().position(|byte| *byte == b'=') {
             Some(at) => (pair.get(..at).unwrap_or_default(), pair.get(at + 1..).unwrap_or_default()),
             None => (pair, &[][..]),
         };
-        insert(&mut root, &percent_decoded(key)?, percent_decoded(value)?)?;
+        fields.put(&percent_decoded(key, number)?, percent_decoded(value, number)?)?;
     }
-    Ok(finished(root))
+    Ok(fields.finished())
+}
+
+/// A form without what an editor or a shell leaves at its ends; inside, all this would be percent-encoded.
+fn without_marks(mut bytes: &[u8]) -> &[u8] {
+    loop {
+        let encoded = bytes.get(..9).is_some_and(|start| start.eq_ignore_ascii_case(b"%EF%BB%BF"));
+        let rest = text::unmarked_bytes(if encoded { bytes.get(9..).unwrap_or_default() } else { bytes }).trim_ascii();
+        if rest.len() == bytes.len() {
+            return bytes;
+        }
+        bytes = rest;
+    }
+}
+
+/// The fields of a form, while its pairs are read.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    root: Map<String, Value>,
+    count: usize,
+}
+
+impl Fields {
+    /// Takes one pair.
+    pub(super) fn put(&mut self, key: &str, value: String) -> Result<(), Error> {
+        self.count += 1;
+        if self.count > MOST_FIELDS {
+            return Err(Error::Count);
+        }
+        insert(&mut self.root, key, value)
+    }
+
+    /// All of them in their normal form.
+    pub(super) fn finished(self) -> Map<String, Value> {
+        without_session(self.root.into_iter().map(|(key, value)| (key, with_lists(value))).collect())
+    }
 }
 
 /// Reads a JSON body.
 ///
 /// # Errors
-/// [`Error::Json`], [`Error::NotObject`], [`Error::Duplicate`], [`Error::Depth`], [`Error::Count`], [`Error::Utf8`].
+/// [`Error::Json`], [`Error::NotObject`], [`Error::Duplicate`], [`Error::Invisible`], [`Error::Depth`], [`Error::Count`],
+/// [`Error::Utf8`].
 pub fn json(bytes: &[u8]) -> Result<Map<String, Value>, Error> {
-    let text = std::str::from_utf8(bytes).map_err(|_| Error::Utf8)?;
+    let whole = std::str::from_utf8(bytes).map_err(|error| Error::Utf8(format!("byte {}", error.valid_up_to() + 1)))?;
+    let text = whole.trim_start_matches('\u{feff}');
+    let quoted = with_numbers_as_text(text);
     let budget = Budget { fields: Cell::new(0), failure: Cell::new(None) };
-    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let mut deserializer = serde_json::Deserializer::from_str(&quoted);
     let read = Node { budget: &budget, depth: 0 }
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value));
@@ -86,11 +128,76 @@ pub fn json(bytes: &[u8]) -> Result<Map<String, Value>, Error> {
         Ok(Some(Value::Object(object))) => Ok(without_session(object)),
         Ok(None) if text.trim_start().starts_with('{') => Ok(Map::new()),
         Ok(_) => Err(Error::NotObject),
-        Err(error) => Err(budget.failure.take().unwrap_or_else(|| Error::Json(error.to_string()))),
+        Err(error) => Err(budget.failure.take().unwrap_or_else(|| Error::Json(what_is_wrong(text, &error)))),
     }
 }
 
-fn percent_decoded(bytes: &[u8]) -> Result<String, Error> {
+/// The error with its place in what was sent, and by its name where a character that nobody sees is the cause.
+fn what_is_wrong(text: &str, error: &serde_json::Error) -> String {
+    let unseen = outside(text).filter(|(_, byte)| !byte.is_ascii()).find_map(|(at, _)| Invisible::at(text, at));
+    match (unseen, serde_json::from_str::<serde::de::IgnoredAny>(text)) {
+        (Some(unseen), _) => format!("{unseen} stands among its values"),
+        (None, Err(error)) => error.to_string(),
+        (None, Ok(_)) => error.to_string(),
+    }
+}
+
+/// JSON with each number as a string: its digits, where the library would read a binary number.
+fn with_numbers_as_text(text: &str) -> Cow<'_, str> {
+    let mut quoted = String::new();
+    let (mut copied, mut free) = (0, 0);
+    for (at, byte) in outside(text) {
+        if at < free || !(byte == b'-' || byte.is_ascii_digit()) {
+            continue;
+        }
+        let rest = text.get(at..).unwrap_or_default();
+        let of_number = |letter: char| letter.is_ascii_digit() || matches!(letter, '-' | '+' | '.' | 'e' | 'E');
+        let (token, behind) = rest.split_at(rest.find(|letter| !of_number(letter)).unwrap_or(rest.len()));
+        free = at + token.len();
+        // A number where a name belongs stays what it is: an error.
+        if is_number(token) && !behind.trim_start().starts_with(':') {
+            quoted.push_str(text.get(copied..at).unwrap_or_default());
+            quoted.push('"');
+            quoted.push_str(token);
+            quoted.push('"');
+            copied = free;
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    quoted.push_str(text.get(copied..).unwrap_or_default());
+    Cow::Owned(quoted)
+}
+
+/// The bytes of JSON that stand outside of its strings, with their places.
+fn outside(text: &str) -> impl Iterator<Item = (usize, u8)> {
+    let (mut inside, mut escaped) = (false, false);
+    text.bytes().enumerate().filter(move |(_, byte)| {
+        let was_inside = inside;
+        match byte {
+            b'"' if !escaped => inside = !inside,
+            _ => {}
+        }
+        escaped = was_inside && *byte == b'\\' && !escaped;
+        !was_inside && !inside
+    })
+}
+
+/// Whether this is a number as JSON writes it.
+fn is_number(token: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let token = token.strip_prefix('-').unwrap_or(token);
+    let (token, exponent) = token.split_once(['e', 'E']).map_or((token, None), |(token, rest)| (token, Some(rest)));
+    let (whole, fraction) = token.split_once('.').map_or((token, None), |(whole, rest)| (whole, Some(rest)));
+    let exponent = exponent.map(|text| text.strip_prefix(['+', '-']).unwrap_or(text));
+    digits(whole)
+        && (whole == "0" || !whole.starts_with('0'))
+        && fraction.is_none_or(digits)
+        && exponent.is_none_or(digits)
+}
+
+fn percent_decoded(bytes: &[u8], pair: usize) -> Result<String, Error> {
     let plus_free: Cow<'_, [u8]> = if bytes.contains(&b'+') {
         bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect::<Vec<_>>().into()
     } else {
@@ -101,22 +208,31 @@ fn percent_decoded(bytes: &[u8]) -> Result<String, Error> {
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
         rest = rest.get(at + 1..).unwrap_or_default();
         if !rest.get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-            return Err(Error::Percent);
+            return Err(Error::Percent(pair));
         }
     }
     let decoded: Vec<u8> = percent_encoding::percent_decode(&plus_free).collect();
-    String::from_utf8(decoded).map_err(|_| Error::Utf8)
+    String::from_utf8(decoded).map_err(|_| Error::Utf8(format!("pair {pair} of the form")))
+}
+
+/// A field's name as it is meant.
+fn name_of(text: &str) -> Result<&str, Error> {
+    match text::invisible(text.trim()) {
+        Some(found) => Err(Error::Invisible(shown(text), found)),
+        None => Ok(text.trim()),
+    }
 }
 
 /// Puts one pair where its key says. Groups are objects here; [`finished`] finds the lists among them.
 fn insert(root: &mut Map<String, Value>, key: &str, value: String) -> Result<(), Error> {
+    let key = key.trim();
     let (name, mut rest) = match key.find('[') {
         // PHP takes a leading bracket as part of the name.
         Some(at) if at > 0 => key.split_at(at),
         _ => (key, ""),
     };
     let mut group = root;
-    let mut segment = Cow::Borrowed(name);
+    let mut segment = Cow::Borrowed(name_of(name)?);
     let mut depth = 0;
     while !rest.is_empty() {
         depth += 1;
@@ -128,6 +244,7 @@ fn insert(root: &mut Map<String, Value>, key: &str, value: String) -> Result<(),
         let slot = group.entry(&*segment).or_insert_with(|| Value::Object(Map::new()));
         let Value::Object(inside) = slot else { return Err(Error::Duplicate(shown(key))) };
         group = inside;
+        let next = name_of(next)?;
         segment =
             if next.is_empty() { Cow::Owned(appended(group).ok_or(Error::Brackets)?) } else { Cow::Borrowed(next) };
         rest = after;
@@ -145,12 +262,8 @@ fn appended(group: &Map<String, Value>) -> Option<String> {
     counts.then(|| group.len().to_string())
 }
 
-fn shown(key: &str) -> String {
-    key.chars().take(64).collect()
-}
-
-fn finished(root: Map<String, Value>) -> Map<String, Value> {
-    without_session(root.into_iter().map(|(key, value)| (key, with_lists(value))).collect())
+pub(super) fn shown(key: &str) -> String {
+    key.chars().take(64).collect::<String>().escape_debug().to_string()
 }
 
 fn with_lists(value: Value) -> Value {
@@ -230,19 +343,6 @@ impl<'de> Visitor<'de> for Node<'_> {
         Ok(Some(Value::from(if value { "1" } else { "0" })))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
-        Ok(Some(Value::from(value.to_string())))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
-        Ok(Some(Value::from(value.to_string())))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Self::Value, E> {
-        // PHP writes 1.50 as 1.5 and 2.0 as 2, as Rust does.
-        Ok(Some(Value::from(value.to_string())))
-    }
-
     fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
         Ok(Some(Value::from(value)))
     }
@@ -271,6 +371,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         let mut seen = std::collections::HashSet::new();
         while let Some(key) = entries.next_key::<String>()? {
             self.budget.count()?;
+            let key = name_of(&key).map_err(|error| self.budget.fail(error))?.to_owned();
             if !seen.insert(key.clone()) {
                 return Err(self.budget.fail(Error::Duplicate(shown(&key))));
             }
@@ -295,93 +396,4 @@ fn group(object: Map<String, Value>) -> Option<Value> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn the_same_event_reads_the_same_in_every_shape() {
-        let cases: [(&str, &str, Value); 6] = [
-            ("clid=1&event=client.add", r#"{"clid":1,"event":"client.add"}"#, json!({"clid":"1","event":"client.add"})),
-            (
-                "newparam%5Btitle%5D=%D0%9E%D0%9E%D0%9E+%22%D0%A0%22&newparam%5Bon%5D=1",
-                r#"{"newparam":{"title":"ООО \"Р\"","on":true,"off":null,"none":[]}}"#,
-                json!({"newparam":{"title":"ООО \"Р\"","on":"1"}}),
-            ),
-            ("clids%5B0%5D=10&clids%5B1%5D=11", r#"{"clids":["10",11]}"#, json!({"clids":["10","11"]})),
-            (
-                "info[7][olduser]=1&info[9][olduser]=2",
-                r#"{"info":{"7":{"olduser":"1"},"9":{"olduser":"2"}}}"#,
-                json!({"info":{"7":{"olduser":"1"},"9":{"olduser":"2"}}}),
-            ),
-            ("a[0]=x&a[2]=y&b=1.5", r#"{"a":["x",null,"y"],"b":1.50}"#, json!({"a":{"0":"x","2":"y"},"b":"1.5"})),
-            ("ses=SESCOOKIE&clid=2", r#"{"ses":"SESCOOKIE","clid":"2"}"#, json!({"clid":"2"})),
-        ];
-        for (as_form, as_json, expected) in cases {
-            assert_eq!(form(as_form.as_bytes()).map(Value::Object), Ok(expected.clone()), "{as_form}");
-            assert_eq!(json(as_json.as_bytes()).map(Value::Object), Ok(expected), "{as_json}");
-        }
-    }
-
-    #[test]
-    fn broken_input_is_refused_by_its_own_name() {
-        let deep_json = format!("{}1{}", "{\"a\":".repeat(100), "}".repeat(100));
-        let deep_form = format!("a{}=1", "[b]".repeat(100));
-        let wide_form = (0..20_000).map(|n| format!("k{n}=1&")).collect::<String>();
-        let wide_json = format!("{{{}\"end\":1}}", (0..20_000).map(|n| format!("\"k{n}\":1,")).collect::<String>());
-        type Read = Result<Map<String, Value>, Error>;
-        let cases: [(Read, Error); 14] = [
-            (form(b"a=%zz"), Error::Percent),
-            (form(b"a=%4"), Error::Percent),
-            (form(b"a=%ff"), Error::Utf8),
-            (form(b"a[b=1"), Error::Brackets),
-            (form(b"a[b]c=1"), Error::Brackets),
-            (form(b"a=1&a=2"), Error::Duplicate("a".into())),
-            (form(b"a=1&a[b]=2"), Error::Duplicate("a[b]".into())),
-            (form(deep_form.as_bytes()), Error::Depth),
-            (form(wide_form.as_bytes()), Error::Count),
-            (json(b"[1]"), Error::NotObject),
-            (json(b"\"a\""), Error::NotObject),
-            (json(b"{\"a\":1,\"a\":2}"), Error::Duplicate("a".into())),
-            (json(deep_json.as_bytes()), Error::Depth),
-            (json(wide_json.as_bytes()), Error::Count),
-        ];
-        for (result, expected) in cases {
-            assert_eq!(result, Err(expected));
-        }
-        for text in [&b"{"[..], b"{\"a\":}", b"{} x", b"", b"{\"a\":\"\\ud800\"}"] {
-            assert!(matches!(json(text), Err(Error::Json(_))), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn an_import_of_five_thousand_rows_passes() {
-        let body: String = (0..5_000).map(|n| format!("clids%5B{n}%5D={n}&pids%5B{n}%5D={n}&")).collect();
-        let fields = form(format!("{body}autor=1&event=client.import&identity=1&iduser1=1").as_bytes()).unwrap();
-        assert_eq!(fields["clids"].as_array().map(Vec::len), Some(5_000));
-        assert_eq!(fields["iduser1"], "1");
-    }
-
-    #[test]
-    fn a_bracket_that_php_appends_does_not_overwrite() {
-        assert_eq!(form(b"a[]=x&a[]=y").map(Value::Object), Ok(json!({"a":["x","y"]})));
-        assert_eq!(form(b"a[b]=x&a[]=y"), Err(Error::Brackets));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
-            drop((form(&bytes), json(&bytes)));
-        }
-
-        #[test]
-        fn a_form_reads_back_what_was_written(pairs in proptest::collection::btree_map("[a-z]{1,8}", "\\PC{0,20}", 1..20)) {
-            let encode = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
-            let body: Vec<String> = pairs.iter().map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
-            let mut expected: Map<String, Value> = pairs.into_iter().map(|(key, value)| (key, Value::String(value))).collect();
-            expected.remove("ses");
-            proptest::prop_assert_eq!(form(body.join("&").as_bytes()), Ok(expected));
-        }
-    }
-}
+mod tests;

@@ -17,8 +17,8 @@ use super::read::{EVENT_COLUMNS, event_from_row};
 use super::retention::Sweep;
 use super::space::Space;
 use super::{
-    Bell, Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken, letters,
-    operate, route, waiting, writes,
+    Appended, Bell, Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken,
+    letters, operate, route, waiting, writes,
 };
 use crate::clock::Clock;
 use crate::event::{Event, EventId};
@@ -152,8 +152,11 @@ fn apply(connection: &Connection, change: Change, batch: &mut Batch<'_>) -> rusq
     let now = batch.now;
     match change {
         Change::Append(event, key, reply) => {
-            batch.minutes.came(event.received_at);
-            answer_of(append(connection, &event, key.as_deref()), reply)
+            let appended = append(connection, &event, key.as_deref());
+            if matches!(appended, Ok(Appended::New(_))) {
+                batch.minutes.came(event.received_at);
+            }
+            answer_of(appended, reply)
         }
         Change::Intend(intent, reply) => answer_of(writes::intend(connection, &intent, now), reply),
         Change::Written(written, reply) => answer_of(writes::written(connection, &written.0, &written.1, now), reply),
@@ -195,11 +198,18 @@ fn answer_of<T: 'static>(
     }
 }
 
-fn append(connection: &Connection, event: &Event, key: Option<&str>) -> rusqlite::Result<EventId> {
+fn append(connection: &Connection, event: &Event, key: Option<&str>) -> rusqlite::Result<Appended> {
     if let Some(key) = key {
         let known = connection
-            .prepare_cached("SELECT id FROM event INDEXED BY event_key WHERE account = ?1 AND key = ?2")?
-            .query_row(params![event.account, key], |row| row.get(0).map(EventId::from_bytes))
+            .prepare_cached(
+                "SELECT id, name, actor, fields FROM event INDEXED BY event_key WHERE account = ?1 AND key = ?2",
+            )?
+            .query_row(params![event.account, key], |row| {
+                let id = EventId::from_bytes(row.get(0)?);
+                let (name, actor, fields): (String, Option<i64>, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
+                let same = name == event.name && actor == stored(event.actor) && same_fields(&fields, &event.fields);
+                Ok(if same { Appended::Known(id) } else { Appended::KeyReused(id) })
+            })
             .optional()?;
         if let Some(known) = known {
             return Ok(known);
@@ -216,13 +226,23 @@ fn append(connection: &Connection, event: &Event, key: Option<&str>) -> rusqlite
             event.name,
             event.received_at,
             event.via.as_str(),
-            event.actor.and_then(|actor| i64::try_from(actor).ok()),
+            stored(event.actor),
             event.entity.as_ref().map(|entity| &entity.kind),
             event.entity.as_ref().map(|entity| &entity.id),
             event.fields,
             key,
         ])?;
-    Ok(event.id)
+    Ok(Appended::New(event.id))
+}
+
+fn stored(actor: Option<u64>) -> Option<i64> {
+    actor.and_then(|actor| i64::try_from(actor).ok())
+}
+
+/// Whether two events say the same, in whichever order and shape they came.
+fn same_fields(one: &str, other: &str) -> bool {
+    let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
+    one == other || read(one).is_some_and(|one| Some(one) == read(other))
 }
 
 fn know_user(connection: &Connection, account: &str, user: i64) -> rusqlite::Result<()> {
