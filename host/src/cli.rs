@@ -242,7 +242,8 @@ fn write_events_php(wanted: EventsPhp) -> anyhow::Result<ExitCode> {
         url::Url::parse(&base).with_context(|| format!("`{base}` is no address such as `http://127.0.0.1:8787`"))?;
     anyhow::ensure!(base.port() != Some(0), "`server.listen` names no port: give the address with `--url`");
     let text = crate::events_php::file(&crate::events_php::Options {
-        url: format!("{}/events", base.as_str().trim_end_matches('/')),
+        // With the slash, which is what a proxy's rule for `/events/` takes: it would redirect the address without.
+        url: format!("{}/events/", base.as_str().trim_end_matches('/').trim_end_matches("/events")),
         token: account.tokens.first().context("the account has no token")?.clone(),
         connect_ms: wanted.connect_ms,
         total_ms: wanted.total_ms,

@@ -149,6 +149,110 @@ async fn what_comes_while_the_host_is_down_is_delivered_in_order_once_it_is_back
     assert_eq!(std::fs::read_dir(crm.spool().join("refused")).unwrap().count(), 1);
 }
 
+/// How many files lie in a folder of the spool.
+fn count(crm: &Crm, folder: &str) -> usize {
+    std::fs::read_dir(crm.spool().join(folder)).map_or(0, Iterator::count)
+}
+
+#[tokio::test]
+async fn a_proxys_own_page_decides_nothing_about_an_event() {
+    let Some(php) = php() else { return };
+    let receiver = Receiver::start().await.unwrap();
+    let crm = Crm::new(&php, &file(receiver.url())).unwrap();
+    for (n, status) in (0..).zip([400, 413, 415, 422, 403, 404, 301, 502, 200, 202]) {
+        receiver.mode(Mode::Page(status));
+        crm.page(&edits(n..n + 1)).await.unwrap();
+        // However often it is tried: the host is not there for any event.
+        for _ in 0..4 {
+            let (code, said) = crm.cron("--flush").await.unwrap();
+            let words =
+                format!("sent 0, refused 0, set aside 0, not empty: a proxy answered {status} in place of the host");
+            assert!(code == Some(1) && said.contains(&words), "{said}");
+        }
+        assert_eq!((count(&crm, "refused"), count(&crm, "aside")), (0, 0), "{status}");
+    }
+    receiver.mode(Mode::Accept);
+    let (code, said) = crm.cron("--flush").await.unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(numbers(&receiver), (0..10).collect::<Vec<_>>());
+    // The host's own answers do decide.
+    for (n, status) in (10..).zip([400, 413, 415, 422]) {
+        receiver.mode(Mode::Refuse(status));
+        crm.page(&edits(n..n + 1)).await.unwrap();
+    }
+    assert_eq!((count(&crm, "refused"), crm.cron("--flush").await.unwrap().0), (4, Some(0)));
+    let (code, status) = crm.cron("--status").await.unwrap();
+    assert!(code == Some(0) && status.contains("set aside: 0\nrefused: 4"), "{status}");
+    receiver.mode(Mode::Accept);
+    assert_eq!(crm.cron("--retry refused").await.unwrap().0, Some(0));
+    assert_eq!(crm.cron("--flush").await.unwrap().0, Some(0));
+    let mut again = numbers(&receiver)[10..].to_vec();
+    again.sort_unstable();
+    assert_eq!(again, [10, 11, 12, 13]);
+}
+
+#[tokio::test]
+async fn one_event_that_can_not_go_is_set_aside_and_kept_and_the_others_go_on_in_order() {
+    let Some(php) = php() else { return };
+    let receiver = Receiver::start().await.unwrap();
+    let crm = Crm::new(&php, &file(receiver.url())).unwrap();
+    receiver.mode(Mode::Page(502));
+    crm.page(&edits(0..6)).await.unwrap();
+    receiver.mode(Mode::PageFor(2, 403));
+    for tries in 1..3 {
+        let (code, said) = crm.cron("--flush").await.unwrap();
+        assert!(code == Some(1) && said.contains("proxy answered 403"), "{said}");
+        // Until it is known to be the event itself, nothing overtakes it.
+        assert_eq!((numbers(&receiver), count(&crm, "aside")), (vec![0, 1], 0), "after {tries}");
+    }
+    let (code, said) = crm.cron("--flush").await.unwrap();
+    assert!(code == Some(0) && said.contains("sent 3, refused 0, set aside 1, the spool is empty"), "{said}");
+    assert_eq!(numbers(&receiver), [0, 1, 3, 4, 5]);
+    let (code, status) = crm.cron("--status").await.unwrap();
+    assert!(code == Some(1) && status.contains("waiting: 0 events") && status.contains("set aside: 1 ("), "{status}");
+    // Later ones go at once, and what was set aside comes back when it is told to, under its own name.
+    crm.page(&edits(6..7)).await.unwrap();
+    assert_eq!(numbers(&receiver).last(), Some(&6));
+    receiver.mode(Mode::Accept);
+    let (code, said) = crm.cron("--retry").await.unwrap();
+    assert!(code == Some(0) && said.contains("put back into the spool: 1, left: 0"), "{said}");
+    assert_eq!(crm.cron("--flush").await.unwrap().0, Some(0));
+    assert_eq!(numbers(&receiver), [0, 1, 3, 4, 5, 6, 2]);
+    assert_eq!(crm.cron("--status").await.unwrap().0, Some(0));
+}
+
+#[tokio::test]
+async fn pages_alone_get_past_an_event_that_can_not_go() {
+    let Some(php) = php() else { return };
+    let receiver = Receiver::start().await.unwrap();
+    let crm = Crm::new(&php, &file(receiver.url())).unwrap();
+    receiver.mode(Mode::PageFor(0, 413));
+    for n in 0..6 {
+        let took: f64 = crm.page(&edits(n..n + 1)).await.unwrap().iter().sum();
+        assert!(took < 1_600.0, "the user waited {took} ms");
+        crm.forget_failure();
+    }
+    assert_eq!((numbers(&receiver), count(&crm, "aside")), ((1..6).collect(), 1));
+}
+
+#[tokio::test]
+async fn an_event_for_which_no_answer_comes_blocks_the_others_no_longer_than_one_with_a_bad_answer() {
+    let Some(php) = php() else { return };
+    let receiver = Receiver::start().await.unwrap();
+    // Cron waits ten times as long as a page.
+    let text = events_php::file(&Options { total_ms: 200, ..options(receiver.url()) }).unwrap();
+    let crm = Crm::new(&php, &text).unwrap();
+    receiver.mode(Mode::Page(502));
+    crm.page(&edits(0..2)).await.unwrap();
+    receiver.mode(Mode::SilentFor(0));
+    for _ in 0..2 {
+        let (code, said) = crm.cron("--flush").await.unwrap();
+        assert!(code == Some(1) && said.contains("no answer"), "{said}");
+    }
+    assert_eq!(crm.cron("--flush").await.unwrap().0, Some(0));
+    assert_eq!((numbers(&receiver), count(&crm, "aside")), (vec![1], 1));
+}
+
 #[tokio::test]
 async fn fifty_workers_at_once_lose_nothing_repeat_nothing_and_keep_their_order() {
     const WORKERS: u64 = 50;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{Html, IntoResponse, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -116,9 +117,9 @@ impl Crm {
     ///
     /// # Errors
     /// When PHP can't be started.
-    pub async fn cron(&self, argument: &str) -> anyhow::Result<(Option<i32>, String)> {
+    pub async fn cron(&self, arguments: &str) -> anyhow::Result<(Option<i32>, String)> {
         let mut command = self.php.command();
-        command.arg(self.folder.path().join("developer/events.php")).arg(argument);
+        command.arg(self.folder.path().join("developer/events.php")).args(arguments.split(' '));
         let output = tokio::task::spawn_blocking(move || command.output()).await??;
         Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
     }
@@ -137,6 +138,12 @@ pub enum Mode {
     Accept,
     /// This status, and nothing is taken.
     Refuse(u16),
+    /// A proxy answers with a page of its own and this status, and nothing is taken.
+    Page(u16),
+    /// The same, for the event with this `n` alone; others are accepted.
+    PageFor(u64, u16),
+    /// No answer comes for the event with this `n`; others are accepted.
+    SilentFor(u64),
     /// Takes the event, and answers only after this time.
     Late(Duration),
 }
@@ -184,18 +191,25 @@ impl Receiver {
         let state = Arc::clone(&self.state);
         let take = move |headers: HeaderMap, body: Bytes| async move {
             let mode = lock(&state).0;
-            if let Mode::Refuse(status) = mode {
-                return StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            }
             let key = headers.get("idempotency-key").and_then(|key| key.to_str().ok()).unwrap_or_default().to_owned();
-            let body = serde_json::from_slice(&body).unwrap_or_else(|_| json!("not JSON"));
+            let body: Value = serde_json::from_slice(&body).unwrap_or_else(|_| json!("not JSON"));
+            let is = |n: u64| body.get("n").and_then(Value::as_str) == Some(n.to_string().as_str());
+            match mode {
+                Mode::Refuse(status) => return own(status),
+                Mode::Page(status) => return page(status),
+                Mode::PageFor(n, status) if is(n) => return page(status),
+                Mode::SilentFor(n) if is(n) => std::future::pending().await,
+                _ if body.get("event").is_none() => return own(400),
+                _ => {}
+            }
             lock(&state).1.push(Taken { key, body });
             if let Mode::Late(time) = mode {
                 tokio::time::sleep(time).await;
             }
-            StatusCode::ACCEPTED
+            own(202)
         };
-        let router = axum::Router::new().route("/events", axum::routing::post(take));
+        let take = axum::routing::post(take);
+        let router = axum::Router::new().route("/events", take.clone()).route("/events/", take);
         let router = router.layer(axum::extract::DefaultBodyLimit::disable());
         self.server = Some(tokio::spawn(axum::serve(listener, router).into_future()));
         Ok(())
@@ -219,6 +233,20 @@ impl Receiver {
     pub fn taken(&self) -> Vec<Taken> {
         lock(&self.state).1.clone()
     }
+}
+
+/// An answer of the host's own.
+fn own(status: u16) -> Response {
+    (code(status), [(salesman_host::ingress::OWN, "1")]).into_response()
+}
+
+/// An answer of a proxy's.
+fn page(status: u16) -> Response {
+    (code(status), Html("<html><body><h1>nginx</h1></body></html>")).into_response()
+}
+
+fn code(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

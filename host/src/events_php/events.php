@@ -3,11 +3,13 @@
  * SalesMan Plugin Host @@VERSION@@: файл developer/events.php для SalesMan CRM (PHP 7.2 и новее, расширение curl).
  * Передаёт события CRM программе salesman-host. Если она недоступна, событие ждёт в папке-очереди и уходит позже, по порядку.
  * Cron (от имени пользователя веб-сервера), раз в минуту:  php /путь/crm/developer/events.php --flush     Состояние: --status
+ * Событие, которое не проходит (его отвергает прокси), после нескольких попыток откладывается; вернуть такие в очередь: --retry
  * Файл создан командой `salesman-host events-php` и содержит секрет (token): храните его как пароль.
  *
  * SalesMan Plugin Host @@VERSION@@: a developer/events.php for SalesMan CRM (PHP 7.2 or later, with curl).
  * Hands the CRM's events to salesman-host. When that can't be reached, an event waits in the spool folder and goes later, in order.
  * Cron (as the web server's user), every minute:  php /path/crm/developer/events.php --flush     State: --status
+ * An event that can't go (a proxy refuses it) is set aside after some tries, and the others go on; put such back into the spool: --retry
  * Printed by `salesman-host events-php`; it holds a secret (the token): keep it as you would a password.
  */
 
@@ -31,6 +33,11 @@ if (!function_exists('salesman_host_settings')) {
             // Events that the host refused (folder refused in the spool) are not sent again; the oldest make room.
             'refused_files' => 1000,
             'refused_bytes' => 20 * 1024 * 1024,
+            // Событие, которое не проходит, хотя программа отвечает, откладывается после стольких попыток (папка aside в очереди).
+            // An event that can't go although the host answers is set aside after so many tries (folder aside in the spool).
+            'tries' => 3,
+            'aside_files' => 10000,
+            'aside_bytes' => 100 * 1024 * 1024,
             // После неудачи столько секунд никто не ждёт: события сразу идут в очередь.
             // For so many seconds after a failure nobody waits: events go to the spool at once.
             'down_seconds' => 5,
@@ -159,7 +166,7 @@ if (!function_exists('salesman_host_settings')) {
     function salesman_host_deliver(string $body): void {
         $key = bin2hex(random_bytes(16));
         $status = salesman_host_pending() ? -1 : salesman_host_send($body, $key);
-        if (salesman_host_refused($status)) { salesman_host_aside($status, $key, $body, ''); }
+        if (salesman_host_refused($status)) { salesman_host_aside('refused', $status, $key, $body, ''); }
         if ($status === 202 || salesman_host_refused($status)) { return; }
         // Второй раз - если очередь была полна, а отправка освободила место; если не вышло и это, мимо очереди.
         // The second time is for a full spool in which sending has made room; if that fails too, past the spool.
@@ -184,57 +191,96 @@ if (!function_exists('salesman_host_settings')) {
     // Сколько миллисекунд ещё можно ждать; 0 - сразу в очередь. / For how many milliseconds it may still wait; 0: to the spool at once.
     function salesman_host_left(): int {
         $run = &salesman_host_run();
-        $total = salesman_host_settings()['total_ms'];
-        $left = (int)($total - $run['spent'] - max(0.0, (microtime(true) - $run['began']) * 1000));
-        return $run['failed'] || $left < min(50, $total / 2) || salesman_host_down() > 0 ? 0 : $left;
+        return $run['failed'] || salesman_host_down() > 0 ? 0 : salesman_host_time();
     }
 
-    // Отправка в пределах времени запроса. Ответ: код HTTP, 0 - ответа нет, -1 - не пытались.
-    // Sends within the request's time. Returns the HTTP status, 0 for no answer, -1 for not tried.
+    function salesman_host_time(): int {
+        $run = &salesman_host_run();
+        $total = salesman_host_settings()['total_ms'];
+        $left = (int)($total - $run['spent'] - max(0.0, (microtime(true) - $run['began']) * 1000));
+        return $left < min(50, $total / 2) ? 0 : $left;
+    }
+
+    // Отправка в пределах времени запроса. Ответ: как у salesman_host_post; -1 - не пытались. Без ключа - проверка, а не событие.
+    // Sends within the request's time. Returns what salesman_host_post does; -1 for not tried. Without a key: a probe, no event.
     function salesman_host_send(string $body, string $key): int {
         $settings = salesman_host_settings();
         $run = &salesman_host_run();
-        $left = salesman_host_left();
+        $left = $key === '' ? salesman_host_time() : salesman_host_left();
         if ($left <= 0) { return -1; }
         $status = salesman_host_post($body, $key, min($settings['connect_ms'], $left), $left);
-        if ($status !== 202 && !salesman_host_refused($status)) {
+        if ($key !== '' && $status !== 202 && !salesman_host_refused($status)) {
             $run['failed'] = true;
-            if ($status > 0 || $left >= $settings['total_ms'] / 2) { salesman_host_down(true); }
+            if ($status !== 0 || $left >= $settings['total_ms'] / 2) { salesman_host_down(true, $status); }
         }
         return $status;
     }
 
+    // Ответ: код HTTP самой программы; код чужого ответа (прокси) - со знаком минус; 0 - ответа нет. Своё программа подписывает заголовком и JSON.
+    // Returns the host's own HTTP status; another's (a proxy's) negated; 0 for no answer. The host's own bears a header, and its JSON.
     function salesman_host_post(string $body, string $key, int $connect, int $total): int {
         static $curl = null;
         if (!function_exists('curl_init') || !function_exists('curl_exec')) { return 0; }
         $settings = salesman_host_settings();
-        $headers = ['Content-Type: application/json', 'Authorization: Bearer ' . $settings['token'], 'Idempotency-Key: ' . $key];
+        $headers = ['Content-Type: application/json', 'Authorization: Bearer ' . $settings['token']];
+        if ($key !== '') { $headers[] = 'Idempotency-Key: ' . $key; }
         if (strlen($body) <= 1024 * 1024) { $headers[] = 'Expect:'; }
+        $own = false;
+        $text = '';
         $curl = $curl ?: curl_init();
         curl_setopt_array($curl, [
             CURLOPT_URL => $settings['url'], CURLOPT_POST => true, CURLOPT_POSTFIELDS => $body, CURLOPT_HTTPHEADER => $headers,
             CURLOPT_USERAGENT => 'salesman-host-events/@@VERSION@@', CURLOPT_HTTP_VERSION => CURL_HTTP_VERSION_1_1,
             CURLOPT_FOLLOWLOCATION => false, CURLOPT_PROXY => '', CURLOPT_NOSIGNAL => true,
             CURLOPT_CONNECTTIMEOUT_MS => max(1, $connect), CURLOPT_TIMEOUT_MS => max(1, $total),
-            CURLOPT_WRITEFUNCTION => static function ($curl, $part) { return strlen($part); },
+            CURLOPT_HEADERFUNCTION => static function ($curl, $line) use (&$own) {
+                $own = $own || stripos($line, 'x-salesman-host:') === 0;
+                return strlen($line);
+            },
+            CURLOPT_WRITEFUNCTION => static function ($curl, $part) use (&$text) {
+                $text .= substr($part, 0, max(0, 4096 - strlen($text)));
+                return strlen($part);
+            },
         ]);
         $done = curl_exec($curl);
         $status = (int)curl_getinfo($curl, CURLINFO_HTTP_CODE);
         if (!$done) { $curl = null; }
-        return $status;
+        $said = json_decode($text, true);
+        $code = is_array($said) && is_string($said['code'] ?? null) ? $said['code'] : '';
+        $own = $own || (is_array($said) && (strpos($code, 'ingress.') === 0 || (($said['status'] ?? '') === 'accepted' && isset($said['id']))));
+        return $own ? $status : -$status;
     }
 
-    // Эти ответы окончательны, остальные, кроме 202, - нет. / These answers are final; all others but 202 are not.
+    // Эти ответы программы окончательны, остальные, кроме 202, - нет. / These answers of the host are final; all others but 202 are not.
     function salesman_host_refused(int $status): bool {
-        return in_array($status, [400, 413, 415], true);
+        return in_array($status, [400, 413, 415, 422], true);
+    }
+
+    // Виновато ли само событие: ответила не программа (или никто), а пустышку она принимает и лишь не находит в ней события.
+    // Whether it is the event itself: not the host answered (or nobody), and yet the host takes a dummy and misses only the event in it.
+    function salesman_host_blocked(int $status, $send): bool {
+        return ($status < -1 || $status === 0 || $status === 408) && $send('{}', '') === 400;
+    }
+
+    function salesman_host_words(int $status): string {
+        return $status === 0 ? 'no answer' : ($status > 0 ? "the host answered $status" : 'a proxy answered ' . -$status . ' in place of the host');
+    }
+
+    // Которая это подряд неудача первого в очереди. / The how manieth failure in a row of the first in the spool this is.
+    function salesman_host_tried(string $key): int {
+        $file = salesman_host_spool() . '/tries';
+        $known = explode(' ', (string)file_get_contents($file));
+        $count = $known[0] === $key ? (int)($known[1] ?? 0) + 1 : 1;
+        file_put_contents($file, "$key $count");
+        return $count;
     }
 
     // Отметка «недоступна» для всех процессов: сколько секунд осталось. / The mark "down" for all processes: how many seconds are left.
-    function salesman_host_down(bool $mark = false): float {
+    function salesman_host_down(bool $mark = false, int $status = 0): float {
         $seconds = salesman_host_settings()['down_seconds'];
         $file = salesman_host_spool() . '/down';
         if ($mark) {
-            $text = sprintf('%.3F', microtime(true) + $seconds);
+            $text = sprintf('%.3F %d', microtime(true) + $seconds, $status);
             return file_put_contents($file, $text) === false && salesman_host_prepare() && file_put_contents($file, $text) === false ? 0.0 : $seconds;
         }
         $left = (float)file_get_contents($file) - microtime(true);
@@ -254,7 +300,7 @@ if (!function_exists('salesman_host_settings')) {
 
     function salesman_host_prepare(): bool {
         $spool = salesman_host_spool();
-        foreach (['', '/q', '/tmp', '/refused'] as $folder) { mkdir($spool . $folder, 0700, true); }
+        foreach (['', '/q', '/tmp', '/refused', '/aside'] as $folder) { mkdir($spool . $folder, 0700, true); }
         salesman_host_write($spool . '/index.html', '');
         salesman_host_write($spool . '/.htaccess', "<IfModule mod_authz_core.c>\nRequire all denied\n</IfModule>\n"
             . "<IfModule !mod_authz_core.c>\nDeny from all\n</IfModule>\n");
@@ -343,7 +389,7 @@ if (!function_exists('salesman_host_settings')) {
     // Отправляет очередь по порядку, пока $send успевает. Если занято другим процессом, он увидит и новое: после замка проверяет ещё раз.
     // Sends the spool in order for as long as $send does. If another process is at it, that one sees new events too: it looks again after the lock.
     function salesman_host_flush($send, int $wait): array {
-        $tally = ['sent' => 0, 'refused' => 0, 'status' => 0, 'busy' => false];
+        $tally = ['sent' => 0, 'refused' => 0, 'aside' => 0, 'status' => 0, 'busy' => false];
         do {
             $lock = salesman_host_pending() ? salesman_host_lock('flush', $wait) : null;
             $tally['busy'] = !$lock;
@@ -354,7 +400,9 @@ if (!function_exists('salesman_host_settings')) {
     }
 
     function salesman_host_flush_locked($send, array &$tally): bool {
+        $settings = salesman_host_settings();
         $spool = salesman_host_spool();
+        $run = &salesman_host_run();
         $files = $bytes = 0;
         try {
             while ($parts = salesman_host_names($spool . '/q', '/^\d+$/')) {
@@ -366,10 +414,15 @@ if (!function_exists('salesman_host_settings')) {
                     $key = substr($name, 13, 32);
                     $whole = hash('crc32b', $body) === substr($name, 46, 8);
                     $tally['status'] = $status = $whole ? $send($body, $key) : 400;
-                    $gone = $status === 202 ? unlink($part . $name)
-                        : salesman_host_refused($status) && salesman_host_aside($whole ? $status : 0, $key, $body, $part . $name);
-                    if (!$gone) { return false; }
-                    $tally[$status === 202 ? 'sent' : 'refused']++;
+                    $end = $status === 202 ? 'sent' : (salesman_host_refused($status) ? 'refused' : 'aside');
+                    if ($end === 'aside' && (!salesman_host_blocked($status, $send) || salesman_host_tried($key) < $settings['tries'])) { return false; }
+                    if (!($end === 'sent' ? unlink($part . $name) : salesman_host_aside($end, $whole ? $status : 0, $key, $body, $part . $name))) { return false; }
+                    if ($end === 'aside') {
+                        // Остальные не виноваты: они идут дальше. / The others are not to blame: they go on.
+                        $run['failed'] = false;
+                        unlink($spool . '/down');
+                    }
+                    $tally[$end]++;
                     $files++;
                     $bytes += strlen($body);
                 }
@@ -407,20 +460,38 @@ if (!function_exists('salesman_host_settings')) {
         }
     }
 
-    function salesman_host_aside(int $status, string $key, string $body, string $file): bool {
+    // В папку refused (программа отвергла) или aside (не проходит); при переполнении старые удаляются. / Into the folder refused (the host did) or aside (it can't go); the oldest make room.
+    function salesman_host_aside(string $where, int $status, string $key, string $body, string $file): bool {
         $settings = salesman_host_settings();
-        $folder = salesman_host_spool() . '/refused';
+        $folder = salesman_host_spool() . '/' . $where;
         is_dir($folder) || salesman_host_prepare();
         $old = salesman_host_names($folder, '/^\d+-[0-9a-f]{32}-\d+\.json$/');
         $sizes = array_map(static function ($name) use ($folder) { return (int)filesize($folder . '/' . $name); }, $old);
-        while ($old && (count($old) >= $settings['refused_files'] || array_sum($sizes) + strlen($body) > $settings['refused_bytes'])) {
+        while ($old && (count($old) >= $settings[$where . '_files'] || array_sum($sizes) + strlen($body) > $settings[$where . '_bytes'])) {
             unlink($folder . '/' . array_shift($old));
             array_shift($sizes);
+            if ($where === 'aside') { salesman_host_log('AN EVENT IS LOST: too many are set aside', true); }
         }
-        $target = sprintf('%s/%d-%s-%d.json', $folder, time(), $key, $status);
-        $kept = strlen($body) <= $settings['refused_bytes'] && ($file === '' ? salesman_host_write($target, $body) : rename($file, $target));
-        salesman_host_log(($status ? "the host refused an event with $status" : 'a damaged event') . ($kept ? ': ' . $target : ', not kept'));
+        // Отложенные хранят свой номер в очереди, то есть порядок. / What is set aside keeps its number in the spool, which is its order.
+        $number = $where === 'aside' ? substr(basename($file), 0, 12) : (string)time();
+        $target = sprintf('%s/%s-%s-%d.json', $folder, $number, $key, abs($status));
+        $kept = strlen($body) <= $settings[$where . '_bytes'] && ($file === '' ? salesman_host_write($target, $body) : rename($file, $target));
+        $words = $where === 'aside' ? 'an event is set aside (' . salesman_host_words($status) . ')' : "the host refused an event with $status";
+        salesman_host_log(($status || $where === 'aside' ? $words : 'a damaged event') . ($kept ? ': ' . $target : ', not kept'));
         return $kept || ($file !== '' && unlink($file));
+    }
+
+    // Отложенные (или отвергнутые) снова в конец очереди, под прежними ключами. / What was set aside (or refused) joins the end of the spool again, under its keys.
+    function salesman_host_retry(string $where): int {
+        $folder = salesman_host_spool() . '/' . $where;
+        $count = 0;
+        foreach (salesman_host_names($folder, '/^\d+-[0-9a-f]{32}-\d+\.json$/') as $name) {
+            $body = file_get_contents($folder . '/' . $name);
+            if ($body === false || !salesman_host_append($body, explode('-', $name)[1])) { break; }
+            unlink($folder . '/' . $name);
+            $count++;
+        }
+        return $count;
     }
 
     // Не чаще строки в минуту, без содержимого событий. / One line a minute at most, without what events hold.
@@ -468,7 +539,8 @@ if (!function_exists('salesman_host_settings')) {
         }
     }
 
-    // Командная строка: --flush отправляет всё (код 0, если очередь пуста), --status показывает. / Command line: --flush sends all (0 if the spool is empty then), --status shows.
+    // Командная строка: --flush отправляет всё (код 0, если очередь пуста), --status показывает, --retry возвращает отложенные (--retry refused: отвергнутые).
+    // Command line: --flush sends all (0 if the spool is empty then), --status shows, --retry puts back what was set aside (--retry refused: what was refused).
     function salesman_host_cli(array $argv): int {
         set_error_handler(static function () { return true; });
         $spool = salesman_host_spool();
@@ -488,12 +560,19 @@ if (!function_exists('salesman_host_settings')) {
                 return $status;
             }, 5000);
             $empty = !salesman_host_pending();
-            echo "sent {$tally['sent']}, refused {$tally['refused']}, ", $empty ? 'the spool is empty'
-                : 'not empty: ' . ($tally['busy'] ? 'another process is sending' : 'last answer ' . ($tally['status'] ?: 'none')), "\n";
+            echo "sent {$tally['sent']}, refused {$tally['refused']}, set aside {$tally['aside']}, ", $empty ? 'the spool is empty'
+                : 'not empty: ' . ($tally['busy'] ? 'another process is sending' : salesman_host_words($tally['status'])), "\n";
             return $empty ? 0 : 1;
         }
+        if ($command === '--retry' && in_array($argv[2] ?? 'aside', ['aside', 'refused'], true)) {
+            $where = $argv[2] ?? 'aside';
+            $count = salesman_host_retry($where);
+            $left = count(salesman_host_names("$spool/$where", '/\.json$/'));
+            echo "put back into the spool: $count, left: $left\n";
+            return $left ? 1 : 0;
+        }
         if ($command !== '--status') {
-            echo "php events.php --flush | --status\n";
+            echo "php events.php --flush | --status | --retry [refused]\n";
             return 2;
         }
         $files = $bytes = $oldest = 0;
@@ -503,10 +582,12 @@ if (!function_exists('salesman_host_settings')) {
                 $bytes += (int)filesize("$spool/q/$part/$name");
             }
         }
-        $refused = count(salesman_host_names($spool . '/refused', '/\.json$/'));
-        echo "spool: $spool\nwaiting: $files events, $bytes bytes", $files ? ', oldest from ' . date('c', $oldest) : '', "\nrefused: $refused\n",
-            'host: ', salesman_host_down() > 0 ? "did not answer a moment ago\n" : "no recent failure\n";
-        return $files ? 1 : 0;
+        list($refused, $aside) = array_map(static function ($where) use ($spool) { return count(salesman_host_names("$spool/$where", '/\.json$/')); }, ['refused', 'aside']);
+        $last = explode(' ', (string)file_get_contents($spool . '/down'));
+        echo "spool: $spool\nwaiting: $files events, $bytes bytes", $files ? ', oldest from ' . date('c', $oldest) : '',
+            "\nset aside: $aside", $aside ? ' (they can\'t go; --retry puts them back)' : '', "\nrefused: $refused\n",
+            'host: ', salesman_host_down() > 0 ? 'did not take an event a moment ago: ' . salesman_host_words((int)($last[1] ?? 0)) : 'no recent failure', "\n";
+        return $files || $aside ? 1 : 0;
     }
 }
 
