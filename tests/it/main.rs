@@ -21,6 +21,7 @@ mod operators;
 mod output;
 mod overload;
 mod php;
+mod proxies;
 
 mod rehearsal;
 mod reload;

@@ -8,6 +8,7 @@ pub mod browser;
 mod debian;
 pub mod php;
 pub mod plugins;
+pub mod proxy;
 mod run;
 pub mod wasm_target;
 
@@ -29,6 +30,8 @@ cargo xtask COMMAND
                    (XTASK_PHP=private: don't take the one on the path)
   browser          find a Chromium for the tests, or unpack one into target/chromium
                    (XTASK_BROWSER=private: don't take the one on the path)
+  nginx, apache    find a web server to put before the host in the tests, or unpack one
+                   into target/nginx, target/apache (XTASK_PROXY=private: as above)
   plugins          build the sample plugins into target/plugins
 ";
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
-use xtask::{USAGE, browser, php, plugins, root, wasm_target};
+use xtask::{USAGE, browser, php, plugins, proxy, root, wasm_target};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -37,6 +37,14 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
         }
         ["browser"] => {
             println!("{}", browser::ensure(&root())?.describe());
+            Ok(())
+        }
+        ["nginx"] => {
+            println!("{}", proxy::ensure(&root(), proxy::Kind::Nginx)?.describe());
+            Ok(())
+        }
+        ["apache"] => {
+            println!("{}", proxy::ensure(&root(), proxy::Kind::Apache)?.describe());
             Ok(())
         }
         ["plugins"] => {
