@@ -10,6 +10,7 @@ mod approvals;
 mod operators;
 mod read;
 mod show;
+mod unseen;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -120,6 +120,17 @@ pub struct Event {
     pub fields: String,
 }
 
+/// What became of an event that was handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// It is stored.
+    New(EventId),
+    /// It was stored before, under the same key and with this id.
+    Known(EventId),
+    /// Its key is that of another event, which stays; it is not stored.
+    KeyReused(EventId),
+}
+
 /// The entity that an event of this name with these fields is about.
 ///
 /// The family is the part of the name before the first dot. An id that is missing, empty or `0` (the CRM's "none") gives

@@ -38,9 +38,8 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::clock::Clock;
-use crate::event::{Event, EventId, Via, entity_of};
+use crate::event::{Appended, Event, EventId, Via, entity_of};
 use crate::journal;
-use crate::journal::Appended;
 use crate::telemetry;
 use crate::text;
 use problem::Problem;

@@ -60,7 +60,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::event::{Event, EventId};
+use crate::event::{Appended, Event, EventId};
 use crate::outcome::{Effects, Next, Outcome};
 use crate::plugin::{Pattern, PluginName};
 pub use causes::Cause;
@@ -248,17 +248,6 @@ pub enum Settled {
     Applied,
     /// The plugin's state changed under the attempt: nothing of it took effect, and it is ready to run again.
     Conflict,
-}
-
-/// What became of an event that was handed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Appended {
-    /// It is stored.
-    New(EventId),
-    /// It was stored before, under the same key and with this id.
-    Known(EventId),
-    /// Its key is that of another event, which stays; it is not stored.
-    KeyReused(EventId),
 }
 
 enum Change {

@@ -251,3 +251,58 @@ async fn a_sender_behind_a_proxy_is_known_however_the_proxy_writes_it() {
         assert_eq!(found, status, "{forwarded}: {answer}");
     }
 }
+
+#[test]
+fn files_that_people_write_are_read_with_marks_and_line_ends_or_refused_with_the_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    let config = "\u{feff}[server]\r\ndata_dir = \"data\"\r\n[crm.main]\r\ntoken = { file = \"token\" }\r\n";
+    let token = format!("\u{feff}{TOKEN}\r\n");
+    let grants = "\u{feff}[notify]\r\nstate = true\r\n";
+    let check = || {
+        let mut command = std::process::Command::new(Setup::new().unwrap().program);
+        let output =
+            command.args(["config", "check", "--config"]).arg(folder.path().join("host.toml")).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    std::fs::create_dir(folder.path().join("plugins")).unwrap();
+    let good = [("host.toml", config), ("token", token.as_str()), ("grants.toml", grants)];
+    let restore = || good.iter().for_each(|(name, text)| write(name, text.as_bytes()));
+    restore();
+    assert_eq!(check().0, Some(0), "{}", check().1);
+    for other in
+        [TOKEN.to_owned(), format!(" {TOKEN}\n\n"), format!("{TOKEN}\u{200b}\r"), format!("\u{feff}\u{feff}{TOKEN}")]
+    {
+        write("token", other.as_bytes());
+        assert_eq!(check().0, Some(0), "{other:?}");
+    }
+    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+    let cases: [(&str, Vec<u8>, &str); 11] = [
+        (
+            "token",
+            format!("{}\u{200b}{TOKEN}", &TOKEN[..4]).into(),
+            "`crm.main.token` holds the invisible character U+200B (line 1, character 5)",
+        ),
+        ("token", format!("{TOKEN}\r\nold: {TOKEN}").into(), "2 lines"),
+        ("token", format!("{TOKEN}\u{a0}{TOKEN}").into(), "U+00A0"),
+        ("token", utf16(&token), "UTF-16"),
+        ("token", [TOKEN.as_bytes(), b"\xcf"].concat(), "not UTF-8 from line 1, character 22 on"),
+        ("host.toml", utf16(config), "UTF-16"),
+        ("host.toml", config.replace("[crm", "[crm.\u{200b}x]\n[crm").into(), "line 3"),
+        (
+            "host.toml",
+            config.replace("data\"", "da\u{200d}ta\"").into(),
+            "`server.data_dir` holds the invisible character U+200D (line 1, character 3)",
+        ),
+        ("host.toml", [config.as_bytes(), b"# \xe2\x28"].concat(), "not UTF-8 from line 5, character 3 on"),
+        ("grants.toml", grants.replace("state", "st\u{200b}ate").into(), "line 2"),
+        ("grants.toml", grants.replace("state = true", "crm = [\"deal.\u{feff}list\"]").into(), "U+FEFF"),
+    ];
+    for (name, bytes, words) in cases {
+        write(name, &bytes);
+        let (code, told) = check();
+        assert_eq!(code, Some(2), "{name} {words}: {told}");
+        assert!(told.contains(words) && !told.contains(TOKEN), "{name} {words}: {told}");
+        restore();
+    }
+}

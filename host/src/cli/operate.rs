@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{CommandFactory, Subcommand};
 use serde_json::{Value, json};
 
@@ -197,8 +197,12 @@ pub(super) fn password() -> anyhow::Result<ExitCode> {
     } else {
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).context("no password could be read")?;
-        line.trim_end_matches(['\n', '\r']).to_owned()
+        crate::text::unmarked(&line).trim_end_matches(['\n', '\r']).to_owned()
     };
+    // Nobody could type it again.
+    if let Some(found) = crate::text::invisible(&password) {
+        bail!("the password holds {found}: type it anew");
+    }
     ensure!(password.chars().count() >= 10, "a password has at least 10 characters");
     outln!("{}", hash_password(&password).map_err(anyhow::Error::msg)?);
     Ok(ExitCode::SUCCESS)

@@ -19,6 +19,7 @@ use toml_edit::{Array, DocumentMut, Item, Table, value};
 
 use crate::files;
 use crate::plugin::{Pattern, Permissions, PluginName, origin};
+use crate::text;
 
 /// Two that read the same file, and each put their own section in, would lose one of them.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -28,8 +29,8 @@ const HEAD: &str = "# What plugins may do. Written by `salesman-host plugin gran
 /// What is approved. A file that is not there approves nothing.
 pub(super) fn read(path: &Path) -> Result<BTreeMap<PluginName, Permissions>, String> {
     let text = text(path)?;
-    let mut approved: BTreeMap<PluginName, Permissions> =
-        toml::from_str(&text).map_err(|error| format!("`{}`: {}", path.display(), error.message()))?;
+    let mut approved: BTreeMap<PluginName, Permissions> = toml::from_str(&text)
+        .map_err(|error| format!("`{}`{}: {}", path.display(), at(&text, error.span()), error.message()))?;
     for (name, permissions) in &mut approved {
         permissions.http = origin::all_normal(&permissions.http)
             .map_err(|words| format!("`{}`, `[{name}]`: {words}", path.display()))?;
@@ -46,7 +47,9 @@ pub fn approve(path: &Path, name: &PluginName, permissions: Option<&Permissions>
     // Nothing is written that could not be read again: with a file of which it understands only half no host starts.
     let permissions = permissions.map(checked).transpose()?;
     let text = text(path)?;
-    let mut document: DocumentMut = text.parse().map_err(|error| format!("`{}`: {error}", path.display()))?;
+    let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
+        format!("`{}`{}: {}", path.display(), at(&text, error.span()), error.message())
+    })?;
     match permissions {
         Some(permissions) => {
             let mut table = Table::new();
@@ -71,9 +74,14 @@ fn checked(permissions: &Permissions) -> Result<Permissions, String> {
     Ok(Permissions { http: origin::all_normal(&permissions.http)?, ..permissions.clone() })
 }
 
+fn at(text: &str, span: Option<std::ops::Range<usize>>) -> String {
+    let before = span.and_then(|span| text.get(..span.start));
+    before.map_or_else(String::new, |before| format!(", {}", text::Place::behind(before)))
+}
+
 fn text(path: &Path) -> Result<String, String> {
-    match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+    match text::read(path) {
+        Err(text::Error::File(error)) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(format!("`{}` can't be read: {error}", path.display())),
         Ok(text) => Ok(text),
     }
@@ -116,11 +124,22 @@ mod tests {
             ("[a]\nhttp = [\"https://a.example/hooks\"]", "write `https://a.example`"),
             ("[A]\nstate = true", "not a plugin's name"),
             ("state = true", "expected"),
+            ("# ours\r\n[a]\r\nstate = tru\u{200b}e\r\n", "line 3, character 9"),
+            ("[a]\ncrm = [\"deal.\u{200b}list\"]", "U+200B"),
+            ("[a\u{200b}]\nstate = true", "line 1"),
         ] {
             std::fs::write(&path, wrong).unwrap();
             let told = read(&path).unwrap_err();
             assert!(told.contains(part) && told.contains("grants.toml"), "{told}");
         }
+        std::fs::write(&path, b"[a]\nstate = true # \xcf\n").unwrap();
+        assert!(read(&path).unwrap_err().contains("not UTF-8 from line 2, character 16 on"));
+        let utf16: Vec<u8> = "[a]\nstate = true".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        std::fs::write(&path, utf16).unwrap();
+        assert!(read(&path).unwrap_err().contains("UTF-16"));
+        // What editors leave at the start and at the ends of lines grants what it says.
+        std::fs::write(&path, "\u{feff}[a]\r\nstate = true\r\n").unwrap();
+        assert!(read(&path).unwrap().values().all(|granted| granted.state));
     }
 
     #[test]

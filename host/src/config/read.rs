@@ -9,10 +9,12 @@ use toml::{Table, Value};
 
 use super::approvals;
 use super::operators::{alerts, operators, traces};
+use super::unseen;
 use super::{Config, DEFAULT, Problems, Source};
 use crate::plugin::{LimitsPatch, Permissions, PluginName, origin};
 use crate::registry::PluginOptions;
 use crate::secret::Secret;
+use crate::text;
 use crate::{crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, watch};
 
 /// The longest time that can be configured: a week.
@@ -24,7 +26,7 @@ pub(super) fn merged(source: &Source) -> Result<Table, Problems> {
     let one = |problem: String| Problems(vec![problem]);
     let mut table: Table = toml::from_str(DEFAULT).map_err(|error| one(format!("the defaults: {error}")))?;
     if let Some(path) = &source.file {
-        let text = std::fs::read_to_string(path).map_err(|error| one(format!("`{}`: {error}", path.display())))?;
+        let text = text::read(path).map_err(|error| one(format!("`{}`: {error}", path.display())))?;
         // The library's message quotes the line, which may hold a secret: the place is enough.
         let file: Table = toml::from_str(&text).map_err(|error| {
             let at = error.span().map_or(0, |span| text.get(..span.start).unwrap_or_default().lines().count().max(1));
@@ -155,14 +157,15 @@ impl<'a> Section<'a> {
             Value::Table(table) if table.len() == 1 => match (table.get("env"), table.get("file")) {
                 (Some(Value::String(name)), None) => std::env::var(name)
                     .map_err(|_| format!("needs the environment variable `{name}`, which is not set")),
-                (None, Some(Value::String(path))) => std::fs::read_to_string(base.join(path))
-                    .map(|text| text.trim_end().to_owned())
-                    .map_err(|error| format!("needs the file `{path}`: {error}")),
+                (None, Some(Value::String(path))) => {
+                    text::read(&base.join(path)).map_err(|error| format!("needs the file `{path}`: {error}"))
+                }
                 _ => Err("must be a text, `{ env = \"NAME\" }` or `{ file = \"path\" }`".to_owned()),
             },
             _ => Err("must be a text, `{ env = \"NAME\" }` or `{ file = \"path\" }`".to_owned()),
         };
-        match text {
+        // A plugin may be given a key of several lines.
+        match text.and_then(|text| text::secret(&text, key == "settings")) {
             Ok(text) if text.is_empty() => {
                 self.problem(key, "is empty");
                 None
@@ -190,6 +193,7 @@ impl<'a> Section<'a> {
 
 pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Config, Problems> {
     let mut problems = Vec::new();
+    unseen::look("", table, &mut problems);
     let mut sections = table.clone();
 
     let mut server = Section::new("server", sections.remove("server"), &mut problems);

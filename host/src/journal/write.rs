@@ -17,11 +17,11 @@ use super::read::{EVENT_COLUMNS, event_from_row};
 use super::retention::Sweep;
 use super::space::Space;
 use super::{
-    Appended, Bell, Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken,
-    letters, operate, route, waiting, writes,
+    Bell, Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken, letters,
+    operate, route, waiting, writes,
 };
 use crate::clock::Clock;
-use crate::event::{Event, EventId};
+use crate::event::{Appended, Event, EventId};
 use crate::outcome::{Effects, Next, Outcome, StateWrite};
 
 /// How long changes are gathered before they are committed, however many wait: one plugin's many settlements must not

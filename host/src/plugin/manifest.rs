@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::PluginName;
+use crate::text;
 
 /// What a plugin says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,8 +37,8 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ManifestError {
     /// It is not UTF-8.
-    #[error("the manifest is not UTF-8 text")]
-    NotText,
+    #[error("the manifest is no text: {0}")]
+    NotText(String),
     /// It is not TOML, or not of a manifest's form.
     #[error("the manifest can't be read: {0}")]
     Form(String),
@@ -52,10 +53,14 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] names the line and the key.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let text = std::str::from_utf8(bytes).map_err(|_| ManifestError::NotText)?;
-        let manifest: Self = toml::from_str(text).map_err(|error| ManifestError::Form(error.to_string()))?;
+        let text = text::of(bytes.to_vec()).map_err(|error| ManifestError::NotText(error.to_string()))?;
+        let manifest: Self = toml::from_str(&text).map_err(|error| ManifestError::Form(error.to_string()))?;
         if manifest.events.is_empty() {
             return Err(ManifestError::NoEvents);
+        }
+        if let Some(name) = unseen(&manifest.settings) {
+            let words = format!("the setting `{}` has an invisible character in its name", name.escape_debug());
+            return Err(ManifestError::Form(words));
         }
         Ok(manifest)
     }
@@ -64,6 +69,16 @@ impl Manifest {
     pub fn wants(&self, event: &str) -> bool {
         self.events.iter().any(|pattern| pattern.matches(event))
     }
+}
+
+/// A setting whose name is another than it looks.
+fn unseen(settings: &Map<String, Value>) -> Option<&str> {
+    settings.iter().find_map(|(name, value)| match value {
+        _ if text::invisible(name).is_some() => Some(name.as_str()),
+        Value::Object(inner) => unseen(inner),
+        Value::Array(items) => items.iter().filter_map(Value::as_object).find_map(unseen),
+        _ => None,
+    })
 }
 
 /// Which events: a whole name (`deal.change.step`), a family (`client.*`), or all (`*`).
@@ -91,6 +106,9 @@ impl TryFrom<String> for Pattern {
     type Error = String;
 
     fn try_from(pattern: String) -> Result<Self, String> {
+        if let Some(found) = text::invisible(&pattern) {
+            return Err(format!("`{}` holds {found}: type it anew", pattern.escape_debug()));
+        }
         let plain = match pattern.strip_suffix('*') {
             Some(prefix) if prefix.is_empty() || prefix.ends_with('.') => prefix,
             Some(_) => "\0",
@@ -238,10 +256,27 @@ mod tests {
     }
 
     #[test]
+    fn what_editors_leave_in_a_manifest_is_understood_or_refused() {
+        let plain = Manifest::parse(b"name = \"a\"\nevents = [\"*\"]\n").unwrap();
+        assert_eq!(Manifest::parse("\u{feff}name = \"a\"\r\nevents = [\"*\"]\r\n".as_bytes()), Ok(plain));
+        for (wrong, words) in [
+            ("name = \"a\u{200b}\"\nevents = [\"*\"]", "not a plugin's name"),
+            ("name = \"a\"\nevents = [\"deal.\u{200d}add\"]", "U+200D"),
+            ("name = \"a\"\n\u{200b}events = [\"*\"]", "line 2"),
+            ("name = \"a\"\nevents = [\"*\"]\n[settings]\nrules = [{ \"st\u{200b}ep\" = 1 }]", "`st\\u{200b}ep`"),
+        ] {
+            let told = Manifest::parse(wrong.as_bytes()).unwrap_err().to_string();
+            assert!(told.contains(words), "{wrong:?}: {told}");
+        }
+    }
+
+    #[test]
     fn an_unknown_key_in_a_manifest_is_named() {
         let error = Manifest::parse(b"name = \"a\"\nevents = [\"*\"]\npermission = {}").unwrap_err();
         assert!(error.to_string().contains("permission"), "{error}");
         assert_eq!(Manifest::parse(b"name = \"a\"\nevents = []"), Err(ManifestError::NoEvents));
-        assert_eq!(Manifest::parse(&[0xff]), Err(ManifestError::NotText));
+        assert!(
+            matches!(Manifest::parse(b"name = \"a\"\n\xff"), Err(ManifestError::NotText(told)) if told.contains("line 2"))
+        );
     }
 }

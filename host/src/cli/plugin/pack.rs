@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::inspect;
+use crate::text;
 use crate::workshop::{self, pack};
 
 #[derive(clap::Args, Debug)]
@@ -23,8 +24,8 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let bytes = std::fs::read(&args.file).with_context(|| format!("failed to read `{}`", args.file.display()))?;
-    let manifest = std::fs::read_to_string(&args.manifest)
-        .with_context(|| format!("failed to read `{}`", args.manifest.display()))?;
+    let manifest =
+        text::read(&args.manifest).with_context(|| format!("failed to read `{}`", args.manifest.display()))?;
     let packed = pack::pack(&bytes, &manifest).with_context(|| format!("`{}` is not packed", args.file.display()))?;
     let output = args.output.unwrap_or(args.file);
     workshop::write_whole(&output, &packed).with_context(|| format!("failed to write `{}`", output.display()))?;

@@ -13,6 +13,7 @@ use crate::cli::{source, told};
 use crate::clock::Clock;
 use crate::config::{Config, Problems};
 use crate::registry;
+use crate::text;
 use crate::workshop::rehearse::{self, Answers, Plan, Recording, Source, compare};
 
 const ANSWERS: &str = "\
@@ -133,7 +134,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn settings(path: &Path) -> anyhow::Result<Map<String, Value>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    let text = text::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
     let json = path.extension().is_some_and(|extension| extension == "json");
     let read = if json {
         serde_json::from_str(&text).map_err(|error| error.to_string())
@@ -192,7 +193,7 @@ fn answers(
         return Ok((Source::Recording(Box::new(recording.clone())), from));
     }
     if let Some(path) = &args.answers {
-        let text = std::fs::read_to_string(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+        let text = text::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
         return Ok((Source::Answers(Answers::parse(&text)?), format!("answers from {}", path.display())));
     }
     if args.dry_run {

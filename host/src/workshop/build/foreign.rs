@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use super::{js, python};
 use crate::plugin::{Manifest, ManifestError};
+use crate::text;
 use crate::workshop::{pack, write_whole};
 
 /// What the tools write, in the plugin's folder.
@@ -127,7 +128,10 @@ pub fn component(folder: &Path, language: Foreign) -> Result<Vec<u8>, Error> {
 /// A text file of the plugin's folder.
 pub(super) fn read(folder: &Path, name: &str) -> Result<String, Error> {
     let path = folder.join(name);
-    std::fs::read_to_string(&path).map_err(|error| unreadable(&path, error))
+    text::read(&path).map_err(|error| match error {
+        text::Error::File(error) => unreadable(&path, error),
+        other => unreadable(&path, std::io::Error::new(ErrorKind::InvalidData, other.to_string())),
+    })
 }
 
 fn make_folder_of(path: &Path) -> Result<(), Error> {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::Error;
 use crate::event::{Entity, Event, EventId, Via};
 use crate::ingress::{decode, normal_event, problem::Problem};
+use crate::text;
 use crate::workshop::samples;
 
 /// Reads what `--event` says: the name of a sample, or a file.
@@ -31,18 +32,19 @@ pub fn read(wanted: &str, account: &str, now: i64) -> Result<Event, Error> {
 
 /// Reads an event in any of its shapes.
 fn parse(bytes: &[u8], account: &str, now: i64) -> Result<Event, String> {
-    let text = bytes.trim_ascii();
+    let text = text::of(bytes.to_vec()).map_err(|error| error.to_string())?;
+    let text = text.trim();
     let words = |problem: Problem| problem.to_string();
-    if !text.starts_with(b"{") {
-        let fields = decode::form(text).map_err(|error| words(error.into()))?;
+    if !text.starts_with('{') {
+        let fields = decode::form(text.as_bytes()).map_err(|error| words(error.into()))?;
         return normal_event(account.to_owned(), Via::Form, fields, now).map_err(words);
     }
-    if let Ok(Value::Object(shown)) = serde_json::from_slice(text)
+    if let Ok(Value::Object(shown)) = serde_json::from_str(text)
         && shown.get("event").is_some_and(Value::is_object)
     {
         return from_api(&shown);
     }
-    let fields = decode::json(text).map_err(|error| words(error.into()))?;
+    let fields = decode::json(text.as_bytes()).map_err(|error| words(error.into()))?;
     normal_event(account.to_owned(), Via::Json, fields, now).map_err(words)
 }
 
@@ -98,13 +100,17 @@ mod tests {
         let json = parse(hook, "main", 5).unwrap();
         let form = "event=deal.add&did=4&iduser1=2&newparam[title]=%D0%9F%D0%BE%D1%81%D1%82%D0%B0%D0%B2%D0%BA%D0%B0\n";
         let form = parse(form.as_bytes(), "main", 5).unwrap();
+        let marked = [b"\xef\xbb\xbf", &hook[..], b"\r\n"].concat();
+        assert_eq!(Event { id, ..parse(&marked, "main", 5).unwrap() }, api);
         assert_eq!(Event { id, ..json }, api);
         assert_eq!(Event { id, via: Via::Json, ..form }, api);
     }
 
     #[test]
     fn what_is_no_event_says_why() {
-        for (wrong, words) in [("{\"a\":1}", "no field `event`"), ("{", "not valid JSON"), ("a=%2", "hexadecimal")] {
+        for (wrong, words) in
+            [("{\"a\":1}", "no field `event`"), ("{", "not valid JSON"), ("a=%2", "hexadecimal"), ("{\0\"\0", "UTF-16")]
+        {
             let told = parse(wrong.as_bytes(), "main", 0).unwrap_err();
             assert!(told.contains(words), "{wrong}: {told}");
         }
