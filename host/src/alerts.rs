@@ -16,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
 use crate::dispatcher::Signal;
-use crate::secret::Secret;
+use crate::secret::{Renewable, Secret};
 use crate::{telemetry, tls};
 
 /// Waits before an alert is tried again.
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where alerts go. It mostly holds a token, so it is a secret.
-    pub hook: Secret,
+    pub hook: Renewable<Secret>,
     /// How often dead letters of the same plugin and code are told at most.
     pub every: Duration,
     /// Whether the text is Russian.
@@ -60,52 +60,51 @@ struct Told {
     next: Option<Instant>,
 }
 
-/// Tells what is signalled, for as long as the host lives.
+/// The connections that alerts go over.
 ///
 /// # Errors
 /// When the TLS library can't be set up.
-pub fn start(options: Options, mut signals: Receiver<Signal>) -> Result<impl Future<Output = ()> + Send, String> {
+pub fn client() -> Result<reqwest::Client, String> {
     let http = tls::client_builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build();
-    let http = http.map_err(|error| error.to_string())?;
-    Ok(async move {
-        let mut letters: BTreeMap<(String, String, String), Told> = BTreeMap::new();
-        loop {
-            let due = letters.values().filter(|told| told.waiting > 0).filter_map(|told| told.next).min();
-            let far = Instant::now() + Duration::from_secs(3_600);
-            let signal = tokio::select! {
-                signal = signals.recv() => Some(signal),
-                () = tokio::time::sleep_until(due.unwrap_or(far)) => None,
-            };
-            let now = Instant::now();
-            match signal {
-                Some(Ok(Signal::DeadLetter { queue, code, .. })) => {
-                    let key = (queue.plugin.as_str().to_owned(), queue.account, code);
-                    letters.entry(key).or_default().waiting += 1;
-                }
-                Some(Ok(Signal::Paused(queue))) => {
-                    let (plugin, account) = (queue.plugin.as_str().to_owned(), queue.account);
-                    tell(&http, &options, &about_plugin("plugin_paused", plugin, account, &options)).await;
-                }
-                Some(Ok(Signal::Resumed(queue))) => {
-                    let (plugin, account) = (queue.plugin.as_str().to_owned(), queue.account);
-                    tell(&http, &options, &about_plugin("plugin_resumed", plugin, account, &options)).await;
-                }
-                Some(Ok(Signal::Crm(account, back))) => {
-                    tell(&http, &options, &about_crm(account, back, &options)).await
-                }
-                Some(Err(RecvError::Lagged(_))) | None => {}
-                Some(Err(RecvError::Closed)) => return,
+    http.map_err(|error| error.to_string())
+}
+
+/// Tells what is signalled, for as long as the host lives.
+pub async fn run(options: Options, http: reqwest::Client, mut signals: Receiver<Signal>) {
+    let mut letters: BTreeMap<(String, String, String), Told> = BTreeMap::new();
+    loop {
+        let due = letters.values().filter(|told| told.waiting > 0).filter_map(|told| told.next).min();
+        let far = Instant::now() + Duration::from_secs(3_600);
+        let signal = tokio::select! {
+            signal = signals.recv() => Some(signal),
+            () = tokio::time::sleep_until(due.unwrap_or(far)) => None,
+        };
+        let now = Instant::now();
+        match signal {
+            Some(Ok(Signal::DeadLetter { queue, code, .. })) => {
+                let key = (queue.plugin.as_str().to_owned(), queue.account, code);
+                letters.entry(key).or_default().waiting += 1;
             }
-            let due =
-                letters.iter_mut().filter(|(_, told)| told.waiting > 0 && told.next.is_none_or(|next| next <= now));
-            for ((plugin, account, code), told) in due {
-                let count = std::mem::take(&mut told.waiting);
-                told.next = Some(now + options.every);
-                let alert = about_letters(plugin.clone(), account.clone(), code.clone(), count, &options);
-                tell(&http, &options, &alert).await;
+            Some(Ok(Signal::Paused(queue))) => {
+                let (plugin, account) = (queue.plugin.as_str().to_owned(), queue.account);
+                tell(&http, &options, &about_plugin("plugin_paused", plugin, account, &options)).await;
             }
+            Some(Ok(Signal::Resumed(queue))) => {
+                let (plugin, account) = (queue.plugin.as_str().to_owned(), queue.account);
+                tell(&http, &options, &about_plugin("plugin_resumed", plugin, account, &options)).await;
+            }
+            Some(Ok(Signal::Crm(account, back))) => tell(&http, &options, &about_crm(account, back, &options)).await,
+            Some(Err(RecvError::Lagged(_))) | None => {}
+            Some(Err(RecvError::Closed)) => return,
         }
-    })
+        let due = letters.iter_mut().filter(|(_, told)| told.waiting > 0 && told.next.is_none_or(|next| next <= now));
+        for ((plugin, account, code), told) in due {
+            let count = std::mem::take(&mut told.waiting);
+            told.next = Some(now + options.every);
+            let alert = about_letters(plugin.clone(), account.clone(), code.clone(), count, &options);
+            tell(&http, &options, &alert).await;
+        }
+    }
 }
 
 fn about_plugin(kind: &'static str, plugin: String, account: String, options: &Options) -> Alert {
@@ -147,7 +146,8 @@ async fn tell(http: &reqwest::Client, options: &Options, alert: &Alert) {
     let body = alert.body().to_string();
     let mut waits = AGAIN_AFTER.iter();
     loop {
-        let request = http.post(options.hook.expose()).header("content-type", "application/json").body(body.clone());
+        let request =
+            http.post(options.hook.get().expose()).header("content-type", "application/json").body(body.clone());
         let failure = match request.send().await {
             Ok(answer) if answer.status().is_success() => return telemetry::alerted(alert.kind, None),
             Ok(answer) => format!("it answered {}", answer.status().as_u16()),

@@ -3,9 +3,13 @@
 //! Start: check everything that can be checked → journal → plugins → dispatcher → socket.
 //! Stop: no new events → running plugins end, up to the drain time → journal closed → said whether it was graceful.
 
+mod renew;
+mod start;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -15,11 +19,16 @@ use crate::clock::Clock;
 use crate::config::{Config, Problems, Source};
 use crate::dispatcher::{self, Dispatcher, Tools};
 use crate::journal::{self, Journal};
+use crate::parts::Parts;
 use crate::registry::versions::Versions;
-use crate::registry::{Registry, Reread};
+use crate::registry::{Bell, Registry};
 use crate::sandbox::Sandbox;
 use crate::telemetry::Metrics;
 use crate::{alerts, console, crm, health, ingress, server, telemetry, traces};
+use start::Doorsteps;
+
+/// How often the store's place is looked at, besides before and after each commit.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A host that is up.
 pub struct App {
@@ -36,73 +45,118 @@ pub struct App {
     registry: Registry,
 }
 
+/// Why a host did not start.
+#[derive(Debug)]
+pub struct NotStarted {
+    /// All that keeps it from it.
+    pub problems: Problems,
+    /// Whether it may start later as it is: nothing in the configuration has to be changed.
+    pub may_pass: bool,
+}
+
+/// An error of a part, with whether it may be gone later.
+fn wrong(error: &dyn std::fmt::Display) -> NotStarted {
+    NotStarted { problems: Problems(vec![error.to_string()]), may_pass: false }
+}
+
+fn passing(error: &dyn std::fmt::Display) -> NotStarted {
+    NotStarted { may_pass: true, ..wrong(error) }
+}
+
 impl App {
-    /// Starts everything. What `source` says of plugins is read again whenever it changes.
+    /// Starts everything. What `source` says is read again whenever it changes, as far as that can be changed under way.
     ///
     /// # Errors
-    /// [`Problems`] with all that keeps the host from starting.
-    pub async fn start(config: Config, source: &Source, metrics: Metrics) -> Result<Self, Problems> {
-        let listener = checked(&config)?;
-        let one = |error: &dyn std::fmt::Display| Problems(vec![error.to_string()]);
+    /// [`NotStarted`] with all that keeps the host from starting.
+    pub async fn start(config: Config, source: &Source, metrics: Metrics) -> Result<Self, NotStarted> {
+        let Doorsteps { intake: listener, console: own_listener } = start::checked(&config).await?;
         let clock = Clock::Wall;
-        let journal = Journal::open(&config.journal, clock.clone()).map_err(|error| one(&error))?;
-        let sandbox = Arc::new(Sandbox::new(&config.sandbox).map_err(|error| one(&error))?);
+        let journal = Journal::open(&config.journal, clock.clone()).map_err(|error| match error {
+            journal::Error::Newer { .. } => wrong(&error),
+            _ => passing(&error),
+        })?;
+        let sandbox = Arc::new(Sandbox::new(&config.sandbox).map_err(|error| passing(&error))?);
         if config.registry.dev {
             telemetry::dev_grants();
         }
+        let parts = Parts::default();
         let (approvals_file, store) = (config.registry.approvals.clone(), config.registry.store.clone());
-        let reread = reread(source, &approvals_file);
+        let renewing = Arc::new(OnceLock::new());
+        let reread = renew::reread(source, &approvals_file, Arc::clone(&renewing));
         let registry = {
-            let (options, sandbox) = (config.registry, Arc::clone(&sandbox));
-            let started = tokio::task::spawn_blocking(move || Registry::start(options, sandbox, Some(reread))).await;
-            started.map_err(|error| one(&error))?.map_err(|error| one(&error))?
+            let (options, sandbox, parts) = (config.registry, Arc::clone(&sandbox), parts.clone());
+            let start = move || Registry::start(options, sandbox, Some(reread), parts);
+            let started = tokio::task::spawn_blocking(start).await.map_err(|error| passing(&error))?;
+            started.map_err(|error| match error {
+                crate::registry::Error::Thread(_) => passing(&error),
+                _ => wrong(&error),
+            })?
         };
-        let mut clients = std::collections::BTreeMap::new();
+        let mut clients = BTreeMap::new();
         for (account, options) in config.crm {
-            clients.insert(account, crm::Client::new(options).map_err(|error| one(&error))?);
+            clients.insert(account, crm::Client::new(options).map_err(|error| wrong(&error))?);
         }
-        let mut helpers = Vec::new();
+        let mut helpers = Helpers { parts: parts.clone(), running: Vec::new() };
         for (account, client) in &clients {
             let known = config.users.get(account).copied();
-            helpers.push(tokio::spawn(know_user(account.clone(), client.clone(), known, journal.handle())));
-            if let Some(options) = config.watches.get(account) {
-                let watch = crate::watch::Watch::new(account.clone(), client.clone(), journal.handle(), clock.clone());
-                helpers.push(tokio::spawn(watch.run(options.clone())));
+            let (name, handle) = (account.clone(), journal.handle());
+            let asked = client.clone();
+            helpers.keep("user", move || know_user(name.clone(), asked.clone(), known, handle.clone()));
+            if let Some(options) = config.watches.get(account).cloned() {
+                let (account, client) = (account.clone(), client.clone());
+                let (journal, clock) = (journal.handle(), clock.clone());
+                helpers.keep("watch", move || {
+                    let (account, client) = (account.clone(), client.clone());
+                    crate::watch::Watch::new(account, client, journal.clone(), clock.clone()).run(options.clone())
+                });
             }
         }
         let tools = Tools {
             journal: journal.handle(),
             registry: registry.handle(),
             sandbox,
-            crm: clients,
-            outside: Outside::new().map_err(|error| one(&error))?,
+            crm: clients.clone(),
+            outside: Outside::new().map_err(|error| wrong(&error))?,
             clock: clock.clone(),
+            parts: parts.clone(),
         };
         let (stop_dispatcher, stopped) = watch::channel(false);
         let dispatcher = Dispatcher::new(config.dispatcher, tools);
         let queues = dispatcher.handle();
         let dispatcher = tokio::spawn(dispatcher.run(stopped));
-        helpers.push(tokio::spawn(journal::keep(journal.handle(), config.retention, telemetry::forgotten)));
+        let (handle, retention) = (journal.handle(), config.retention);
+        helpers.keep("retention", move || journal::keep(handle.clone(), retention, telemetry::forgotten));
+        let handle = journal.handle();
+        helpers.keep("place", move || watch_place(handle.clone()));
 
-        let address = listener.local_addr().map_err(|error| one(&error))?;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| one(&error))?;
+        let address = listener.local_addr().map_err(|error| passing(&error))?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| passing(&error))?;
         let accounts = config.ingress.accounts.len();
-        helpers.push(tokio::spawn(metrics.clone().keep()));
+        let kept = metrics.clone();
+        helpers.keep("metrics", move || kept.clone().keep());
+        let hook = config.alerts.as_ref().map(|options| options.hook.clone());
         if let Some(options) = config.alerts {
-            helpers.push(tokio::spawn(alerts::start(options, queues.signals()).map_err(|error| one(&error))?));
+            let http = alerts::client().map_err(|error| wrong(&error))?;
+            let queues = queues.clone();
+            helpers.keep("alerts", move || alerts::run(options.clone(), http.clone(), queues.signals()));
         }
+        let doors = ingress::Doors::new(&config.ingress.accounts);
         let mut intake = config.ingress;
         if let Some(options) = config.traces {
             let (told, hooks) = mpsc::channel(traces::MOST_WAITING);
             intake.told = Some(told);
-            helpers.push(tokio::spawn(traces::start(options, hooks, queues.delivered()).map_err(|error| one(&error))?));
+            let exporter = Arc::new(traces::exporter(&options).map_err(|error| wrong(&error))?);
+            let (hooks, queues) = (Arc::new(tokio::sync::Mutex::new(hooks)), queues.clone());
+            helpers.keep("traces", move || {
+                traces::run(options.share, Arc::clone(&exporter), Arc::clone(&hooks), queues.delivered())
+            });
         }
-        let mut router = health::routes(health::Tools { journal: journal.handle(), queues: queues.clone() });
-        router = router.merge(ingress::routes(intake, journal.handle(), clock.clone()));
+        let tools = health::Tools { journal: journal.handle(), queues: queues.clone(), parts };
+        let mut router = health::routes(tools);
+        router = router.merge(ingress::routes(intake, doors.clone(), journal.handle(), clock.clone()));
         let (stop_intake, stopped) = watch::channel(false);
-        let mut own_listener = None;
+        let mut keys = None;
         if let Some(options) = config.console {
-            let listen = options.listen.clone();
             let approvals = approvals_file;
             let tools = console::Tools {
                 journal: journal.handle(),
@@ -117,21 +171,29 @@ impl App {
                     ingress::event_of(account, body, now).map_err(|problem| problem.to_string())
                 }),
             };
-            let pages = console::routes(options, tools).map_err(|error| one(&error))?;
-            match listen {
+            let (pages, own_keys) = console::routes(options, tools).map_err(|error| passing(&error))?;
+            keys = Some(own_keys);
+            match own_listener {
                 None => router = router.merge(pages),
-                Some(listen) => {
-                    own_listener = Some((listening(&listen, "console.listen").map_err(|error| one(&error))?, pages))
+                Some(listener) => {
+                    let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| passing(&error))?;
+                    let (listener, options, stopped) = (Arc::new(listener), config.server.clone(), stopped.clone());
+                    helpers.keep("console", move || {
+                        server::serve(Arc::clone(&listener), pages.clone(), options.clone(), stopped.clone())
+                    });
                 }
             }
         }
-        if let Some((listener, pages)) = own_listener {
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| one(&error))?;
-            helpers.push(tokio::spawn(server::serve(listener, pages, config.server.clone(), stopped.clone())));
-        }
-        let server = tokio::spawn(server::serve(listener, router, config.server, stopped));
+        let server = tokio::spawn(server::serve(Arc::new(listener), router, config.server, stopped));
+        drop(renewing.set(renew::Renewing { clients, doors, keys, hook }));
         telemetry::listening(address, registry.handle().snapshot().plugins.len(), accounts);
+        let helpers = helpers.running;
         Ok(Self { address, stop_intake, stop_dispatcher, server, dispatcher, queues, helpers, journal, registry })
+    }
+
+    /// Has configuration, grants, secrets and plugins read again.
+    pub fn bell(&self) -> Bell {
+        self.registry.bell()
     }
 
     /// Where it listens.
@@ -160,7 +222,7 @@ impl App {
         self.stop_intake.send_replace(true);
         // Open connections may finish what they send; keep-alive ones without a request are closed.
         let aborter = self.server.abort_handle();
-        if tokio::time::timeout(std::time::Duration::from_secs(5), self.server).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(5), self.server).await.is_err() {
             // Somebody is still sending, slowly; nothing of it has been acknowledged.
             aborter.abort();
         }
@@ -172,33 +234,46 @@ impl App {
         // Waits for the last handle; a delivery that was cut off, or a slow sender, may hold one until the runtime ends.
         if drained {
             let closed = tokio::task::spawn_blocking(move || journal.close());
-            drop(tokio::time::timeout(std::time::Duration::from_secs(5), closed).await);
+            drop(tokio::time::timeout(Duration::from_secs(5), closed).await);
         }
         telemetry::stopped(drained);
         drained
     }
 }
 
-/// How what is said of plugins is read again while the host runs.
-fn reread(source: &Source, approvals: &Path) -> Reread {
-    let (source, fixed) = (source.clone(), source.fixed_part());
-    let files = source.file.iter().cloned().chain([approvals.to_owned()]).collect();
-    let read = move || match source.read() {
-        Ok(config) => {
-            telemetry::config_read_again(source.fixed_part() != fixed);
-            Some(config.registry)
+/// What goes on beside, each made anew where it fails.
+struct Helpers {
+    parts: Parts,
+    running: Vec<JoinHandle<()>>,
+}
+
+impl Helpers {
+    fn keep<F>(&mut self, part: &'static str, make: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.running.push(tokio::spawn(self.parts.clone().keep(part, make)));
+    }
+}
+
+/// Tells when the store's files are no longer where they were, and when they are back.
+async fn watch_place(journal: journal::Handle) {
+    let mut was = true;
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let handle = journal.clone();
+        // A file system that hangs must not hang the rest.
+        let is = tokio::task::spawn_blocking(move || handle.is_in_place()).await.unwrap_or(was);
+        if is != was {
+            telemetry::misplaced(!is);
         }
-        Err(problems) => {
-            telemetry::config_not_read(&problems);
-            None
-        }
-    };
-    Reread { files, read: Box::new(read) }
+        was = is;
+    }
 }
 
 /// Learns which user of a CRM the host is, and remembers it: the last known number serves while the CRM can't say.
 async fn know_user(account: String, client: crm::Client, known: Option<u64>, journal: journal::Handle) {
-    let mut wait = std::time::Duration::from_secs(1);
+    let mut wait = Duration::from_secs(1);
     loop {
         let user = match known {
             Some(user) => Ok(user),
@@ -213,50 +288,6 @@ async fn know_user(account: String, client: crm::Client, known: Option<u64>, jou
             Err(error) => telemetry::own_user_unknown(&account, &error),
         }
         tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(std::time::Duration::from_secs(300));
+        wait = (wait * 2).min(Duration::from_secs(300));
     }
-}
-
-/// Everything that can be checked before anything starts; all problems together.
-fn checked(config: &Config) -> Result<std::net::TcpListener, Problems> {
-    let mut problems = Vec::new();
-    if let Err(error) = writable(&config.journal.data_dir) {
-        problems.push(format!(
-            "the data folder `{}` can't be written: {error}; set `server.data_dir`",
-            config.journal.data_dir.display()
-        ));
-    }
-    if !config.registry.dir.is_dir() {
-        problems.push(format!(
-            "the plugin folder `{}` is not there: make it, or set `plugins.dir`",
-            config.registry.dir.display()
-        ));
-    }
-    if config.ingress.accounts.is_empty() {
-        problems
-            .push("there is no CRM: add a section `[crm.main]` with `token`, `url`, `login` and `api_key`".to_owned());
-    }
-    match listening(&config.listen, "server.listen") {
-        Ok(listener) if problems.is_empty() => Ok(listener),
-        Ok(_) => Err(Problems(problems)),
-        Err(problem) => {
-            problems.push(problem);
-            Err(Problems(problems))
-        }
-    }
-}
-
-fn listening(address: &str, key: &str) -> Result<std::net::TcpListener, String> {
-    let listener = std::net::TcpListener::bind(address).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    });
-    listener.map_err(|error| format!("`{address}` can't be listened on: {error}; set `{key}`"))
-}
-
-fn writable(folder: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    let probe = folder.join(".write-test");
-    std::fs::write(&probe, b"")?;
-    std::fs::remove_file(probe)
 }

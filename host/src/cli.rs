@@ -17,9 +17,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::App;
 use crate::config::{self, Config, Problems, Source};
+use crate::registry::Bell;
 use crate::sandbox::compiler;
 use crate::telemetry::{self, Log};
 
@@ -140,6 +142,8 @@ const EXIT_NOT_GRACEFUL: u8 = 3;
 const EXIT_SILENT: u8 = 4;
 /// The host refused.
 const EXIT_REFUSED: u8 = 5;
+/// The host can't start now, and may later as it is.
+const EXIT_NOT_NOW: u8 = 6;
 
 impl Cli {
     /// The whole program: reads the command line, does what was asked, tells what went wrong.
@@ -156,7 +160,7 @@ impl Cli {
     }
 
     /// Does what was asked; returns the process's exit code: 0 done, 1 failed, 2 configuration wrong, 3 stopped with
-    /// plugins cut off, 4 no host answers, 5 the host refused.
+    /// plugins cut off, 4 no host answers, 5 the host refused, 6 the host can't start now and may later.
     ///
     /// # Errors
     /// What keeps the command from being done.
@@ -277,13 +281,16 @@ fn serve(source: &Source, besides: impl FnOnce(&Config, &App, &Log)) -> anyhow::
         .build()
         .context("failed to start the runtime")?;
     let code = runtime.block_on(async {
+        // From the first moment on: by itself, each of these ends the process.
+        let signals = Signals::new().context("failed to listen for signals")?;
         let mut app = match App::start(config.clone(), source, metrics).await {
             Ok(app) => app,
-            Err(problems) => {
-                log.say(&problems.to_string());
-                return Ok(ExitCode::from(EXIT_CONFIG));
+            Err(reason) => {
+                log.say(&reason.problems.to_string());
+                return Ok(ExitCode::from(if reason.may_pass { EXIT_NOT_NOW } else { EXIT_CONFIG }));
             }
         };
+        tokio::spawn(heed(signals, app.bell()));
         outln!("listening on http://{}", app.address());
         besides(&config, &app, &log);
         tokio::select! {
@@ -305,13 +312,44 @@ fn serve(source: &Source, besides: impl FnOnce(&Config, &App, &Log)) -> anyhow::
     code
 }
 
+/// The signals that end nothing.
+struct Signals {
+    reread: Signal,
+    without_meaning: [(&'static str, Signal); 2],
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let [reread, first, second] =
+            [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()].map(signal);
+        Ok(Self { reread: reread?, without_meaning: [("SIGUSR1", first?), ("SIGUSR2", second?)] })
+    }
+}
+
+/// Heeds them for as long as the host runs.
+async fn heed(mut signals: Signals, bell: Bell) {
+    let [(first_name, first), (second_name, second)] = &mut signals.without_meaning;
+    loop {
+        tokio::select! {
+            Some(()) = signals.reread.recv() => {
+                telemetry::reread_asked();
+                bell.reread();
+            }
+            Some(()) = first.recv() => telemetry::signal_ignored(first_name),
+            Some(()) = second.recv() => telemetry::signal_ignored(second_name),
+            else => return,
+        }
+    }
+}
+
 async fn asked_to_stop() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    let mut quit = signal(SignalKind::quit()).context("failed to listen for SIGQUIT")?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        _ = quit.recv() => {}
     }
     Ok(())
 }

@@ -91,17 +91,27 @@ impl Source {
     /// # Errors
     /// [`Problems`] with all that is wrong.
     pub fn read(&self) -> Result<Config, Problems> {
-        let base = self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).to_owned();
-        read::config(&read::merged(self)?, &base, self)
+        read::config(&read::merged(self)?, &self.base(), self)
     }
 
-    /// A number that is another when anything but what is said of plugins has changed; `None` where nothing can be read.
+    /// A number that is another when anything has changed that is not read again while the host runs; `None` where nothing
+    /// can be read.
     pub fn fixed_part(&self) -> Option<u64> {
         let mut table = read::merged(self).ok()?;
-        table.remove("plugins");
+        read::without_live_parts(&mut table);
         let mut hasher = DefaultHasher::new();
         table.to_string().hash(&mut hasher);
         Some(hasher.finish())
+    }
+
+    /// The files that it comes from: its own, and those with secrets. `None` where its own can't be read.
+    pub fn files(&self) -> Option<Vec<PathBuf>> {
+        let table = read::merged(self).ok()?;
+        Some(self.file.iter().cloned().chain(read::secret_files(&table, &self.base())).collect())
+    }
+
+    fn base(&self) -> PathBuf {
+        self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).to_owned()
     }
 
     /// The configuration as it is in force, secrets hidden.
@@ -190,7 +200,7 @@ mod tests {
         );
         let own = config.unwrap().registry.plugins.into_values().next().unwrap();
         assert_eq!(own.grants.unwrap().http, ["https://a.example"]);
-        assert_eq!(own.http_private, ["http://xn--80ap6b.xn--p1ai"]);
+        assert_eq!(own.http_private, ["http://xn--80a0bn.xn--p1ai"]);
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::registry::versions::Versions;
 use crate::telemetry::Metrics;
 use crate::{dispatcher, journal, registry};
 use access::{Access, Refusal};
-pub use access::{Options as AccessOptions, Role, Token, User, hash_password, is_hash};
+pub use access::{Keys, Options as AccessOptions, Role, Token, User, hash_password, is_hash};
 use mask::Mask;
 use problem::Problem;
 
@@ -112,18 +112,19 @@ impl Deref for Inner {
     }
 }
 
-/// The routes of pages and API.
+/// The routes of pages and API, and who is let in.
 ///
 /// # Errors
 /// A sentence: the file with the commands' token can't be written.
-pub fn routes(options: Options, tools: Tools) -> Result<Router, String> {
+pub fn routes(options: Options, tools: Tools) -> Result<(Router, Keys), String> {
     let access = Access::new(options.access, tools.clock.clone())?;
+    let keys = access.keys();
     let streams = Arc::new(Semaphore::new(MOST_STREAMS));
     let mask = Mask::new(options.mask);
     let console = Console(Arc::new(Inner { tools, access, mask, jobs: jobs::Jobs::default(), streams }));
     let closed = api::routes().merge(live::routes()).merge(measures::routes()).merge(pages::routes());
     let closed = closed.layer(from_fn_with_state(console.clone(), admit));
-    Ok(closed.merge(pages::open_routes()).layer(from_fn(guarded)).with_state(console))
+    Ok((closed.merge(pages::open_routes()).layer(from_fn(guarded)).with_state(console), keys))
 }
 
 /// Lets in whoever may come in, and keeps viewers from changing anything.

@@ -26,7 +26,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, watch};
 
-use crate::secret::Secret;
+use crate::secret::{Renewable, Secret};
 use connection::{Authorities, connections};
 use reachability::Reachability;
 use scripted::{Answers, Way};
@@ -112,6 +112,8 @@ struct Login {
 struct Inner {
     base: String,
     options: Options,
+    /// The key, which may be changed while the host runs.
+    key: Renewable<Secret>,
     way: Way,
     places: Semaphore,
     reachability: Reachability,
@@ -144,7 +146,13 @@ impl Client {
     fn going(options: Options, way: Way) -> Self {
         let base = format!("{}/developer/v2", options.url.as_str().trim_end_matches('/'));
         let places = Semaphore::new(options.concurrency.max(1));
-        Self { inner: Arc::new(Inner { base, options, way, places, reachability: Reachability::new() }) }
+        let key = Renewable::new(options.api_key.clone());
+        Self { inner: Arc::new(Inner { base, options, key, way, places, reachability: Reachability::new() }) }
+    }
+
+    /// Goes on with another key, from the next call on.
+    pub fn renew(&self, key: Secret) {
+        self.inner.key.set(key);
     }
 
     /// How long one call may take.
@@ -235,7 +243,7 @@ impl Inner {
         action: &str,
         arguments: &Map<String, Value>,
     ) -> Result<Value, Error> {
-        let Self { base, options, way, .. } = &**self;
+        let Self { base, options, key, way, .. } = &**self;
         let http = match way {
             Way::Live(http) => http,
             Way::Dry(http, _) if is_read(action) => http,
@@ -245,7 +253,7 @@ impl Inner {
         };
         let mut body = Map::new();
         body.insert("login".into(), options.login.clone().into());
-        body.insert("apikey".into(), options.api_key.expose().into());
+        body.insert("apikey".into(), key.get().expose().into());
         body.insert("action".into(), action.into());
         body.extend(arguments.clone());
         // PHP turns dots in the names of form fields into `_`; in JSON they survive. JSON is only recognised with

@@ -25,6 +25,7 @@ use crate::capabilities::Outside;
 use crate::clock::Clock;
 use crate::event::Event;
 use crate::journal::{self, DeliveryId, Queue, Settlement};
+use crate::parts::Parts;
 use crate::plugin::PluginName;
 use crate::registry;
 use crate::sandbox::Sandbox;
@@ -74,6 +75,8 @@ pub struct Tools {
     pub outside: Outside,
     /// The time.
     pub clock: Clock,
+    /// Where a failure of the host's own is told.
+    pub parts: Parts,
 }
 
 /// The loop.
@@ -231,6 +234,23 @@ impl Line {
     }
 }
 
+/// Opens the gates of a CRM's queues whenever it comes back.
+async fn watch_crm(shared: Arc<Shared>, account: String, client: crm::Client) {
+    let mut reachable = client.reachable();
+    while reachable.changed().await.is_ok() {
+        let back = *reachable.borrow_and_update();
+        telemetry::crm_reachable(&account, client.why_away().filter(|_| !back).as_ref());
+        shared.signals.send(Signal::Crm(account.clone(), back)).ok();
+        if back {
+            locked(&shared.lines)
+                .values()
+                .filter(|line| line.queue.account == account)
+                .for_each(|line| line.gate().reachable());
+            shared.bell.notify_one();
+        }
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -300,21 +320,8 @@ impl Dispatcher {
     fn watch_crms(&self) -> Vec<tokio::task::JoinHandle<()>> {
         let watch = |(account, client): (&String, &crm::Client)| {
             let (shared, account, client) = (Arc::clone(&self.shared), account.clone(), client.clone());
-            tokio::spawn(async move {
-                let mut reachable = client.reachable();
-                while reachable.changed().await.is_ok() {
-                    let back = *reachable.borrow_and_update();
-                    telemetry::crm_reachable(&account, client.why_away().filter(|_| !back).as_ref());
-                    shared.signals.send(Signal::Crm(account.clone(), back)).ok();
-                    if back {
-                        locked(&shared.lines)
-                            .values()
-                            .filter(|line| line.queue.account == account)
-                            .for_each(|line| line.gate().reachable());
-                        shared.bell.notify_one();
-                    }
-                }
-            })
+            let watching = move || watch_crm(Arc::clone(&shared), account.clone(), client.clone());
+            tokio::spawn(self.shared.tools.parts.clone().keep("crm", watching))
         };
         self.shared.tools.crm.iter().map(watch).collect()
     }
@@ -391,7 +398,10 @@ impl Dispatcher {
         let taken = match self.shared.tools.journal.take(Arc::clone(&snapshot.subscriptions), budgets).await {
             Ok(taken) => taken,
             Err(error) => {
-                telemetry::store_refused("claim", &error);
+                // A folder that is gone is told once, by whoever looks after it.
+                if !matches!(error, journal::Error::Misplaced) {
+                    telemetry::store_refused("claim", &error);
+                }
                 return STORE_AGAIN;
             }
         };

@@ -4,6 +4,8 @@
 //! - Not ready means that an event sent now would be refused. A CRM that is away, or a plugin that is paused, does not make
 //!   the host unready: events wait, and nothing is lost; both are told as remarks.
 
+use std::borrow::Cow;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -12,6 +14,7 @@ use axum::{Json, Router};
 use serde::Serialize;
 
 use crate::dispatcher::gate::Mode;
+use crate::parts::Parts;
 use crate::{dispatcher, journal};
 
 /// What the room asks.
@@ -21,6 +24,8 @@ pub struct Tools {
     pub journal: journal::Handle,
     /// The loop.
     pub queues: dispatcher::Handle,
+    /// What else has to be there.
+    pub parts: Parts,
 }
 
 /// How the host is.
@@ -30,7 +35,7 @@ struct Readiness {
     /// Why not.
     reasons: Vec<&'static str>,
     /// What is not as it should be, and loses nothing.
-    remarks: Vec<&'static str>,
+    remarks: Vec<Cow<'static, str>>,
 }
 
 /// The routes.
@@ -42,11 +47,16 @@ pub fn routes(tools: Tools) -> Router {
 async fn readiness(State(tools): State<Tools>) -> Response {
     let journal = tools.journal.clone();
     // A read takes a thread of its own; one that hangs says as much as one that fails.
-    let look = tokio::task::spawn_blocking(move || (journal.backlog().is_ok(), journal.disk().has_room()));
+    let look = tokio::task::spawn_blocking(move || {
+        (journal.backlog().is_ok(), journal.disk().has_room(), journal.is_in_place())
+    });
     let look = tokio::time::timeout(std::time::Duration::from_secs(2), look).await;
     let (mut reasons, mut remarks) = (Vec::new(), Vec::new());
     match look {
-        Ok(Ok((readable, room))) => {
+        Ok(Ok((readable, room, in_place))) => {
+            if !in_place {
+                reasons.push("the data folder was moved or replaced under the running host");
+            }
             if !readable {
                 reasons.push("the journal can't be read");
             }
@@ -61,14 +71,16 @@ async fn readiness(State(tools): State<Tools>) -> Response {
     }
     if tools.queues.crms().iter().any(|(_, client)| client.as_ref().is_some_and(|client| !*client.reachable().borrow()))
     {
-        remarks.push("a CRM can't be reached: deliveries that need it wait");
+        remarks.push(Cow::Borrowed("a CRM can't be reached: deliveries that need it wait"));
     }
     if tools.queues.queues().iter().any(|queue| matches!(queue.mode, Mode::Paused { .. } | Mode::Probing)) {
-        remarks.push("a plugin is paused after failures: its deliveries wait");
+        remarks.push(Cow::Borrowed("a plugin is paused after failures: its deliveries wait"));
     }
     if tools.queues.queues().iter().any(|queue| queue.mode == Mode::Held) {
-        remarks.push("an operator paused a plugin");
+        remarks.push(Cow::Borrowed("an operator paused a plugin"));
     }
+    let down = tools.parts.down();
+    remarks.extend(down.iter().map(|part| format!("a part of the host failed and is started again: {part}").into()));
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, reasons, remarks })).into_response()

@@ -40,6 +40,7 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::clock::Clock;
 use crate::event::{Appended, Event, EventId, Via, entity_of};
 use crate::journal;
+use crate::secret::Renewable;
 use crate::telemetry;
 use crate::text;
 use problem::Problem;
@@ -113,7 +114,7 @@ pub fn event_of(account: &str, body: &[u8], now: i64) -> Result<Event, Problem> 
 struct Ingress {
     journal: journal::Handle,
     clock: Clock,
-    accounts: Vec<(String, [u8; 32], Arc<[IpNet]>)>,
+    doors: Doors,
     proxies: Vec<IpNet>,
     /// Kibibytes of bodies that may still be read.
     room: Semaphore,
@@ -123,17 +124,40 @@ struct Ingress {
     told: Option<mpsc::Sender<Accepted>>,
 }
 
-/// The routes `/events` and `/events/{token}`.
-pub fn routes(options: Options, journal: journal::Handle, clock: Clock) -> Router {
-    let tokens = options.accounts.into_iter().flat_map(|(name, account)| {
-        let allow: Arc<[IpNet]> = account.allow.into();
-        let digest = |token: String| Sha256::digest(token.as_bytes()).into();
-        account.tokens.into_iter().map(move |token| (name.clone(), digest(token), Arc::clone(&allow)))
+/// Each token's digest, with its account and who may send with it.
+type Tokens = Vec<(Arc<str>, [u8; 32], Arc<[IpNet]>)>;
+
+/// Which tokens open, for whom. They may be changed while the host runs.
+#[derive(Clone)]
+pub struct Doors(Renewable<Tokens>);
+
+impl Doors {
+    /// The doors of these accounts.
+    pub fn new(accounts: &BTreeMap<String, Account>) -> Self {
+        Self(Renewable::new(tokens(accounts)))
+    }
+
+    /// From the next event on, these.
+    pub fn renew(&self, accounts: &BTreeMap<String, Account>) {
+        self.0.set(tokens(accounts));
+    }
+}
+
+fn tokens(accounts: &BTreeMap<String, Account>) -> Tokens {
+    let tokens = accounts.iter().flat_map(|(name, account)| {
+        let (name, allow): (Arc<str>, Arc<[IpNet]>) = (name.as_str().into(), account.allow.as_slice().into());
+        let digest = |token: &String| Sha256::digest(token.as_bytes()).into();
+        account.tokens.iter().map(move |token| (Arc::clone(&name), digest(token), Arc::clone(&allow)))
     });
+    tokens.collect()
+}
+
+/// The routes `/events` and `/events/{token}`.
+pub fn routes(options: Options, doors: Doors, journal: journal::Handle, clock: Clock) -> Router {
     let ingress = Arc::new(Ingress {
         journal,
         clock,
-        accounts: tokens.collect(),
+        doors,
         proxies: options.proxies,
         room: Semaphore::new(MOST_READ_AT_ONCE.max(options.max_body) >> 10),
         max_body: options.max_body,
@@ -201,8 +225,8 @@ impl Ingress {
     async fn accept(&self, token: &str, head: &Parts, body: &mut Body) -> Result<(EventId, String), Problem> {
         let began = Instant::now();
         let (account, allow) = self.account(token).ok_or(Problem::UnknownToken)?;
-        let account = account.to_owned();
-        if !allow.is_empty() && !self.may_send(head, allow) {
+        let account = account.to_string();
+        if !allow.is_empty() && !self.may_send(head, &allow) {
             return Err(Problem::Address);
         }
         let _sender = self.senders.try_acquire().map_err(|_| Problem::Busy)?;
@@ -245,14 +269,15 @@ impl Ingress {
     }
 
     /// Looks at every token and compares digests, so that neither a token's length nor its place shows in the time.
-    fn account(&self, token: &str) -> Option<(&str, &[IpNet])> {
+    fn account(&self, token: &str) -> Option<(Arc<str>, Arc<[IpNet]>)> {
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        let tokens = self.doors.0.get();
         let mut found = u32::MAX;
-        for (index, (_, known, _)) in (0_u32..).zip(&self.accounts) {
+        for (index, (_, known, _)) in (0_u32..).zip(tokens.iter()) {
             let same: Choice = known.ct_eq(&digest);
             found.conditional_assign(&index, same);
         }
-        self.accounts.get(usize::try_from(found).ok()?).map(|(account, _, allow)| (account.as_str(), &**allow))
+        tokens.get(usize::try_from(found).ok()?).map(|(account, _, allow)| (Arc::clone(account), Arc::clone(allow)))
     }
 
     async fn read(

@@ -38,6 +38,7 @@ mod layout;
 mod letters;
 mod minutes;
 mod operate;
+mod place;
 mod read;
 mod retention;
 mod route;
@@ -135,6 +136,9 @@ pub enum Error {
     /// The disk is full, or nearly.
     #[error("the disk with the data folder is full, or has less room than `server.min_free_mib`: make room")]
     Full,
+    /// The store's files are not where they were opened.
+    #[error("the data folder was moved or replaced under the running host: put it back, or restart the host")]
+    Misplaced,
     /// The store refused: locked, damaged.
     #[error("the journal can't be written or read: {0}")]
     Store(String),
@@ -321,21 +325,24 @@ impl Journal {
         let readers = Arc::new(read::Readers::new(layout::file(&options.data_dir)));
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
         let bell = Arc::new(Bell::default());
-        let checkpointer = checkpoint::Checkpointer::start(&layout::file(&options.data_dir), &connection)?;
+        let room = Arc::new(space::Room::new(options.data_dir.clone(), options.least_free));
+        let checkpointer =
+            checkpoint::Checkpointer::start(&layout::file(&options.data_dir), &connection, Arc::clone(&room))?;
+        let place = Arc::new(place::Place::of(&layout::file(&options.data_dir)));
         let writer = write::Writer::new(
             connection,
             clock,
             Arc::clone(&bell),
             options.duplicates,
-            space::Space::new(options.data_dir.clone(), options.least_free),
+            space::Space::new(Arc::clone(&room)),
+            Arc::clone(&place),
             checkpointer,
         );
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(receiver, MOST_TOGETHER))
             .map_err(|error| Error::Open { path: options.data_dir.clone(), cause: error.to_string() })?;
-        let disk = Arc::new((options.data_dir.clone(), options.least_free));
-        Ok(Self { handle: Handle { sender, readers, bell, disk }, thread, lock })
+        Ok(Self { handle: Handle { sender, readers, bell, room, place }, thread, lock })
     }
 
     /// A door to it.
@@ -358,8 +365,8 @@ pub struct Handle {
     sender: mpsc::Sender<Change>,
     readers: Arc<read::Readers>,
     bell: Arc<Bell>,
-    /// The folder, and the bytes that must be free.
-    disk: Arc<(PathBuf, u64)>,
+    room: Arc<space::Room>,
+    place: Arc<place::Place>,
 }
 
 impl Handle {
@@ -523,11 +530,6 @@ impl Handle {
     /// [`Error::Store`].
     pub fn queues(&self) -> Result<Vec<Queue>, Error> {
         self.readers.queues()
-    }
-
-    /// The room on the disk.
-    pub fn disk(&self) -> Disk {
-        Disk::of(&self.disk.0, self.disk.1)
     }
 
     /// Whether the writer is gone.

@@ -30,6 +30,7 @@ pub mod config;
 pub mod console;
 pub mod events_php;
 pub mod health;
+pub mod parts;
 pub mod registry;
 pub mod server;
 pub mod telemetry;

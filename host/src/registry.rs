@@ -14,8 +14,10 @@ mod loader;
 pub mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use serde::Serialize;
@@ -23,9 +25,13 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::journal::Subscriptions;
+use crate::parts::Parts;
 use crate::plugin::{Grants, Limits, LimitsPatch, Manifest, Pattern, Permissions, PluginName};
 use crate::sandbox::{CompiledPlugin, LoadError, Sandbox};
 use crate::secret::Secret;
+
+/// The thread's name among the host's parts.
+const PART: &str = "plugins";
 
 /// What the room needs to be told.
 #[derive(Debug, Clone)]
@@ -235,17 +241,41 @@ impl Handle {
 
 /// How the configuration is read again.
 pub struct Reread {
-    /// The files that it comes from.
+    /// The files that it comes from, those with secrets among them.
     pub files: Vec<PathBuf>,
     /// Reads it. Says what is wrong, once; the loader goes on with what it has.
-    pub read: Box<dyn FnMut() -> Option<Options> + Send>,
+    pub read: Box<dyn FnMut() -> ReadAgain + Send>,
+}
+
+/// What reading the configuration again brought.
+#[derive(Default)]
+pub struct ReadAgain {
+    /// What it says of plugins; none where it can't be used.
+    pub options: Option<Options>,
+    /// The files that it comes from now; none where that can't be told.
+    pub files: Option<Vec<PathBuf>>,
 }
 
 /// The one that loads, as long as it lives.
 pub struct Registry {
     current: watch::Receiver<Arc<Snapshot>>,
-    /// Keeps the bell's line open where the system can't watch.
-    _alive: SyncSender<()>,
+    bell: Bell,
+}
+
+/// Wakes the loader up. Cheap to clone. Keeps its line open where the system can't watch.
+#[derive(Clone)]
+pub struct Bell {
+    line: SyncSender<()>,
+    asked: Arc<AtomicBool>,
+}
+
+impl Bell {
+    /// Has everything read again, whether or not it looks changed.
+    pub fn reread(&self) {
+        self.asked.store(true, Ordering::SeqCst);
+        // One that waits already is enough.
+        self.line.try_send(()).unwrap_or_default();
+    }
 }
 
 impl Registry {
@@ -254,19 +284,28 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::Folder`], [`Error::Thread`].
-    pub fn start(options: Options, sandbox: Arc<Sandbox>, reread: Option<Reread>) -> Result<Self, Error> {
+    pub fn start(options: Options, sandbox: Arc<Sandbox>, reread: Option<Reread>, parts: Parts) -> Result<Self, Error> {
         let (alive, bell) = std::sync::mpsc::sync_channel(1);
         let watched = reread.iter().flat_map(|reread| &reread.files).cloned();
         let watcher = folder::watcher(&options, watched, alive.clone());
         let (sender, current) = watch::channel(Arc::default());
-        let mut loader = loader::Loader::new(options, sandbox, reread, sender);
+        let asked = Arc::new(AtomicBool::new(false));
+        let mut loader = loader::Loader::new(options, sandbox, reread, sender, Arc::clone(&asked));
         loader.first_pass()?;
         let run = move || {
-            loader.run(&bell);
+            // What it knows is changed as a whole, or not at all: it can go on after a failure.
+            while std::panic::catch_unwind(AssertUnwindSafe(|| loader.run(&bell, &parts))).is_err() {
+                std::thread::sleep(parts.failed(PART));
+            }
             drop(watcher);
         };
         std::thread::Builder::new().name("plugins".to_owned()).spawn(run).map_err(Error::Thread)?;
-        Ok(Self { current, _alive: alive })
+        Ok(Self { current, bell: Bell { line: alive, asked } })
+    }
+
+    /// What wakes it up.
+    pub fn bell(&self) -> Bell {
+        self.bell.clone()
     }
 
     /// A door to it.

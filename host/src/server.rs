@@ -40,7 +40,7 @@ pub struct Options {
 }
 
 /// Serves until `stop` turns true and every request under way has ended.
-pub async fn serve(listener: TcpListener, router: Router, options: Options, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: Arc<TcpListener>, router: Router, options: Options, mut stop: watch::Receiver<bool>) {
     let open = Arc::new(Open { count: Mutex::default(), options: options.clone() });
     let (alive, mut ended) = tokio::sync::mpsc::channel::<()>(1);
     loop {

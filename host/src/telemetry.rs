@@ -113,10 +113,10 @@ pub(crate) fn serving_not_recorded(reason: &dyn Display) {
 pub(crate) fn config_read_again(needs_restart: bool) {
     if needs_restart {
         warn!(
-            "Configuration read again: what it says of plugins is in force, the rest of its changes needs a restart."
+            "Configuration read again: what it says of plugins, its secrets and its users are in force, the rest of its changes needs a restart."
         );
     } else {
-        info!("Configuration read again: what it says of plugins is in force.");
+        info!("Configuration read again: what it says of plugins, its secrets and its users are in force.");
     }
 }
 
@@ -285,6 +285,34 @@ pub(crate) fn polled(account: &str, list: &str, events: usize) {
 
 pub(crate) fn not_polled(account: &str, list: &str, reason: &dyn Display) {
     warn!(account, list, %reason, "List not polled; it is read again at the next pass.");
+}
+
+pub(crate) fn part_failed(part: &'static str) {
+    metrics::part_failed(part);
+    error!(part, "A part of the host failed; it is started again.");
+}
+
+pub(crate) fn misplaced(gone: bool) {
+    if gone {
+        error!(
+            "The data folder was moved or replaced under the running host: events are refused until it is back; for another one restart the host."
+        );
+    } else {
+        info!("The data folder is where it was; the work goes on.");
+    }
+}
+
+pub(crate) fn address_not_there(address: &str, patience: Duration) {
+    let patience = patience.as_secs();
+    warn!(address, patience, "The address to listen on is not there yet; it is tried again for some seconds.");
+}
+
+pub(crate) fn reread_asked() {
+    info!("SIGHUP: configuration, grants, secrets and plugins are read again.");
+}
+
+pub(crate) fn signal_ignored(signal: &str) {
+    info!(signal, "This signal means nothing here; SIGHUP reads the configuration again, SIGTERM ends the host.");
 }
 
 pub(crate) fn broken(part: &str) {

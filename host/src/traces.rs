@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLinks};
 use sha2::{Digest, Sha256};
@@ -64,20 +64,16 @@ impl HttpClient for Http {
     }
 }
 
-/// Sends spans for as long as the host lives.
+/// What sends spans.
 ///
 /// # Errors
 /// A sentence: the library can't be set up.
-pub fn start(
-    options: Options,
-    hooks: mpsc::Receiver<Accepted>,
-    attempts: broadcast::Receiver<Arc<Delivered>>,
-) -> Result<impl Future<Output = ()> + Send, String> {
+pub fn exporter(options: &Options) -> Result<SpanExporter, String> {
     let http = tls::client_builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build();
     let http = http.map_err(|error| error.to_string())?;
     let headers: HashMap<String, String> =
         options.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
-    let mut exporter = opentelemetry_otlp::SpanExporter::builder()
+    let mut exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(Http(http))
         .with_endpoint(format!("{}/v1/traces", options.endpoint.as_str().trim_end_matches('/')))
@@ -88,40 +84,48 @@ pub fn start(
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     exporter
         .set_resource(&Resource::builder_empty().with_service_name("salesman-host").with_attributes([version]).build());
-    Ok(async move {
-        let (mut hooks, mut attempts) = (hooks, attempts);
-        let scope = InstrumentationScope::builder("salesman-host").build();
-        let mut batch: Vec<SpanData> = Vec::new();
-        let mut tick = tokio::time::interval(LONGEST_WAIT);
-        loop {
-            let full = tokio::select! {
-                hook = hooks.recv() => {
-                    let Some(hook) = hook else { return };
-                    if is_traced(hook.id, options.share) {
-                        batch.push(hook_span(&hook, &scope));
-                    }
-                    batch.len() >= MOST_TOGETHER
+    Ok(exporter)
+}
+
+/// Sends spans for as long as the host lives.
+pub async fn run(
+    share: f64,
+    exporter: Arc<SpanExporter>,
+    hooks: Arc<tokio::sync::Mutex<mpsc::Receiver<Accepted>>>,
+    mut attempts: broadcast::Receiver<Arc<Delivered>>,
+) {
+    let mut hooks = hooks.lock().await;
+    let scope = InstrumentationScope::builder("salesman-host").build();
+    let mut batch: Vec<SpanData> = Vec::new();
+    let mut tick = tokio::time::interval(LONGEST_WAIT);
+    loop {
+        let full = tokio::select! {
+            hook = hooks.recv() => {
+                let Some(hook) = hook else { return };
+                if is_traced(hook.id, share) {
+                    batch.push(hook_span(&hook, &scope));
                 }
-                attempt = attempts.recv() => {
-                    match attempt {
-                        Ok(attempt) if is_traced(attempt.event.id, options.share) => attempt_spans(&attempt, &scope, &mut batch),
-                        Ok(_) => {}
-                        Err(RecvError::Lagged(missed)) => telemetry::spans_lost(missed, None),
-                        Err(RecvError::Closed) => return,
-                    }
-                    batch.len() >= MOST_TOGETHER
+                batch.len() >= MOST_TOGETHER
+            }
+            attempt = attempts.recv() => {
+                match attempt {
+                    Ok(attempt) if is_traced(attempt.event.id, share) => attempt_spans(&attempt, &scope, &mut batch),
+                    Ok(_) => {}
+                    Err(RecvError::Lagged(missed)) => telemetry::spans_lost(missed, None),
+                    Err(RecvError::Closed) => return,
                 }
-                _ = tick.tick() => !batch.is_empty(),
-            };
-            if full {
-                let spans = std::mem::take(&mut batch);
-                let count = u64::try_from(spans.len()).unwrap_or(u64::MAX);
-                if let Err(error) = exporter.export(spans).await {
-                    telemetry::spans_lost(count, Some(&error));
-                }
+                batch.len() >= MOST_TOGETHER
+            }
+            _ = tick.tick() => !batch.is_empty(),
+        };
+        if full {
+            let spans = std::mem::take(&mut batch);
+            let count = u64::try_from(spans.len()).unwrap_or(u64::MAX);
+            if let Err(error) = exporter.export(spans).await {
+                telemetry::spans_lost(count, Some(&error));
             }
         }
-    })
+    }
 }
 
 /// Whether an event is among the share; the same answer for all its spans, in every process.

@@ -154,6 +154,6 @@ mod tests {
         }
         let asked = Permissions { http: vec!["https://ЧАТ.рф:443/".to_owned()], ..Permissions::default() };
         approve(&path, &name, Some(&asked)).unwrap();
-        assert_eq!(read(&path).unwrap()[&name].http, ["https://xn--80ap6b.xn--p1ai"]);
+        assert_eq!(read(&path).unwrap()[&name].http, ["https://xn--80a0bn.xn--p1ai"]);
     }
 }

@@ -7,6 +7,7 @@ use toml::Value;
 
 use super::read::Section;
 use crate::console::{AccessOptions, Options, Role, Token, User, is_hash};
+use crate::secret::Renewable;
 use crate::{alerts, traces};
 
 /// The file with the token that the commands use.
@@ -73,7 +74,7 @@ pub(super) fn alerts(mut section: Section<'_>, base: &Path) -> Option<alerts::Op
         section.problem("hook", "must be an address such as `https://chat.example.com/hooks/abc`");
     }
     section.end();
-    hook.map(|hook| alerts::Options { hook, every, russian: language == "ru" })
+    hook.map(|hook| alerts::Options { hook: Renewable::new(hook), every, russian: language == "ru" })
 }
 
 /// Where traces go.

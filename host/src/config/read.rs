@@ -45,6 +45,47 @@ pub(super) fn merged(source: &Source) -> Result<Table, Problems> {
     Ok(table)
 }
 
+/// The files that secrets are in, wherever `{ file = "path" }` stands.
+pub(super) fn secret_files(table: &Table, base: &Path) -> Vec<PathBuf> {
+    let mut waiting: Vec<&Value> = table.values().collect();
+    let mut files = Vec::new();
+    while let Some(value) = waiting.pop() {
+        match value {
+            Value::Table(table) => match (table.len(), table.get("file")) {
+                (1, Some(Value::String(path))) => files.push(base.join(path)),
+                _ => waiting.extend(table.values()),
+            },
+            Value::Array(items) => waiting.extend(items),
+            _ => {}
+        }
+    }
+    files
+}
+
+/// Takes out what is read again while the host runs: what is said of plugins but for their folders, secrets, users.
+pub(super) fn without_live_parts(table: &mut Table) {
+    let section = |table: &mut Table, name: &str, act: &dyn Fn(&mut Table)| {
+        if let Some(Value::Table(section)) = table.get_mut(name) {
+            act(section);
+        }
+    };
+    section(table, "plugins", &|plugins| plugins.retain(|key, _| matches!(key, "dir" | "grants" | "instances")));
+    section(table, "crm", &|crm| {
+        for (_, account) in crm.iter_mut() {
+            if let Value::Table(account) = account {
+                account.retain(|key, _| !matches!(key, "token" | "api_key" | "allow"));
+            }
+        }
+    });
+    section(table, "console", &|console| console.retain(|key, _| !matches!(key, "users" | "tokens")));
+    // Whether anybody is told at all is settled at the start.
+    section(table, "alerts", &|alerts| {
+        if let Some(hook) = alerts.get_mut("hook") {
+            *hook = Value::Boolean(true);
+        }
+    });
+}
+
 fn overlay(under: &mut Table, over: Table) {
     for (key, value) in over {
         match (under.get_mut(&key), value) {

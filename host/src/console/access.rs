@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::files;
-use crate::secret::Secret;
+use crate::secret::{Renewable, Secret};
 
 /// The cookie that holds a session.
 pub(super) const COOKIE: &str = "salesman_session";
@@ -56,7 +56,7 @@ pub enum Role {
 }
 
 /// A user with a password.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// The password's hash, as `salesman-host password` prints it.
     pub password: Secret,
@@ -112,10 +112,37 @@ pub(super) enum Refusal {
     OtherOrigin,
 }
 
+/// Who may come in. They may be changed while the host runs.
+#[derive(Clone)]
+pub struct Keys(Renewable<Who>);
+
+struct Who {
+    users: BTreeMap<String, User>,
+    tokens: Vec<(String, [u8; 32], Role)>,
+}
+
+impl Keys {
+    fn new(options: &Options) -> Self {
+        Self(Renewable::new(who(options)))
+    }
+
+    /// From the next request on, these users and tokens. Sessions of users who are no longer among them end.
+    pub fn renew(&self, options: &Options) {
+        self.0.set(who(options));
+    }
+}
+
+fn who(options: &Options) -> Who {
+    let token = |(name, token): (&String, &Token)| (format!("token {name}"), digest(token.token.expose()), token.role);
+    Who { users: options.users.clone(), tokens: options.tokens.iter().map(token).collect() }
+}
+
 pub(super) struct Access {
     options: Options,
     clock: Clock,
-    tokens: Vec<(String, [u8; 32], Role)>,
+    keys: Keys,
+    /// The digest of the token that the commands use.
+    own: Option<[u8; 32]>,
     /// The word of forms where there are no users.
     csrf: String,
     sessions: Mutex<HashMap<[u8; 32], Session>>,
@@ -128,7 +155,8 @@ pub(super) struct Access {
 
 struct Session {
     name: String,
-    role: Role,
+    /// As it was when the session began.
+    user: User,
     csrf: String,
     used: i64,
 }
@@ -177,29 +205,32 @@ impl Access {
     /// # Errors
     /// When the token's file can't be written, or the system gives no random numbers.
     pub(super) fn new(options: Options, clock: Clock) -> Result<Self, String> {
-        let mut tokens: Vec<(String, [u8; 32], Role)> = options
-            .tokens
-            .iter()
-            .map(|(name, token)| (format!("token {name}"), digest(token.token.expose()), token.role))
-            .collect();
+        let mut own = None;
         if let Some(file) = &options.token_file {
             let token = random();
             files::replace(file, token.as_bytes(), files::Readers::Owner)
                 .map_err(|error| format!("`{}` can't be written: {error}", file.display()))?;
-            tokens.push(("command line".to_owned(), digest(&token), Role::Admin));
+            own = Some(digest(&token));
         }
         let nobody = hash_password(&random())?;
         let (sessions, wrong) = (Mutex::default(), Mutex::default());
-        Ok(Self { options, clock, tokens, csrf: random(), sessions, wrong, checks: Semaphore::new(2), nobody })
+        let keys = Keys::new(&options);
+        Ok(Self { options, clock, keys, own, csrf: random(), sessions, wrong, checks: Semaphore::new(2), nobody })
+    }
+
+    /// What lets others in.
+    pub(super) fn keys(&self) -> Keys {
+        self.keys.clone()
     }
 
     /// Whether anybody can say who they are.
     pub(super) fn is_open(&self) -> bool {
-        self.options.users.is_empty() && self.options.tokens.is_empty()
+        let who = self.keys.0.get();
+        who.users.is_empty() && who.tokens.is_empty()
     }
 
     pub(super) fn has_users(&self) -> bool {
-        !self.options.users.is_empty()
+        !self.keys.0.get().users.is_empty()
     }
 
     /// Lets somebody in.
@@ -207,8 +238,9 @@ impl Access {
         let local = is_local(parts);
         if let Some(token) = bearer(&parts.headers) {
             let given = digest(token);
-            let mut found = None;
-            for (name, known, role) in &self.tokens {
+            let (who, mut found) = (self.keys.0.get(), None);
+            let own = self.own.map(|own| ("command line".to_owned(), own, Role::Admin));
+            for (name, known, role) in who.tokens.iter().chain(&own) {
                 if bool::from(known.ct_eq(&given)) {
                     found = Some((name, *role));
                 }
@@ -255,8 +287,14 @@ impl Access {
             sessions.remove(&key);
             return None;
         }
+        // Whoever is no longer a user, or has another password or role, comes in anew.
+        if self.keys.0.get().users.get(&session.name) != Some(&session.user) {
+            sessions.remove(&key);
+            return None;
+        }
         session.used = now;
-        let Session { name, role, csrf, .. } = session;
+        let Session { name, user, csrf, .. } = session;
+        let role = &user.role;
         Some(Operator { name: name.clone(), role: *role, csrf: csrf.clone(), session: true })
     }
 
@@ -266,8 +304,8 @@ impl Access {
         self.may_try(&keys)?;
         // The semaphore is never closed.
         let Ok(_check) = self.checks.acquire().await else { return Ok(None) };
-        let user = self.options.users.get(name);
-        let hash = user.map_or(self.nobody.as_str(), |user| user.password.expose()).to_owned();
+        let user = self.keys.0.get().users.get(name).cloned();
+        let hash = user.as_ref().map_or(self.nobody.as_str(), |user| user.password.expose()).to_owned();
         let password = password.to_owned();
         let checked = tokio::task::spawn_blocking(move || password.len() <= MOST_PASSWORD && fits(&hash, &password));
         let right = checked.await.unwrap_or(false);
@@ -281,12 +319,12 @@ impl Access {
                 wrong.remove(key);
             }
         }
-        Ok(Some(self.open_session(name, user.role)))
+        Ok(Some(self.open_session(name, user)))
     }
 
-    fn open_session(&self, name: &str, role: Role) -> String {
+    fn open_session(&self, name: &str, user: User) -> String {
         let word = random();
-        let session = Session { name: name.to_owned(), role, csrf: random(), used: self.clock.now() };
+        let session = Session { name: name.to_owned(), user, csrf: random(), used: self.clock.now() };
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if sessions.len() >= MOST_SESSIONS
             && let Some(oldest) = sessions.iter().min_by_key(|(_, session)| session.used).map(|(key, _)| *key)

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde::Serialize;
 
 use crate::journal;
@@ -147,7 +148,9 @@ impl Jobs {
             (entry, job)
         };
         tokio::spawn(async move {
-            let end = run(&entry, collect, one).await;
+            // One that panics must not look as if it went on.
+            let end = std::panic::AssertUnwindSafe(run(&entry, collect, one)).catch_unwind().await;
+            let end = end.unwrap_or(JobState::Failed);
             entry.change(|job| job.state = end);
         });
         Some(first)

@@ -18,6 +18,8 @@ async fn metrics(State(console): State<Console>) -> Result<Response, Problem> {
     let (journal, now) = (console.journal.clone(), console.clock.now());
     let (backlog, queues, disk) =
         blocking(move || Ok((journal.backlog()?, journal.queue_minutes(now)?, journal.disk()))).await?;
+    let snapshot = console.registry.snapshot();
+    let serves = |name: &str| snapshot.plugins.keys().any(|plugin| plugin.as_str() == name);
     let standing = Standing {
         backlog: vec![
             ("unrouted", backlog.unrouted),
@@ -25,11 +27,16 @@ async fn metrics(State(console): State<Console>) -> Result<Response, Problem> {
             ("dead", backlog.dead),
             ("uncertain_writes", backlog.uncertain_writes),
         ],
-        queues: queues.into_iter().map(|queue| (queue.plugin, queue.account, queue.open, queue.dead)).collect(),
+        queues: queues
+            .into_iter()
+            .filter(|queue| queue.open > 0 || queue.dead > 0 || serves(&queue.plugin))
+            .map(|queue| (queue.plugin, queue.account, queue.open, queue.dead))
+            .collect(),
         modes: console
             .queues
             .queues()
             .into_iter()
+            .filter(|queue| serves(&queue.plugin))
             .map(|queue| (queue.plugin, queue.account, word(queue.mode)))
             .collect(),
         crms: console
@@ -38,7 +45,7 @@ async fn metrics(State(console): State<Console>) -> Result<Response, Problem> {
             .into_iter()
             .filter_map(|(account, client)| client.map(|client| (account, *client.reachable().borrow())))
             .collect(),
-        notices: console.registry.snapshot().notices.len(),
+        notices: snapshot.notices.len(),
         disk_free: disk.free,
         store: disk.used,
     };

@@ -1,6 +1,9 @@
 //! One attempt: a place, the plugin, the decision, the record.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+
+use futures_util::FutureExt as _;
 
 use super::gate::{self, Change, Verdict};
 use super::{Counted, Delivered, STORE_AGAIN, Shared, Signal, retry};
@@ -17,17 +20,35 @@ const MOST_CRASHES: u32 = 3;
 /// Attempts that may go uncounted: a delivery that itself brings the CRM down would come back for ever.
 const MOST_EXCUSED: u32 = 20;
 
+/// Brings one delivery to its end, whatever fails on the way: a claimed delivery that nobody settles would run for ever.
 pub(super) async fn deliver(shared: Arc<Shared>, claimed: Claimed, counted: Counted) {
+    if AssertUnwindSafe(attempt(&shared, &claimed, &counted)).catch_unwind().await.is_ok() {
+        return;
+    }
+    telemetry::host_fault("dispatcher", &"an attempt was broken off");
+    let fault = Fault::new(FaultKind::Host, "the host failed beside the plugin: its log says more");
+    let (outcome, now) = (Outcome::Failed(fault), shared.tools.clock.now());
+    let next = retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), now);
+    let (delivery, attempt) = (claimed.delivery, claimed.attempt);
+    let (version, effects) = (String::new(), Effects::default());
+    let settlement = Settlement { delivery, attempt, version, started_at: now, ended_at: now, outcome, effects, next };
+    if AssertUnwindSafe(settle(&shared, &claimed, settlement)).catch_unwind().await.is_err() {
+        // The next start finds it; until then this is told.
+        shared.tools.parts.failed("deliveries");
+    }
+}
+
+async fn attempt(shared: &Arc<Shared>, claimed: &Claimed, counted: &Counted) {
     let suspect = claimed.interruptions >= SUSPECT_AFTER;
     let line = Arc::clone(&counted.line);
     let alone = if suspect { Some(line.alone.lock().await) } else { None };
     let Some(place) = shared.places.take(counted.line.seat).await else {
         // The queue is held back, or the host stops: what has not begun does not begin.
-        return release(&shared, &claimed).await;
+        return release(shared, claimed).await;
     };
     // The newest version, however long it waited; one that was removed meanwhile runs when it returns.
     let Some(live) = shared.tools.registry.snapshot().plugins.get(&claimed.queue.plugin).cloned() else {
-        return release(&shared, &claimed).await;
+        return release(shared, claimed).await;
     };
     let started_at = shared.tools.clock.now();
     let given_up = claimed.crashes >= MOST_CRASHES;
@@ -37,14 +58,14 @@ pub(super) async fn deliver(shared: Arc<Shared>, claimed: Claimed, counted: Coun
     } else {
         if suspect && let Err(error) = shared.tools.journal.begin(claimed.delivery).await {
             telemetry::store_refused("begin", &error);
-            return release(&shared, &claimed).await;
+            return release(shared, claimed).await;
         }
-        invoke(&shared, &live, &claimed).await
+        invoke(shared, &live, claimed).await
     };
     // One at a time means that the next attempt sees this one's state.
     let _kept = Some(place).filter(|_| live.concurrency == 1);
     // Asked after the place is free again, where it is: it may take seconds.
-    let unreachable = crm_is_away(&shared, &claimed, &outcome, &effects).await;
+    let unreachable = crm_is_away(shared, claimed, &outcome, &effects).await;
     let ended_at = shared.tools.clock.now();
     let next = if given_up {
         Next::Dead
@@ -53,39 +74,29 @@ pub(super) async fn deliver(shared: Arc<Shared>, claimed: Claimed, counted: Coun
     } else {
         retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), ended_at)
     };
-    judge(&shared, &claimed, &counted, gate::verdict(&outcome, unreachable), ended_at);
-    telemetry::delivered(&claimed, &outcome, next, &effects, ended_at);
+    judge(shared, claimed, counted, gate::verdict(&outcome, unreachable), ended_at);
+    telemetry::delivered(claimed, &outcome, next, &effects, ended_at);
+    let (delivery, attempt, version) = (claimed.delivery, claimed.attempt, live.version());
+    let settlement = Settlement { delivery, attempt, version, started_at, ended_at, outcome, effects, next };
+    settle(shared, claimed, settlement).await;
+    drop(alone);
+}
+
+async fn settle(shared: &Shared, claimed: &Claimed, settlement: Settlement) {
     // Shared, so that asking the store again costs no copy of the log and the calls.
-    let settlement = Arc::new(Settlement {
-        delivery: claimed.delivery,
-        attempt: claimed.attempt,
-        version: live.version(),
-        started_at,
-        ended_at,
-        outcome,
-        effects,
-        next,
-    });
+    let settlement = Arc::new(settlement);
     loop {
         match shared.tools.journal.settle(Arc::clone(&settlement)).await {
-            Ok(Settled::Applied) => {
-                show(&shared, &claimed, settlement);
-                break;
-            }
-            Ok(Settled::Conflict) => {
-                telemetry::state_conflict(&claimed);
-                break;
-            }
+            Ok(Settled::Applied) => return show(shared, claimed, settlement),
+            Ok(Settled::Conflict) => return telemetry::state_conflict(claimed),
             // The journal ends after the dispatcher; what it no longer takes is run again at the next start.
-            Err(journal::Error::Closed) => break,
+            Err(journal::Error::Closed) => return,
             Err(error) => {
                 telemetry::store_refused("settle", &error);
                 tokio::time::sleep(STORE_AGAIN).await;
             }
         }
     }
-    drop(alone);
-    drop(counted);
 }
 
 /// Costs nothing while nobody watches.

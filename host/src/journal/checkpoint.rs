@@ -1,59 +1,126 @@
 //! Copies the log of changes (WAL) back into the store, beside the writer: done by the writer itself, it would hold up
-//! every event that comes in for as long as two flushes of the disk take.
+//! every event that comes in for as long as two flushes of the disk take, or for as long as somebody reads.
 //!
-//! - The copying never waits for the writer, nor the writer for it. Only when changes come so fast that the log never
-//!   gets empty, the writer lets it start anew, once per 64 MiB.
+//! - **The writer never copies and never waits for readers.** The copying waits for nobody either: where a reader or the writer
+//!   is in the way, it comes again, later and later.
+//! - Copying alone lets the log start anew as soon as the writer finds all of it copied. Where changes come too fast for that,
+//!   or the file has grown behind a long reader, it is emptied between two commits, once nearly all of it is copied.
+//! - A log that nobody needs any more is cut off: behind a reader it may have grown to any size.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::space::Room;
+
 /// Commits from one copying to the next.
 const COMMITS: u32 = 128;
-/// Pages of the log at which the writer lets it start anew: 64 MiB.
-const MOST_PAGES: i64 = 16_384;
+/// Pages that may be copied while the writer has to wait: 2 MiB.
+const FEW_PAGES: i64 = 512;
+/// How long after the last try what is left is copied, when nobody changes anything.
+const QUIET: Duration = Duration::from_secs(1);
+/// The longest time between two tries while somebody is in the way.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// How long the writer stands aside at most. What is copied meanwhile are a few pages.
+const ASIDE: Duration = Duration::from_millis(100);
 
 pub(super) struct Checkpointer {
     signal: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
-    full: Arc<AtomicBool>,
+    turn: Arc<Turn>,
     commits: u32,
+}
+
+/// The moment between two commits in which the log can be emptied.
+#[derive(Default)]
+struct Turn {
+    state: Mutex<Wish>,
+    changed: Condvar,
+    /// Whether the writer is asked to stand aside: looked at after every commit.
+    asked: AtomicBool,
+}
+
+#[derive(Default)]
+struct Wish {
+    aside: bool,
+}
+
+impl Turn {
+    /// The writer's part: lets the copying go first, for a bounded time.
+    fn give(&self) {
+        if !self.asked.load(Ordering::Acquire) {
+            return;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.aside = true;
+        self.changed.notify_all();
+        let until = Instant::now() + ASIDE;
+        while self.asked.load(Ordering::Acquire)
+            && let Some(left) = until.checked_duration_since(Instant::now())
+        {
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.aside = false;
+    }
+
+    /// The copying's part: does something while the writer is between two commits, or has nothing to do.
+    fn take<T>(&self, act: impl FnOnce() -> T) -> T {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.asked.store(true, Ordering::Release);
+        let until = Instant::now() + ASIDE;
+        while !state.aside
+            && let Some(left) = until.checked_duration_since(Instant::now())
+        {
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
+        let acted = act();
+        self.asked.store(false, Ordering::Release);
+        // The lock, so that a writer which is about to wait has looked before or is woken.
+        drop(self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_all();
+        acted
+    }
 }
 
 impl Checkpointer {
     /// Starts the thread; `writer` no longer copies by itself.
-    pub(super) fn start(file: &Path, writer: &Connection) -> rusqlite::Result<Self> {
+    pub(super) fn start(file: &Path, writer: &Connection, room: Arc<Room>) -> rusqlite::Result<Self> {
         let connection = Connection::open(file)?;
+        // Whoever is in the way is not waited for.
+        connection.busy_timeout(Duration::ZERO)?;
         connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA cache_size = -1024;")?;
-        let full = Arc::new(AtomicBool::new(false));
         let (signal, signalled) = sync_channel(1);
-        let told = Arc::clone(&full);
-        let thread = std::thread::Builder::new()
-            .name("checkpoint".to_owned())
-            .spawn(move || run(&connection, &signalled, &told));
-        // Without a thread the writer goes on copying by itself, as SQLite does.
+        let turn = Arc::new(Turn::default());
+        let copying = Copying { connection, room, turn: Arc::clone(&turn), left: true, refused: 0 };
+        let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || copying.run(&signalled));
+        // Without a thread the writer goes on copying by itself, as SQLite does: it waits for no reader then.
         if thread.is_ok() {
             writer.execute_batch("PRAGMA wal_autocheckpoint = 0")?;
         }
-        Ok(Self { signal: Some(signal), thread: thread.ok(), full, commits: 0 })
+        Ok(Self { signal: Some(signal), thread: thread.ok(), turn, commits: 0 })
     }
 
     /// Called by the writer after each commit.
     pub(super) fn committed(&mut self, writer: &Connection) {
-        self.commits += 1;
-        if self.full.swap(false, Ordering::SeqCst) {
-            // Nearly all of it is copied already. Where a reader is in the way, it is tried again later.
-            drop(writer.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())));
-        }
-        if self.commits.is_multiple_of(COMMITS)
-            && let Some(signal) = &self.signal
+        self.turn.give();
+        self.commits = self.commits.wrapping_add(1);
+        if let Some(signal) = &self.signal
+            && (self.commits == 1 || self.commits.is_multiple_of(COMMITS))
         {
             // One that waits already is enough.
             signal.try_send(()).unwrap_or_default();
+        }
+        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
+            // It failed: the log must not grow for ever.
+            self.thread = None;
+            drop(writer.execute_batch("PRAGMA wal_autocheckpoint = 1000"));
         }
     }
 }
@@ -68,12 +135,72 @@ impl Drop for Checkpointer {
     }
 }
 
-fn run(connection: &Connection, signalled: &Receiver<()>, full: &AtomicBool) {
-    while signalled.recv().is_ok() {
-        // A disk that refuses shows in the writer's own commits; the copying is tried again.
-        let pages = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get::<_, i64>(1));
-        if pages.is_ok_and(|pages| pages > MOST_PAGES) {
-            full.store(true, Ordering::SeqCst);
+/// How far one copying came.
+struct Copied {
+    /// Pages of the log.
+    log: i64,
+    /// How many of them are in the store.
+    copied: i64,
+}
+
+struct Copying {
+    connection: Connection,
+    room: Arc<Room>,
+    turn: Arc<Turn>,
+    /// Whether something is still to be copied, or to be cut off.
+    left: bool,
+    /// How often in a row somebody was in the way.
+    refused: u32,
+}
+
+impl Copying {
+    fn run(mut self, signalled: &Receiver<()>) {
+        loop {
+            self.copy();
+            let due = Instant::now() + if self.left { self.pause() } else { LONGEST };
+            loop {
+                match signalled.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                    // Changes go on while somebody is in the way: a try in vain with each of them would only cost.
+                    Ok(()) if self.refused > 0 => {}
+                    Ok(()) | Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
         }
+    }
+
+    fn pause(&self) -> Duration {
+        QUIET.saturating_mul(2_u32.saturating_pow(self.refused)).min(LONGEST)
+    }
+
+    fn copy(&mut self) {
+        // A disk that refuses shows in the writer's own commits; the copying is tried again.
+        let Some(Copied { log, copied }) = self.checkpoint("PASSIVE") else { return self.in_the_way() };
+        let (left, bytes) = (log.saturating_sub(copied), self.room.log_bytes());
+        // Where all of it is in the store, the writer begins it anew by itself: its room is there for it.
+        self.room.reusable(if left == 0 { bytes } else { 0 });
+        if bytes <= self.room.most_log() {
+            (self.left, self.refused) = (left > 0, 0);
+        } else if left > FEW_PAGES {
+            // A reader holds the rest back.
+            self.in_the_way();
+        } else if self.turn.take(|| self.checkpoint("TRUNCATE")).is_some() {
+            self.room.reusable(0);
+            (self.left, self.refused) = (false, 0);
+        } else {
+            self.in_the_way();
+        }
+    }
+
+    fn in_the_way(&mut self) {
+        (self.left, self.refused) = (true, self.refused.saturating_add(1));
+    }
+
+    /// One copying; none where somebody was in the way of it.
+    fn checkpoint(&self, how: &str) -> Option<Copied> {
+        let row = self.connection.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| {
+            Ok((row.get::<_, i64>(0)?, Copied { log: row.get(1)?, copied: row.get(2)? }))
+        });
+        row.ok().filter(|(refused, _)| *refused == 0).map(|(_, copied)| copied)
     }
 }

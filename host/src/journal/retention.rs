@@ -7,10 +7,12 @@
 //!
 //! Not here: a plugin's state, which has no age.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, params};
 
+use super::space::Room;
 use super::{Error, Handle, minutes};
 
 /// Events that one step looks at.
@@ -45,14 +47,21 @@ pub struct Swept {
 }
 
 /// How far the present round has come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sweep {
+    room: Arc<Room>,
     after: i64,
 }
 
 impl Sweep {
+    pub(super) fn new(room: Arc<Room>) -> Self {
+        Self { room, after: 0 }
+    }
+
     pub(super) fn step(&mut self, connection: &Connection, retention: &Retention, now: i64) -> rusqlite::Result<Swept> {
-        let over = used(connection)? > retention.size;
+        // The log counts as far as it has grown behind a reader: the rest of it is always there.
+        let log = self.room.log_bytes().saturating_sub(self.room.most_log());
+        let over = used(connection)?.saturating_add(log) > retention.size;
         let oldest = now.saturating_sub(i64::try_from(retention.age.as_millis()).unwrap_or(i64::MAX));
         let mut candidates = connection.prepare_cached(
             "SELECT e.seq, e.received_at,

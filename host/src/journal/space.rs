@@ -1,6 +1,10 @@
 //! The room on the disk: new events are refused while little is left, before the store or its neighbours are hurt.
+//!
+//! - Intake and readiness look at the same number: what is free on the disk, and what lies free within the store's own files.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Error;
@@ -9,28 +13,93 @@ use super::Error;
 const GOOD_FOR: Duration = Duration::from_millis(500);
 /// Free bytes below which a failed write is put down to the disk.
 const HARDLY_ANY: u64 = 1 << 20;
+/// Bytes of the log of changes that are left alone.
+const MOST_LOG: u64 = 64 << 20;
 
-pub(super) struct Space {
+/// The store's place on the disk, as far as all that use it have to agree.
+#[derive(Debug)]
+pub(super) struct Room {
     folder: PathBuf,
+    /// Bytes that must be free; 0: the disk is not looked at.
     least: u64,
+    /// Bytes of the store's file that hold nothing any more.
+    spare: AtomicU64,
+    /// Bytes of the log of changes that will be written over.
+    reusable: AtomicU64,
+}
+
+impl Room {
+    pub(super) fn new(folder: PathBuf, least: u64) -> Self {
+        Self { folder, least, spare: AtomicU64::new(0), reusable: AtomicU64::new(0) }
+    }
+
+    /// The size of the log of changes.
+    pub(super) fn log_bytes(&self) -> u64 {
+        size(&self.folder, "journal.sqlite-wal")
+    }
+
+    /// The size of that log from which on it is cut off. On a small disk that is less.
+    pub(super) fn most_log(&self) -> u64 {
+        let all =
+            rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize));
+        MOST_LOG.min(all / 8).max(1 << 20)
+    }
+
+    /// Says how much of the log will be written over.
+    pub(super) fn reusable(&self, bytes: u64) {
+        self.reusable.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Says how much of the store's file holds nothing.
+    fn spare(&self, bytes: u64) {
+        self.spare.store(bytes, Ordering::Relaxed);
+    }
+
+    fn is_low(&self) -> bool {
+        let within = self.spare.load(Ordering::Relaxed).saturating_add(self.reusable.load(Ordering::Relaxed));
+        self.least > 0 && free(&self.folder).is_some_and(|free| free.saturating_add(within) < self.least)
+    }
+
+    /// The disk, for whoever asks.
+    pub(super) fn disk(&self) -> Disk {
+        let used = ["journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"];
+        let used = used.iter().map(|name| size(&self.folder, name)).sum();
+        Disk { free: free(&self.folder), least: self.least, used, low: self.is_low() }
+    }
+}
+
+impl super::Handle {
+    /// The room on the disk.
+    pub fn disk(&self) -> Disk {
+        self.room.disk()
+    }
+}
+
+/// The writer's view of the room.
+pub(super) struct Space {
+    room: Arc<Room>,
     looked: Option<(Instant, bool)>,
 }
 
 impl Space {
-    pub(super) fn new(folder: PathBuf, least: u64) -> Self {
-        Self { folder, least, looked: None }
+    pub(super) fn new(room: Arc<Room>) -> Self {
+        Self { room, looked: None }
+    }
+
+    /// What it looks at.
+    pub(super) fn room(&self) -> Arc<Room> {
+        Arc::clone(&self.room)
     }
 
     /// Whether less is free than must be; `spare` bytes of the store are free for reuse.
     pub(super) fn is_low(&mut self, spare: impl FnOnce() -> u64) -> bool {
-        if self.least == 0 {
-            return false;
-        }
         match self.looked {
             Some((at, low)) if at.elapsed() < GOOD_FOR => low,
             _ => {
-                let low =
-                    self.free().is_some_and(|free| free < self.least && free.saturating_add(spare()) < self.least);
+                if self.room.least > 0 {
+                    self.room.spare(spare());
+                }
+                let low = self.room.is_low();
                 self.looked = Some((Instant::now(), low));
                 low
             }
@@ -40,13 +109,9 @@ impl Space {
     /// What a failed commit means.
     pub(super) fn explain(&self, error: &rusqlite::Error) -> Error {
         match Error::from(error) {
-            Error::Store(_) if self.free().is_some_and(|free| free < HARDLY_ANY) => Error::Full,
+            Error::Store(_) if free(&self.room.folder).is_some_and(|free| free < HARDLY_ANY) => Error::Full,
             explained => explained,
         }
-    }
-
-    fn free(&self) -> Option<u64> {
-        free(&self.folder)
     }
 }
 
@@ -54,6 +119,10 @@ impl Space {
 fn free(folder: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(folder).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+fn size(folder: &Path, name: &str) -> u64 {
+    std::fs::metadata(folder.join(name)).map_or(0, |metadata| metadata.len())
 }
 
 /// The disk with the store, as far as operators ask.
@@ -65,17 +134,12 @@ pub struct Disk {
     pub least: u64,
     /// Bytes of the store's files.
     pub used: u64,
+    low: bool,
 }
 
 impl Disk {
-    pub(super) fn of(folder: &Path, least: u64) -> Self {
-        let size = |name: &str| std::fs::metadata(folder.join(name)).map_or(0, |metadata| metadata.len());
-        let used = ["journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"].iter().map(|name| size(name)).sum();
-        Self { free: free(folder), least, used }
-    }
-
     /// Whether a new event would find room.
     pub fn has_room(&self) -> bool {
-        self.least == 0 || self.free.is_none_or(|free| free >= self.least)
+        !self.low
     }
 }

@@ -7,12 +7,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::mpsc;
 
 use super::checkpoint::Checkpointer;
 use super::layout::{plugin_number, queue_number};
 use super::minutes::{Minutes, Tally};
+use super::place::Place;
 use super::read::{EVENT_COLUMNS, event_from_row};
 use super::retention::Sweep;
 use super::space::Space;
@@ -34,6 +35,7 @@ pub(super) struct Writer {
     bell: Arc<Bell>,
     duplicates: Duplicates,
     space: Space,
+    place: Arc<Place>,
     sweep: Sweep,
     minutes: Minutes,
     tally: Tally,
@@ -57,10 +59,11 @@ impl Writer {
         bell: Arc<Bell>,
         duplicates: Duplicates,
         space: Space,
+        place: Arc<Place>,
         checkpointer: Checkpointer,
     ) -> Self {
-        let (sweep, minutes, tally) = (Sweep::default(), Minutes::default(), Tally::default());
-        Self { connection, clock, bell, duplicates, space, sweep, minutes, tally, checkpointer }
+        let (sweep, minutes, tally) = (Sweep::new(space.room()), Minutes::default(), Tally::default());
+        Self { connection, clock, bell, duplicates, space, place, sweep, minutes, tally, checkpointer }
     }
 
     pub(super) fn run(mut self, mut changes: mpsc::Receiver<Change>, most: usize) {
@@ -76,15 +79,22 @@ impl Writer {
 
     /// Applies what waits, for a bounded time, and commits it: whoever comes meanwhile waits for the next commit.
     fn commit(&mut self, first: Change, changes: &mut mpsc::Receiver<Change>, most: usize) {
-        let mut answers: Vec<Answer> = Vec::new();
+        let mut answers: Vec<(Answer, bool)> = Vec::new();
         let mut news = false;
         self.minutes.clear();
         self.tally.clear();
-        let result = self.connection.transaction().and_then(|transaction| {
+        let refusal = if self.place.holds() { None } else { Some(Error::Misplaced) };
+        // The lock at once: between a look and a change the log must not begin anew.
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let result = transaction.and_then(|transaction| {
+            let low = self.space.is_low(|| spare(&transaction));
             let (began, now) = (Instant::now(), self.clock.now());
             let mut next = Some(first);
             while let Some(change) = next {
-                if matches!(change, Change::Append(..)) && self.space.is_low(|| spare(&transaction)) {
+                let (arrives, begins) = (change.arrives(), change.begins());
+                if let Some(refusal) = refusal.as_ref().filter(|_| begins) {
+                    change.refuse(refusal);
+                } else if matches!(change, Change::Append(..)) && low {
                     change.refuse(&Error::Full);
                 } else {
                     news |= !matches!(change, Change::Take { .. } | Change::Sweep(..));
@@ -95,7 +105,7 @@ impl Writer {
                         minutes: &mut self.minutes,
                         tally: &mut self.tally,
                     };
-                    answers.push(apply(&transaction, change, &mut batch)?);
+                    answers.push((apply(&transaction, change, &mut batch)?, arrives));
                 }
                 let more = answers.len() < most && began.elapsed() < LONGEST_BATCH;
                 next = if more { changes.try_recv().ok() } else { None };
@@ -105,9 +115,11 @@ impl Writer {
             transaction.commit()
         });
         let result = result.map_err(|error| self.space.explain(&error));
+        // Moved away between the look and the commit: its sender keeps it, and nobody finds this one, or both are one by key.
+        let lost = answers.iter().any(|(_, arrives)| *arrives) && !self.place.holds();
         // The change that failed has been answered; those before it are told here.
-        for answer in answers {
-            answer(result.as_ref().copied());
+        for (answer, arrives) in answers {
+            answer(if lost && arrives { Err(&Error::Misplaced) } else { result.as_ref().copied() });
         }
         if news {
             self.bell.ring();
@@ -116,6 +128,16 @@ impl Writer {
 }
 
 impl Change {
+    /// Whether somebody outside forgets it once it is acknowledged.
+    fn arrives(&self) -> bool {
+        matches!(self, Self::Append(..) | Self::Polled { .. })
+    }
+
+    /// Whether it begins something, which must not be done where nobody would find its record.
+    fn begins(&self) -> bool {
+        self.arrives() || matches!(self, Self::Take { .. } | Self::Intend(..) | Self::Begin(..) | Self::Operate(..))
+    }
+
     fn refuse(self, error: &Error) {
         let error = || error.clone();
         // Whoever no longer waits does not need an answer.

@@ -9,8 +9,10 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -20,8 +22,9 @@ use super::folder::{Stamp, scan};
 use super::versions::{Serving, Versions};
 use super::{Error, Live, Notice, Options, Reread, Snapshot, live, not_approved};
 use crate::journal::{Subscription, Subscriptions};
+use crate::parts::Parts;
 use crate::plugin::PluginName;
-use crate::sandbox::{CompiledPlugin, Sandbox};
+use crate::sandbox::{CompiledPlugin, LoadError, Sandbox};
 use crate::telemetry;
 
 /// How long a file must not have changed before it is looked into.
@@ -48,6 +51,7 @@ struct Seen {
 }
 
 /// The version of a plugin that serves.
+#[derive(Clone)]
 struct Chosen {
     compiled: Arc<CompiledPlugin>,
     file: PathBuf,
@@ -63,7 +67,9 @@ pub(super) struct Loader {
     seen: BTreeMap<PathBuf, Seen>,
     chosen: BTreeMap<PluginName, Chosen>,
     /// The states of the configuration's files and of the pins.
-    settings: Vec<Option<Stamp>>,
+    settings: BTreeMap<PathBuf, Option<Stamp>>,
+    /// Whether somebody wants everything to be read again.
+    asked: Arc<AtomicBool>,
     pins: Option<Stamp>,
     serving: BTreeMap<PluginName, Serving>,
     generation: u64,
@@ -75,6 +81,7 @@ impl Loader {
         sandbox: Arc<Sandbox>,
         reread: Option<Reread>,
         sender: watch::Sender<Arc<Snapshot>>,
+        asked: Arc<AtomicBool>,
     ) -> Self {
         let versions = Versions::new(&options.store);
         let settings = stamps(reread.as_ref());
@@ -88,6 +95,7 @@ impl Loader {
             seen: BTreeMap::new(),
             chosen: BTreeMap::new(),
             settings,
+            asked,
             pins,
             serving,
             generation: 0,
@@ -105,8 +113,8 @@ impl Loader {
     }
 
     /// Goes on until nobody looks at the snapshots any more.
-    pub(super) fn run(mut self, bell: &Receiver<()>) {
-        let mut wait = LOOK_AGAIN;
+    pub(super) fn run(&mut self, bell: &Receiver<()>, parts: &Parts) {
+        let mut wait = SOON;
         loop {
             match bell.recv_timeout(wait) {
                 // Notifications come in swarms: one look is enough for all of them.
@@ -115,6 +123,7 @@ impl Loader {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             wait = if self.pass() { SOON } else { LOOK_AGAIN };
+            parts.well(super::PART);
             if self.sender.is_closed() {
                 return;
             }
@@ -140,10 +149,22 @@ impl Loader {
 
     /// Reads the configuration again where one of its files changed.
     fn read_settings(&mut self) -> bool {
-        let now = stamps(self.reread.as_ref());
-        let Some(reread) = self.reread.as_mut().filter(|_| now != self.settings) else { return false };
+        let (asked, mut now) = (self.asked.swap(false, Ordering::SeqCst), stamps(self.reread.as_ref()));
+        if asked {
+            // What could not be loaded may have had a cause that is gone.
+            let failed = self.seen.values_mut().filter(|seen| matches!(seen.found, Some(Err(_))));
+            failed.for_each(|seen| seen.found = None);
+        }
+        let Some(reread) = self.reread.as_mut().filter(|_| asked || now != self.settings) else { return asked };
+        let read = (reread.read)();
+        if let Some(files) = read.files {
+            // Those that are known keep the state that they had before they were read.
+            now =
+                files.iter().map(|file| (file.clone(), now.remove(file).unwrap_or_else(|| Stamp::of(file)))).collect();
+            reread.files = files;
+        }
         self.settings = now;
-        let Some(options) = (reread.read)() else { return false };
+        let Some(options) = read.options else { return asked };
         // Folders are fixed while the host runs.
         let (dir, store) = (self.options.dir.clone(), self.options.store.clone());
         self.options = Options { dir, store, ..options };
@@ -221,7 +242,8 @@ impl Loader {
     /// Which versions serve from now on.
     fn decide(&mut self) {
         let mut problems: Vec<Notice> = Vec::new();
-        let mut before = std::mem::take(&mut self.chosen);
+        // A copy: what serves must not be lost where something fails in between.
+        let (mut before, mut chosen) = (self.chosen.clone(), BTreeMap::new());
         let mut good: BTreeMap<PluginName, (PathBuf, Arc<CompiledPlugin>)> = BTreeMap::new();
         for (path, seen) in &self.seen {
             match &seen.found {
@@ -260,8 +282,9 @@ impl Loader {
                     self.seen.get(&chosen.file).is_some_and(|seen| !matches!(seen.found, Some(Ok(_))))
                 }),
             };
-            self.chosen.extend(next.map(|next| (name, next)));
+            chosen.extend(next.map(|next| (name, next)));
         }
+        self.chosen = chosen;
         self.publish(problems);
     }
 
@@ -357,8 +380,8 @@ impl Loader {
     }
 }
 
-fn stamps(reread: Option<&Reread>) -> Vec<Option<Stamp>> {
-    reread.iter().flat_map(|reread| &reread.files).map(|file| Stamp::of(file)).collect()
+fn stamps(reread: Option<&Reread>) -> BTreeMap<PathBuf, Option<Stamp>> {
+    reread.iter().flat_map(|reread| &reread.files).map(|file| (file.clone(), Stamp::of(file))).collect()
 }
 
 fn notice(plugin: Option<&PluginName>, file: &Path, error: &Error) -> Notice {
@@ -371,13 +394,19 @@ fn notice(plugin: Option<&PluginName>, file: &Path, error: &Error) -> Notice {
 
 fn load(path: &Path, sandbox: &Sandbox) -> Result<(CompiledPlugin, Vec<u8>), Error> {
     let bytes = std::fs::read(path).map_err(|cause| Error::File { path: path.to_owned(), cause })?;
-    let compiled = sandbox.compile(&bytes).map_err(|cause| Error::Load { path: path.to_owned(), cause })?;
+    let compiled = compile(sandbox, &bytes).map_err(|cause| Error::Load { path: path.to_owned(), cause })?;
     Ok((compiled, bytes))
+}
+
+/// A file can be such that the libraries which read it panic: that is the file's fault, and nobody else's.
+fn compile(sandbox: &Sandbox, bytes: &[u8]) -> Result<CompiledPlugin, LoadError> {
+    let compiled = std::panic::catch_unwind(AssertUnwindSafe(|| sandbox.compile(bytes)));
+    compiled.unwrap_or_else(|_| Err(LoadError::Damaged("reading it fails".to_owned())))
 }
 
 /// A version that was kept; none where it is lost or not what its name says.
 fn kept(versions: &Versions, sandbox: &Sandbox, name: &PluginName, hash: &str) -> Option<Arc<CompiledPlugin>> {
-    let compiled = versions.read(name, hash).ok().and_then(|bytes| sandbox.compile(&bytes).ok());
+    let compiled = versions.read(name, hash).ok().and_then(|bytes| compile(sandbox, &bytes).ok());
     let compiled = compiled.filter(|compiled| compiled.hash == hash && compiled.manifest.name == *name);
     if compiled.is_none() {
         telemetry::version_lost(name, hash);

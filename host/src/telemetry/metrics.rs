@@ -7,12 +7,17 @@ use std::time::Duration;
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
 
 use crate::outcome::{Effects, Next, Outcome};
 
 /// Seconds, from a quick answer to the longest delivery.
 const SECONDS: [f64; 16] =
     [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0];
+
+/// How long a gauge must not have been set until it is no longer told: two scrapes at the same time must not take each
+/// other's for those of something that is gone.
+const GONE: Duration = Duration::from_millis(200);
 
 const EVENTS: &str = "salesman_events_accepted_total";
 const REFUSED: &str = "salesman_events_refused_total";
@@ -26,6 +31,7 @@ const CALLS: &str = "salesman_crm_calls_total";
 const CALL: &str = "salesman_crm_call_seconds";
 const UNCERTAIN: &str = "salesman_crm_writes_uncertain_total";
 const ALERTS: &str = "salesman_alerts_total";
+const PARTS_FAILED: &str = "salesman_parts_failed_total";
 const LINES_LOST: &str = "salesman_log_lines_lost_total";
 const SPANS_LOST: &str = "salesman_trace_spans_lost_total";
 
@@ -74,7 +80,9 @@ pub struct Metrics {
 /// # Errors
 /// When somebody counts already.
 pub(super) fn start() -> Result<Metrics, String> {
+    // Every gauge is set whenever somebody scrapes: one that was not is of something that is gone.
     let builder = PrometheusBuilder::new()
+        .idle_timeout(MetricKindMask::GAUGE, Some(GONE))
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
         .map_err(|error| error.to_string())?;
     let handle = builder.install_recorder().map_err(|error| error.to_string())?;
@@ -90,6 +98,7 @@ pub(super) fn start() -> Result<Metrics, String> {
     describe_histogram!(CALL, Unit::Seconds, "How long calls to the CRM took, by method and kind.");
     describe_counter!(UNCERTAIN, "Writes to the CRM whose answer was lost.");
     describe_counter!(ALERTS, "Alerts, by kind and whether they arrived.");
+    describe_counter!(PARTS_FAILED, "Parts of the host that failed and were started again, by part.");
     describe_counter!(LINES_LOST, "Log lines that nobody read, or that could not be written.");
     describe_counter!(SPANS_LOST, "Spans that were not sent to the trace collector.");
     describe_gauge!(BACKLOG, "What waits: unrouted events, open deliveries, dead letters, uncertain writes.");
@@ -106,7 +115,6 @@ pub(super) fn start() -> Result<Metrics, String> {
     describe_gauge!(MEMORY, Unit::Bytes, "Resident memory.");
     describe_gauge!(BUILD, "1, with the version.");
     counter!(LINES_LOST).absolute(0);
-    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     Ok(Metrics { handle })
 }
 
@@ -157,6 +165,7 @@ impl Metrics {
         for (account, reachable) in &standing.crms {
             gauge!(REACHABLE, "account" => account.clone()).set(if *reachable { 1.0 } else { 0.0 });
         }
+        gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         gauge!(NOTICES).set(float(u64::try_from(standing.notices).unwrap_or(0)));
         if let Some(free) = standing.disk_free {
             gauge!(DISK).set(float(free));
@@ -226,6 +235,10 @@ pub(super) fn uncertain() {
 
 pub(super) fn alerted(kind: &'static str, arrived: bool) {
     counter!(ALERTS, "kind" => kind, "arrived" => if arrived { "yes" } else { "no" }).increment(1);
+}
+
+pub(super) fn part_failed(part: &'static str) {
+    counter!(PARTS_FAILED, "part" => part).increment(1);
 }
 
 pub(super) fn log_lines_lost(lines: u64) {

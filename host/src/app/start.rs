@@ -1,0 +1,149 @@
+//! What is looked at before anything starts: folders, accounts, addresses. All problems are told together.
+//!
+//! - An address that the machine does not have yet (at boot, before the network is up) is waited for, for a minute.
+//! - What may be gone at the next try is told from what somebody has to change: the one is worth starting again, the other is not.
+
+use std::io::{Error, ErrorKind};
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::NotStarted;
+use crate::config::{Config, Problems};
+use crate::telemetry;
+
+/// How long an address is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The pause between two tries.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Where the host listens.
+pub(super) struct Doorsteps {
+    pub(super) intake: TcpListener,
+    /// None: the console is where events come in, or there is none.
+    pub(super) console: Option<TcpListener>,
+}
+
+/// Everything that can be checked before anything starts.
+pub(super) async fn checked(config: &Config) -> Result<Doorsteps, NotStarted> {
+    let mut found = Found::default();
+    let data = &config.journal.data_dir;
+    if let Err(error) = writable(data) {
+        let words = format!("the data folder `{}` can't be written: {error}; set `server.data_dir`", data.display());
+        found.add(words, may_pass(&error));
+    }
+    let plugins = &config.registry.dir;
+    if !plugins.is_dir() {
+        let words = format!("the plugin folder `{}` is not there: make it, or set `plugins.dir`", plugins.display());
+        found.add(words, false);
+    }
+    if config.ingress.accounts.is_empty() {
+        let words = "there is no CRM: add a section `[crm.main]` with `token`, `url`, `login` and `api_key`";
+        found.add(words.to_owned(), false);
+    }
+    // Whoever has to change something anyway need not wait.
+    let until = Instant::now() + if found.problems.is_empty() { PATIENCE } else { Duration::ZERO };
+    let intake = found.listening(&config.listen, "server.listen", until).await;
+    let own = config.console.as_ref().and_then(|console| console.listen.as_ref());
+    let console = match own {
+        Some(address) => found.listening(address, "console.listen", until).await,
+        None => None,
+    };
+    match intake {
+        Some(intake) if found.problems.is_empty() => Ok(Doorsteps { intake, console }),
+        _ => Err(NotStarted { problems: Problems(found.problems), may_pass: !found.lasting }),
+    }
+}
+
+/// What is wrong, and whether any of it lasts.
+#[derive(Default)]
+struct Found {
+    problems: Vec<String>,
+    lasting: bool,
+}
+
+impl Found {
+    fn add(&mut self, problem: String, may_pass: bool) {
+        self.problems.push(problem);
+        self.lasting |= !may_pass;
+    }
+
+    async fn listening(&mut self, address: &str, key: &str, until: Instant) -> Option<TcpListener> {
+        let mut told = false;
+        loop {
+            match bound(address) {
+                Ok(listener) => return Some(listener),
+                Err(error) if is_not_there(&error) && Instant::now() < until => {
+                    if !std::mem::replace(&mut told, true) {
+                        telemetry::address_not_there(address, PATIENCE);
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(error) => {
+                    let words = format!("`{address}` can't be listened on: {error}; set `{key}`");
+                    self.add(words, is_not_there(&error) || may_pass(&error));
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+fn bound(address: &str) -> Result<TcpListener, Error> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// An address that the machine does not have, or a name that nobody can resolve yet.
+fn is_not_there(error: &Error) -> bool {
+    let unresolved = error.raw_os_error().is_none() && error.kind() != ErrorKind::InvalidInput;
+    unresolved || matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::NetworkDown)
+}
+
+/// Whether the same may go well later, with nothing changed in the configuration.
+fn may_pass(error: &Error) -> bool {
+    use rustix::io::Errno;
+    // Another process, a disk, the network, the machine's own bounds.
+    let passing = [Errno::IO, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::AGAIN, Errno::ADDRINUSE];
+    let kinds = [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::ReadOnlyFilesystem,
+        ErrorKind::StaleNetworkFileHandle,
+        ErrorKind::ResourceBusy,
+        ErrorKind::TimedOut,
+    ];
+    kinds.contains(&error.kind()) || Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
+}
+
+fn writable(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let probe = folder.join(".write-test");
+    std::fs::write(&probe, b"")?;
+    std::fs::remove_file(probe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_told_from_what_somebody_has_to_change() {
+        use rustix::io::Errno;
+        let passes = |errno: Errno| may_pass(&Error::from_raw_os_error(errno.raw_os_error()));
+        for errno in [Errno::ADDRINUSE, Errno::NOSPC, Errno::ROFS, Errno::IO, Errno::DQUOT, Errno::MFILE, Errno::NOMEM]
+        {
+            assert!(passes(errno), "{errno:?}");
+        }
+        for errno in [Errno::ACCESS, Errno::PERM, Errno::NOTDIR, Errno::NOENT, Errno::NAMETOOLONG] {
+            assert!(!passes(errno), "{errno:?}");
+        }
+        for (address, there) in [("192.0.2.1:1", false), ("no.such.host.invalid:1", false)] {
+            assert_eq!(bound(address).is_err_and(|error| is_not_there(&error)), !there, "{address}");
+        }
+        for wrong in ["nonsense", "127.0.0.1", "127.0.0.1:99999", "[::1]"] {
+            assert!(bound(wrong).is_err_and(|error| !is_not_there(&error) && !may_pass(&error)), "{wrong}");
+        }
+    }
+}
