@@ -113,10 +113,10 @@ pub(crate) fn serving_not_recorded(reason: &dyn Display) {
 pub(crate) fn config_read_again(needs_restart: bool) {
     if needs_restart {
         warn!(
-            "Configuration read again: what it says of plugins, its secrets and its users are in force, the rest of its changes needs a restart."
+            "Configuration read again: what it says of plugins is in force, secrets and users too; the rest of its changes needs a restart."
         );
     } else {
-        info!("Configuration read again: what it says of plugins, its secrets and its users are in force.");
+        info!("Configuration read again: what it says of plugins is in force, secrets and users too.");
     }
 }
 

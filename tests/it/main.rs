@@ -17,6 +17,7 @@ mod isolation;
 mod languages;
 mod loops;
 mod newcomer;
+mod operating;
 mod operators;
 mod output;
 mod overload;

@@ -138,6 +138,7 @@ async fn two_hosts_never_share_a_data_folder() {
         .output()
         .unwrap();
     let said = String::from_utf8(second.stderr).unwrap();
-    assert_eq!(second.status.code(), Some(2), "{said}");
+    // That one may end: it is worth starting again.
+    assert_eq!(second.status.code(), Some(6), "{said}");
     assert!(said.contains("in use by another host"), "{said}");
 }

@@ -204,3 +204,87 @@ impl Copying {
         row.ok().filter(|(refused, _)| *refused == 0).map(|(_, copied)| copied)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: u64 = 1 << 20;
+
+    struct Store {
+        _folder: tempfile::TempDir,
+        file: std::path::PathBuf,
+        writer: Connection,
+        room: Arc<Room>,
+        checkpointer: Checkpointer,
+        slowest: Duration,
+    }
+
+    impl Store {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("journal.sqlite");
+            let writer = Connection::open(&file).unwrap();
+            writer.busy_timeout(Duration::from_secs(2)).unwrap();
+            writer.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+            writer.execute_batch("PRAGMA synchronous = OFF; CREATE TABLE t (a BLOB)").unwrap();
+            let room = Arc::new(Room::new(folder.path().to_owned(), 0).with_most_log(MOST));
+            let checkpointer = Checkpointer::start(&file, &writer, Arc::clone(&room)).unwrap();
+            Self { _folder: folder, file, writer, room, checkpointer, slowest: Duration::ZERO }
+        }
+
+        fn write(&mut self, commits: usize) {
+            for _ in 0..commits {
+                let began = Instant::now();
+                let row = "BEGIN IMMEDIATE; INSERT INTO t VALUES (zeroblob(16384)); COMMIT";
+                self.writer.execute_batch(row).unwrap();
+                self.checkpointer.committed(&self.writer);
+                self.slowest = self.slowest.max(began.elapsed());
+            }
+        }
+
+        /// Waits for the log to be cut off, with the writer idle.
+        fn is_cut(&self) -> bool {
+            let until = Instant::now() + Duration::from_secs(30);
+            while self.room.log_bytes() > MOST && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            self.room.log_bytes() <= MOST
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stays_holds_up_no_commit_and_the_log_is_cut_off_when_it_leaves() {
+        let mut store = Store::new();
+        store.write(1);
+        let reader = Connection::open(&store.file).unwrap();
+        reader.execute_batch("BEGIN").unwrap();
+        let rows = |reader: &Connection| reader.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
+        assert_eq!(rows(&reader).unwrap(), 1);
+        store.write(400);
+        // Any wait for the reader would be the busy time-out: two seconds.
+        assert!(store.slowest < Duration::from_millis(1_500), "{:?}", store.slowest);
+        assert_eq!(rows(&reader).unwrap(), 1, "it sees what it saw");
+        assert!(store.room.log_bytes() > 4 * MOST, "{}", store.room.log_bytes());
+        drop(reader);
+        assert!(store.is_cut(), "{}", store.room.log_bytes());
+        store.write(1);
+        assert_eq!(rows(&store.writer).unwrap(), 402);
+    }
+
+    #[test]
+    fn changes_without_a_pause_do_not_let_the_log_grow_for_ever() {
+        let mut store = Store::new();
+        let (until, mut largest) = (Instant::now() + Duration::from_secs(30), 0);
+        let mut cuts = 0;
+        while cuts < 3 && Instant::now() < until {
+            let before = store.room.log_bytes();
+            store.write(8);
+            largest = largest.max(before);
+            cuts += usize::from(store.room.log_bytes() < before);
+        }
+        assert_eq!(cuts, 3, "the log reached {largest} bytes");
+        let rows = store.writer.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0));
+        assert_eq!(rows.unwrap(), "ok");
+    }
+}

@@ -26,11 +26,22 @@ pub(super) struct Room {
     spare: AtomicU64,
     /// Bytes of the log of changes that will be written over.
     reusable: AtomicU64,
+    /// The size of that log from which on it is cut off.
+    most_log: u64,
 }
 
 impl Room {
     pub(super) fn new(folder: PathBuf, least: u64) -> Self {
-        Self { folder, least, spare: AtomicU64::new(0), reusable: AtomicU64::new(0) }
+        // On a small disk that is less.
+        let all = rustix::fs::statvfs(&folder).map_or(u64::MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize));
+        let most_log = MOST_LOG.min(all / 8).max(1 << 20);
+        Self { folder, least, spare: AtomicU64::new(0), reusable: AtomicU64::new(0), most_log }
+    }
+
+    /// With a bound on the log of the test's own.
+    #[cfg(test)]
+    pub(super) fn with_most_log(self, most_log: u64) -> Self {
+        Self { most_log, ..self }
     }
 
     /// The size of the log of changes.
@@ -38,11 +49,9 @@ impl Room {
         size(&self.folder, "journal.sqlite-wal")
     }
 
-    /// The size of that log from which on it is cut off. On a small disk that is less.
+    /// The size of that log from which on it is cut off.
     pub(super) fn most_log(&self) -> u64 {
-        let all =
-            rustix::fs::statvfs(&self.folder).map_or(u64::MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize));
-        MOST_LOG.min(all / 8).max(1 << 20)
+        self.most_log
     }
 
     /// Says how much of the log will be written over.

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 #[derive(Deserialize)]
 struct Settings {
     url: String,
+    /// Telegram's: a number, or `@name` as text.
     #[serde(default)]
-    chat_id: String,
+    chat_id: Value,
     texts: BTreeMap<String, String>,
 }
 
@@ -27,9 +28,11 @@ impl Plugin for Notify {
             return Reply::reject("the setting `url` is empty: set the address of the chat's webhook");
         }
         let text = filled(template, &event, host)?;
-        let message = match settings.chat_id.as_str() {
-            "" => json!({ "text": text }),
-            chat_id => json!({ "chat_id": chat_id, "text": text }),
+        let message = match &settings.chat_id {
+            Value::Null => json!({ "text": text }),
+            Value::String(none) if none.is_empty() => json!({ "text": text }),
+            chat_id @ (Value::String(_) | Value::Number(_)) => json!({ "chat_id": chat_id, "text": text }),
+            _ => return Reply::reject("the setting `chat_id` must be a number or a text"),
         };
         let answer = host.http().post_json(&settings.url, &message)?;
         match answer.status {
@@ -44,23 +47,71 @@ impl Plugin for Notify {
     }
 }
 
-/// The text with the event's fields in their places. The deal's title is only read where it is wanted.
+/// The text with the event's fields in their places, put in once: what a record says is never read as a template. The deal's
+/// title is only read where it is wanted.
 fn filled(template: &str, event: &Event, host: &Host) -> Result<String> {
-    let mut text = template.to_owned();
-    if text.contains("{title}") {
+    let (mut text, mut rest) = (String::new(), template);
+    while let Some((before, after)) = rest.split_once('{') {
+        text.push_str(before);
+        let value = match after.split_once('}') {
+            Some((name, _)) => value(name, event, host)?,
+            None => None,
+        };
+        // What names no field stays as it is written.
+        rest = match value.zip(after.split_once('}')) {
+            Some((value, (_, after))) => {
+                text.push_str(&harmless(&value));
+                after
+            }
+            None => {
+                text.push('{');
+                after
+            }
+        };
+    }
+    Ok(text + rest)
+}
+
+fn value(name: &str, event: &Event, host: &Host) -> Result<Option<String>> {
+    if name == "title" {
         let deal = match event.number("did") {
             Some(did) => host.crm().deal(did)?,
             None => None,
         };
         let title = deal.as_ref().and_then(|deal| deal.get("title")).and_then(Value::as_str);
-        text = text.replace("{title}", title.unwrap_or("без названия"));
+        return Ok(Some(title.unwrap_or("без названия").to_owned()));
     }
-    for (name, value) in &event.fields {
-        if let Value::String(value) = value {
-            text = text.replace(&format!("{{{name}}}"), value);
+    Ok(event.fields.get(name).and_then(Value::as_str).map(str::to_owned))
+}
+
+/// What a record says, such that no chat takes it for a mention (`@all`, `<!channel>`, `<@U1>`), a link with another address
+/// than it shows, or formatting. It reads the same: the signs are those of other alphabets, or have nothing visible behind them.
+fn harmless(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for character in value.chars() {
+        match character {
+            '@' | '＠' => text.push_str("@\u{2060}"),
+            '#' => text.push_str("#\u{2060}"),
+            '<' => text.push('‹'),
+            '>' => text.push('›'),
+            '&' => text.push('＆'),
+            '[' => text.push('［'),
+            ']' => text.push('］'),
+            '`' => text.push('ʼ'),
+            '*' => text.push('∗'),
+            '_' => text.push_str("_\u{2060}"),
+            '~' => text.push('∼'),
+            // One line, which nothing turns around.
+            _ if character.is_control() || is_invisible(character) => text.push(' '),
+            _ => text.push(character),
         }
     }
-    Ok(text)
+    text
+}
+
+/// Signs that turn the writing around or take no room.
+fn is_invisible(character: char) -> bool {
+    matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 salesman_plugin_sdk::export!(Notify);
@@ -106,5 +157,81 @@ mod tests {
         let fake = host(200);
         assert!(matches!(Notify.handle(event("lead.add", &[("id", "1")]), &fake.host()), Ok(Reply::Skip { .. })));
         assert_eq!(fake.requests(), []);
+    }
+
+    /// The text that is sent for a record that says this.
+    fn text_of(template: &str, status: &str) -> String {
+        let fake = FakeHost::new()
+            .with_settings(json!({ "url": "https://chat.example.com/hooks/1", "texts": { "deal.close": template } }))
+            .respond(200, "ok");
+        let event = event("deal.close", &[("status", status), ("summa", "5000")]);
+        assert_eq!(Notify.handle(event, &fake.host()), Reply::done());
+        let body: Value = serde_json::from_slice(&fake.requests()[0].body).unwrap();
+        body["text"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn what_a_record_says_calls_nobody_and_is_no_link() {
+        for said in [
+            "@all",
+            "@here",
+            "@channel",
+            "@everyone",
+            "ромашка @ivan",
+            "<!channel>",
+            "<!here|here>",
+            "<!everyone>",
+            "<@U12345>",
+            "<#C12345>",
+            "<!subteam^S1>",
+            "[bank](https://evil.example)",
+            "<https://evil.example|bank>",
+            "＠all",
+            "a&lt;!channel&gt;",
+            "`@all`",
+            "@\u{200b}all",
+            "*b* _i_ ~s~",
+        ] {
+            let text = text_of("{status}", said);
+            let bare = |sign: char| text.split(sign).skip(1).any(|after| !after.starts_with('\u{2060}'));
+            for sign in ['@', '＠', '#', '_'] {
+                assert!(!bare(sign), "{said}: {text}");
+            }
+            assert!(!text.contains(['<', '>', '[', ']', '&', '`', '*', '~']), "{said}: {text}");
+        }
+        assert_eq!(text_of("@all: {status}", "да"), "@all: да", "the administrator's own text may call");
+    }
+
+    #[test]
+    fn what_a_record_says_is_never_read_as_a_template() {
+        let cases = [
+            ("{status} {summa}", "{summa}", "{summa} 5000"),
+            ("{summa} {status}", "{summa}{status}{title}", "5000 {summa}{status}{title}"),
+            ("{status}", "{", "{"),
+            ("{status", "x", "{status"),
+            ("{nothing} {{summa}} }{", "x", "{nothing} {5000} }{"),
+            ("{status}", "a\nb\u{202e}c", "a b c"),
+        ];
+        for (template, status, expected) in cases {
+            assert_eq!(text_of(template, status), expected, "{template} {status}");
+        }
+    }
+
+    #[test]
+    fn a_chats_number_may_be_a_number() {
+        for (chat_id, expected) in [
+            (json!(-1001234567890_i64), "-1001234567890"),
+            (json!("@sales"), "\"@sales\""),
+            (json!("-100"), "\"-100\""),
+        ] {
+            let fake = FakeHost::new()
+                .with_settings(
+                    json!({ "url": "https://chat.example.com/x", "chat_id": chat_id, "texts": { "lead.add": "{id}" } }),
+                )
+                .respond(200, "ok");
+            assert_eq!(Notify.handle(event("lead.add", &[("id", "1")]), &fake.host()), Reply::done());
+            let body: Value = serde_json::from_slice(&fake.requests()[0].body).unwrap();
+            assert_eq!(body["chat_id"].to_string(), expected);
+        }
     }
 }

@@ -69,13 +69,26 @@ fn normal(list: &str) -> String {
         .join(", ")
 }
 
+/// Only what can be nothing but a Russian number is changed: `+7` or `8` and ten digits, or ten digits alone. Numbering there
+/// begins with 3, 4, 8 or 9 (7 is Kazakhstan's part of `+7`), so ten digits that begin otherwise are somebody else's.
 fn one(typed: &str) -> String {
     let digits: String = typed.chars().filter(char::is_ascii_digit).collect();
-    let other = typed.chars().any(|character| !(character.is_ascii_digit() || "+-() .\u{a0}".contains(character)));
-    match (digits.len(), digits.strip_prefix(['7', '8'])) {
-        _ if other => typed.to_owned(),
-        (11, Some(rest)) => format!("+7{rest}"),
-        (10, _) if !typed.starts_with('+') => format!("+7{digits}"),
+    let marks = |character: char| "+-() .\u{a0}\u{2011}\u{2013}".contains(character);
+    let other = typed.chars().any(|character| !(character.is_ascii_digit() || marks(character)));
+    let plus = typed.starts_with('+');
+    let country = if plus { digits.strip_prefix('7') } else { digits.strip_prefix(['7', '8']) };
+    let national = match (digits.len(), country) {
+        _ if other || typed.matches('+').count() > usize::from(plus) => None,
+        (11, rest) => rest,
+        (10, _) if !plus => Some(digits.as_str()),
+        _ => None,
+    };
+    match national {
+        Some(national)
+            if national.starts_with(['3', '4', '8', '9']) || (national.starts_with('7') && digits.len() == 11) =>
+        {
+            format!("+7{national}")
+        }
         _ => typed.to_owned(),
     }
 }
@@ -96,9 +109,44 @@ mod tests {
             ("+7(495)123-45-67, 84951234568", "+74951234567, +74951234568"),
             ("9161234567", "+79161234567"),
             ("+74951234567", "+74951234567"),
+            ("7 916 123 45 67", "+79161234567"),
+            ("8.916.123.45.67", "+79161234567"),
+            ("8\u{2011}916\u{2011}123\u{2011}45\u{2011}67", "+79161234567"),
+            ("8 800 555-35-35", "+78005553535"),
+            ("(495) 123-45-67", "+74951234567"),
+            ("+7 701 123-45-67", "+77011234567"),
+            // Other countries'.
             ("+375 29 123-45-67", "+375 29 123-45-67"),
+            ("+84 912 345 678", "+84 912 345 678"),
+            ("+84912345678", "+84912345678"),
+            ("+8613812345678", "+8613812345678"),
+            ("+81 3 1234 5678", "+81 3 1234 5678"),
+            ("+1 415 555 2671", "+1 415 555 2671"),
+            ("+44 20 7946 0958", "+44 20 7946 0958"),
+            ("+49 1512 3456789", "+49 1512 3456789"),
+            ("+380501234567", "+380501234567"),
+            ("+84951234567", "+84951234567"),
+            // Ten digits of a national form that is not ours.
+            ("0501234567", "0501234567"),
+            ("050 123-45-67", "050 123-45-67"),
+            ("1234567890", "1234567890"),
+            ("2025550143", "2025550143"),
+            ("7012345678", "7012345678"),
+            // Eleven that only look like it.
+            ("80501234567", "80501234567"),
+            ("81012345678", "81012345678"),
+            ("71234567890", "71234567890"),
+            ("+70123456789", "+70123456789"),
+            ("8 10 375 29 123-45-67", "8 10 375 29 123-45-67"),
             ("123-45-67", "123-45-67"),
+            ("112", "112"),
+            ("8+9161234567", "8+9161234567"),
+            ("++79161234567", "++79161234567"),
             ("8 495 123-45-67 доб. 12", "8 495 123-45-67 доб. 12"),
+            ("8 495 123-45-67#12", "8 495 123-45-67#12"),
+            ("8 (495) 123-45-67 / 68", "8 (495) 123-45-67 / 68"),
+            ("8 (495) 123-45-67; +84 912 345 678", "+74951234567, +84 912 345 678"),
+            ("нет", "нет"),
             ("", ""),
         ];
         for (typed, expected) in cases {
