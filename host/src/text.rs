@@ -2,10 +2,12 @@
 //!
 //! - A byte-order mark at the start is no part of the text.
 //! - What can't be read as UTF-8 is refused with the place of the first byte that is wrong; UTF-16 is called by its name.
+//! - A number in JSON has the digits that were written, where a library would read a binary number.
 //! - Characters that nobody sees are found, so that a name, a key or a secret is never another one than it looks.
 //!
 //! Not here: what a text means. A value that people read (a title, a comment) may hold whatever it holds.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
@@ -149,6 +151,61 @@ pub fn secret(text: &str, lines: bool) -> Result<String, String> {
     }
     let place = Place::behind(text.get(..at).unwrap_or_default());
     Err(format!("holds {}: type it anew", Invisible { character, place }))
+}
+
+/// JSON with each number as a string: its digits, where the library would read a binary number.
+pub fn with_numbers_as_text(text: &str) -> Cow<'_, str> {
+    let mut quoted = String::new();
+    let (mut copied, mut free) = (0, 0);
+    for (at, byte) in outside_strings(text) {
+        if at < free || !(byte == b'-' || byte.is_ascii_digit()) {
+            continue;
+        }
+        let rest = text.get(at..).unwrap_or_default();
+        let of_number = |letter: char| letter.is_ascii_digit() || matches!(letter, '-' | '+' | '.' | 'e' | 'E');
+        let (token, behind) = rest.split_at(rest.find(|letter| !of_number(letter)).unwrap_or(rest.len()));
+        free = at + token.len();
+        // A number where a name belongs stays what it is: an error.
+        if is_number(token) && !behind.trim_start().starts_with(':') {
+            quoted.push_str(text.get(copied..at).unwrap_or_default());
+            quoted.push('"');
+            quoted.push_str(token);
+            quoted.push('"');
+            copied = free;
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    quoted.push_str(text.get(copied..).unwrap_or_default());
+    Cow::Owned(quoted)
+}
+
+/// The bytes of JSON that stand outside of its strings, with their places.
+pub fn outside_strings(text: &str) -> impl Iterator<Item = (usize, u8)> {
+    let (mut inside, mut escaped) = (false, false);
+    text.bytes().enumerate().filter(move |(_, byte)| {
+        let was_inside = inside;
+        match byte {
+            b'"' if !escaped => inside = !inside,
+            _ => {}
+        }
+        escaped = was_inside && *byte == b'\\' && !escaped;
+        !was_inside && !inside
+    })
+}
+
+/// Whether this is a number as JSON writes it.
+fn is_number(token: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let token = token.strip_prefix('-').unwrap_or(token);
+    let (token, exponent) = token.split_once(['e', 'E']).map_or((token, None), |(token, rest)| (token, Some(rest)));
+    let (whole, fraction) = token.split_once('.').map_or((token, None), |(whole, rest)| (whole, Some(rest)));
+    let exponent = exponent.map(|text| text.strip_prefix(['+', '-']).unwrap_or(text));
+    digits(whole)
+        && (whole == "0" || !whole.starts_with('0'))
+        && fraction.is_none_or(digits)
+        && exponent.is_none_or(digits)
 }
 
 /// Whether a character has no look of its own: marks of direction, joiners, fillers, selectors, control characters.

@@ -144,15 +144,28 @@ export class DataError extends Error {
 }
 
 /**
+ * JSON, whose whole numbers beyond 2^53 are strings of their digits: as numbers they would be others.
  * @param {string} text
  * @param {(error: unknown) => Error} wrong
  */
 function parsed(text, wrong) {
     try {
-        return JSON.parse(text);
+        return JSON.parse(/\d{16}/.test(text) ? exact(text) : text);
     } catch (error) {
         throw wrong(error);
     }
+}
+
+/**
+ * JSON with such numbers in quotes. A regular expression that knows strings and numbers whole, because not every engine tells
+ * `JSON.parse` how a number was written.
+ * @param {string} text
+ */
+function exact(text) {
+    const tokens = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+    return text.replace(tokens, (token) =>
+        /^-?\d{16,}$/.test(token) && !Number.isSafeInteger(Number(token)) ? `"${token}"` : token,
+    );
 }
 
 // -- the host

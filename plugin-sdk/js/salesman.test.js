@@ -40,6 +40,22 @@ test("any other exception fails the attempt, and its message and place are in th
     assert.throws(() => silent.run(plugin(() => {}), event("a.b")), /return done\(\)/);
 });
 
+test("whole numbers that JavaScript would change are strings of their digits, and nothing else is touched", () => {
+    const body = '{"a":9007199254740993,"b":[-123456789012345678901,9007199254740991],"c":"x\\"9007199254740993","d":0.12345678901234567,"e":12345678901234567e3}';
+    const fake = new FakeHost().respond(200, body);
+    const handler = plugin((event, host) => {
+        assert.deepEqual(host.http.postJson("https://a.example", {}).json(), {
+            a: "9007199254740993",
+            b: ["-123456789012345678901", 9007199254740991],
+            c: 'x"9007199254740993',
+            d: 0.12345678901234567,
+            e: 12345678901234567e3,
+        });
+        return done();
+    });
+    assert.deepEqual(fake.run(handler, event("a.b")), done());
+});
+
 test("state, settings, records and requests cross as JSON", () => {
     const fake = new FakeHost({ settings: { a: [1] }, state: { b: 2 } });
     fake.record("deal", 4, { title: "Old", kol: 1 }).respond(500, '{"error":1}').answer("deal.list", [{ did: 4 }]);

@@ -166,6 +166,12 @@ async fn numbers_keep_their_digits_and_records_are_known_by_theirs() {
         "inn": "123456789012345678901234567890", "far": "1e400"
     });
     assert_eq!((&path["fields"], &path["event"]["actor"]), (&expected, &Value::Null), "{path}");
+    let made = r#"{"account":"main","event":"deal.edit","fields":{"did":9007199254740993,"sum":1.10,"far":1e400,"inn":123456789012345678901234567890}}"#;
+    let request = http_client().unwrap().post(format!("{}/api/v1/events", host.base())).header("content-type", JSON);
+    let answer: Value = serde_json::from_str(&request.body(made).send().await.unwrap().text().await.unwrap()).unwrap();
+    let expected =
+        json!({ "did": "9007199254740993", "sum": "1.10", "far": "1e400", "inn": "123456789012345678901234567890" });
+    assert_eq!(fields(&host, &answer).await, expected, "made by hand");
     for did in ["\" 7\\r\\n\"", "\"7\u{200b}\"", "7.0", "7"] {
         let body = format!("{{\"event\":\"deal.edit\",\"did\":{did},\"iduser1\":\"\u{feff}3\"}}");
         let (_, answer) = host.send("POST", "", Some(JSON), body.into()).await.unwrap();

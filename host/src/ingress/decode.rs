@@ -118,7 +118,7 @@ impl Fields {
 pub fn json(bytes: &[u8]) -> Result<Map<String, Value>, Error> {
     let whole = std::str::from_utf8(bytes).map_err(|error| Error::Utf8(format!("byte {}", error.valid_up_to() + 1)))?;
     let text = whole.trim_start_matches('\u{feff}');
-    let quoted = with_numbers_as_text(text);
+    let quoted = text::with_numbers_as_text(text);
     let budget = Budget { fields: Cell::new(0), failure: Cell::new(None) };
     let mut deserializer = serde_json::Deserializer::from_str(&quoted);
     let read = Node { budget: &budget, depth: 0 }
@@ -126,7 +126,8 @@ pub fn json(bytes: &[u8]) -> Result<Map<String, Value>, Error> {
         .and_then(|value| deserializer.end().map(|()| value));
     match read {
         Ok(Some(Value::Object(object))) => Ok(without_session(object)),
-        Ok(None) if text.trim_start().starts_with('{') => Ok(Map::new()),
+        // PHP writes an empty array so, whatever it stands for.
+        Ok(None) if text.trim_start().starts_with(['{', '[']) => Ok(Map::new()),
         Ok(_) => Err(Error::NotObject),
         Err(error) => Err(budget.failure.take().unwrap_or_else(|| Error::Json(what_is_wrong(text, &error)))),
     }
@@ -134,67 +135,13 @@ pub fn json(bytes: &[u8]) -> Result<Map<String, Value>, Error> {
 
 /// The error with its place in what was sent, and by its name where a character that nobody sees is the cause.
 fn what_is_wrong(text: &str, error: &serde_json::Error) -> String {
-    let unseen = outside(text).filter(|(_, byte)| !byte.is_ascii()).find_map(|(at, _)| Invisible::at(text, at));
+    let unseen =
+        text::outside_strings(text).filter(|(_, byte)| !byte.is_ascii()).find_map(|(at, _)| Invisible::at(text, at));
     match (unseen, serde_json::from_str::<serde::de::IgnoredAny>(text)) {
         (Some(unseen), _) => format!("{unseen} stands among its values"),
         (None, Err(error)) => error.to_string(),
         (None, Ok(_)) => error.to_string(),
     }
-}
-
-/// JSON with each number as a string: its digits, where the library would read a binary number.
-fn with_numbers_as_text(text: &str) -> Cow<'_, str> {
-    let mut quoted = String::new();
-    let (mut copied, mut free) = (0, 0);
-    for (at, byte) in outside(text) {
-        if at < free || !(byte == b'-' || byte.is_ascii_digit()) {
-            continue;
-        }
-        let rest = text.get(at..).unwrap_or_default();
-        let of_number = |letter: char| letter.is_ascii_digit() || matches!(letter, '-' | '+' | '.' | 'e' | 'E');
-        let (token, behind) = rest.split_at(rest.find(|letter| !of_number(letter)).unwrap_or(rest.len()));
-        free = at + token.len();
-        // A number where a name belongs stays what it is: an error.
-        if is_number(token) && !behind.trim_start().starts_with(':') {
-            quoted.push_str(text.get(copied..at).unwrap_or_default());
-            quoted.push('"');
-            quoted.push_str(token);
-            quoted.push('"');
-            copied = free;
-        }
-    }
-    if copied == 0 {
-        return Cow::Borrowed(text);
-    }
-    quoted.push_str(text.get(copied..).unwrap_or_default());
-    Cow::Owned(quoted)
-}
-
-/// The bytes of JSON that stand outside of its strings, with their places.
-fn outside(text: &str) -> impl Iterator<Item = (usize, u8)> {
-    let (mut inside, mut escaped) = (false, false);
-    text.bytes().enumerate().filter(move |(_, byte)| {
-        let was_inside = inside;
-        match byte {
-            b'"' if !escaped => inside = !inside,
-            _ => {}
-        }
-        escaped = was_inside && *byte == b'\\' && !escaped;
-        !was_inside && !inside
-    })
-}
-
-/// Whether this is a number as JSON writes it.
-fn is_number(token: &str) -> bool {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let token = token.strip_prefix('-').unwrap_or(token);
-    let (token, exponent) = token.split_once(['e', 'E']).map_or((token, None), |(token, rest)| (token, Some(rest)));
-    let (whole, fraction) = token.split_once('.').map_or((token, None), |(whole, rest)| (whole, Some(rest)));
-    let exponent = exponent.map(|text| text.strip_prefix(['+', '-']).unwrap_or(text));
-    digits(whole)
-        && (whole == "0" || !whole.starts_with('0'))
-        && fraction.is_none_or(digits)
-        && exponent.is_none_or(digits)
 }
 
 fn percent_decoded(bytes: &[u8], pair: usize) -> Result<String, Error> {

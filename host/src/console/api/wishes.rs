@@ -1,8 +1,10 @@
 //! Wishes: send, replay, retry, drop, forget.
 
 use axum::Json;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, FromRequest, Path, Request, State};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -15,6 +17,7 @@ use crate::console::{Console, Problem};
 use crate::event::EventId;
 use crate::journal::{DeliveryId, LetterFilter, Record, Resolution};
 use crate::plugin::PluginName;
+use crate::text;
 
 /// An event made by hand.
 #[derive(Deserialize, ToSchema)]
@@ -37,6 +40,24 @@ pub(super) struct Sent {
     id: EventId,
 }
 
+/// JSON whose numbers are text, digit for digit, as the intake reads them.
+pub(super) struct Digits<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Digits<T> {
+    type Rejection = JsonRejection;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, JsonRejection> {
+        let (parts, body) = request.into_parts();
+        let bytes = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await?;
+        let body = match std::str::from_utf8(text::unmarked_bytes(&bytes)) {
+            Ok(written) => Body::from(text::with_numbers_as_text(written).into_owned()),
+            // What is no text is refused by the reader behind.
+            Err(_) => Body::from(bytes),
+        };
+        Json::from_request(Request::from_parts(parts, body), state).await.map(|Json(wish)| Self(wish))
+    }
+}
+
 fn wish<T>(wish: Result<Json<T>, JsonRejection>, words: &str) -> Result<T, Problem> {
     wish.map(|Json(wish)| wish).map_err(|_| Problem::bad_filter(words))
 }
@@ -46,8 +67,9 @@ fn wish<T>(wish: Result<Json<T>, JsonRejection>, words: &str) -> Result<T, Probl
 pub(super) async fn send_event(
     State(console): State<Console>,
     Extension(who): Extension<Operator>,
-    body: Result<Json<Handmade>, JsonRejection>,
+    body: Result<Digits<Handmade>, JsonRejection>,
 ) -> Result<Json<Sent>, Problem> {
+    let body = body.map(|Digits(made)| Json(made));
     let Handmade { account, event, fields } = wish(body, "send a JSON object with `account`, `event` and `fields`")?;
     let id = console.send(&who, &account, &event, fields).await?;
     Ok(Json(Sent { id }))

@@ -95,6 +95,13 @@ fn a_mark_and_other_line_ends_mean_nothing() {
 }
 
 #[test]
+fn an_empty_array_of_phps_holds_nothing() {
+    assert_eq!(json(b" [ ] "), Ok(Map::new()));
+    assert_eq!(json(b"{}"), Ok(Map::new()));
+    assert_eq!(json(b"null"), Err(Error::NotObject));
+}
+
+#[test]
 fn a_number_keeps_the_digits_that_were_sent() {
     for digits in [
         "9007199254740993",
