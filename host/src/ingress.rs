@@ -422,3 +422,58 @@ fn number(field: &'static str, text: &str) -> Result<String, Problem> {
         _ => text.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(body: &[u8]) -> Result<Event, Problem> {
+        event_of("main", body, 0)
+    }
+
+    #[test]
+    fn a_record_is_known_by_its_number_however_it_is_written() {
+        for did in ["5", "\"5\"", "5.0", "\" 5\\r\\n\"", "\"\u{feff}5\"", "\"5\u{200b}\"", "\"5.00\""] {
+            let event = of(format!("{{\"event\":\" deal.edit\u{200b}\",\"did\":{did}}}").as_bytes()).unwrap();
+            assert_eq!((event.name.as_str(), event.fields.as_str()), ("deal.edit", "{\"did\":\"5\"}"), "{did}");
+            assert_eq!(event.entity.map(|entity| entity.to_string()).as_deref(), Some("deal:5"), "{did}");
+        }
+        for (id, kept) in [("\"A-17\"", "A-17"), ("5.5", "5.5"), ("\".0\"", ".0"), ("1e3", "1e3"), ("\"5.\"", "5.")] {
+            let event = of(format!("{{\"event\":\"order.paid\",\"id\":{id}}}").as_bytes()).unwrap();
+            assert_eq!(event.entity.map(|entity| entity.id).as_deref(), Some(kept));
+        }
+        let unseen = of("{\"event\":\"deal.edit\",\"did\":\"5\u{200b}6\"}".as_bytes());
+        assert!(matches!(unseen, Err(Problem::Invisible("did", _))), "{unseen:?}");
+    }
+
+    #[test]
+    fn an_actor_that_not_everybody_can_count_to_stays_a_field() {
+        let actor = |iduser: &str| {
+            let event = of(format!("{{\"event\":\"a.b\",\"iduser1\":{iduser}}}").as_bytes()).unwrap();
+            (event.actor, event.fields)
+        };
+        assert_eq!(actor("9007199254740991"), (Some(9_007_199_254_740_991), "{}".to_owned()));
+        for large in ["9007199254740993", "18446744073709551616", "-1", "\"anna\""] {
+            let kept = format!("{{\"iduser1\":\"{}\"}}", large.trim_matches('"'));
+            assert_eq!(actor(large), (None, kept), "{large}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_accepted_has_a_name_and_a_number_that_are_what_they_look(
+            name in "\\PC{0,12}|[a-z.]{1,9}[ \u{200b}\u{feff}\\r\\n]{0,2}",
+            id in "\\PC{0,8}|[0-9.]{1,6}[ \u{200b}\u{feff}\\r\\n]{0,2}",
+        ) {
+            let body = json!({ "event": name, "id": id, "did": id }).to_string();
+            if let Ok(event) = of(body.as_bytes()) {
+                proptest::prop_assert_eq!(text::invisible(&event.name), None);
+                proptest::prop_assert!(!event.name.contains(char::is_whitespace));
+                if let Some(entity) = event.entity {
+                    proptest::prop_assert_eq!(text::trimmed(&entity.id), entity.id.as_str());
+                    proptest::prop_assert_eq!(text::invisible(&entity.id), None);
+                }
+            }
+        }
+    }
+}

@@ -69,6 +69,12 @@ fn with_settings(names: &[(&str, &str)], settings: &str) -> TempDir {
     folder
 }
 
+/// How many files lie below a folder that may not be there, or is being changed.
+fn files_in(folder: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.map(|path| if path.is_dir() { files_in(&path) } else { 1 }).sum()
+}
+
 /// Every file below a folder.
 fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -295,7 +295,12 @@ async fn workers_that_are_killed_leave_no_half_event_and_lose_none_that_was_hand
     let crm = Crm::new(&php, &file(receiver.url())).unwrap();
     for round in 0..20_u64 {
         receiver.mode(if round % 3 == 0 { Mode::Accept } else { Mode::Refuse(503) });
+        let handed_over = || receiver.taken().len() + crate::files_in(&crm.spool().join("q"));
+        let before = handed_over();
         let page = crm.start(&edits(round * 1_000..round * 1_000 + 500), Some(300)).unwrap();
+        // However slowly PHP starts here.
+        let begun = async || Ok((handed_over() > before).then_some(()));
+        wait_until("the worker's first event", PATIENCE, begun).await.unwrap();
         tokio::time::sleep(Duration::from_millis(rand::random_range(20..150))).await;
         page.kill().unwrap();
     }

@@ -130,7 +130,7 @@ fn apache(folder: &Path, modules: &Path, port: u16, site: &str) -> String {
         .collect();
     format!(
         "{loaded}ServerRoot {folder}\nServerName crm\nDefaultRuntimeDir {folder}\nPidFile {folder}/pid\nMutex file:{folder}\n\
-         ErrorLog {folder}/error.log\nUser nobody\nGroup nogroup\nListen 127.0.0.1:{port}\n{site}\n"
+         ErrorLog {folder}/error.log\nUser #65534\nGroup #65534\nListen 127.0.0.1:{port}\n{site}\n"
     )
 }
 

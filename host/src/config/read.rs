@@ -374,7 +374,8 @@ fn authorities(section: &mut Section<'_>, base: &Path) -> crm::connection::Autho
     let Some(file) = section.optional::<PathBuf>("ca_file") else { return crm::connection::Authorities::default() };
     let path = base.join(file);
     let read = std::fs::read(&path).map_err(|error| format!("can't be read: `{}`: {error}", path.display()));
-    let read = read.and_then(|pem| crm::connection::Authorities::read(&pem).map_err(str::to_owned));
+    let read =
+        read.and_then(|pem| crm::connection::Authorities::read(text::unmarked_bytes(&pem)).map_err(str::to_owned));
     read.unwrap_or_else(|words| {
         section.problem("ca_file", &words);
         crm::connection::Authorities::default()

@@ -201,8 +201,8 @@ if (!function_exists('salesman_host_settings')) {
         return $left < min(50, $total / 2) ? 0 : $left;
     }
 
-    // Отправка в пределах времени запроса. Ответ: как у salesman_host_post; -1 - не пытались. Без ключа - проверка, а не событие.
-    // Sends within the request's time. Returns what salesman_host_post does; -1 for not tried. Without a key: a probe, no event.
+    // Отправка в пределах времени запроса. Ответ: как у salesman_host_post; -1 и если не пытались. Без ключа - проверка, а не событие.
+    // Sends within the request's time. Returns what salesman_host_post does; -1 also for not tried. Without a key: a probe, no event.
     function salesman_host_send(string $body, string $key): int {
         $settings = salesman_host_settings();
         $run = &salesman_host_run();
@@ -216,8 +216,8 @@ if (!function_exists('salesman_host_settings')) {
         return $status;
     }
 
-    // Ответ: код HTTP самой программы; код чужого ответа (прокси) - со знаком минус; 0 - ответа нет. Своё программа подписывает заголовком и JSON.
-    // Returns the host's own HTTP status; another's (a proxy's) negated; 0 for no answer. The host's own bears a header, and its JSON.
+    // Ответ: код HTTP самой программы; код чужого ответа (прокси) - со знаком минус; 0 - ответа нет. Своё программа подписывает заголовком и JSON. -1 - нет и соединения.
+    // Returns the host's own HTTP status; another's (a proxy's) negated; 0 for no answer. The host's own bears a header, and its JSON. -1: not even a connection.
     function salesman_host_post(string $body, string $key, int $connect, int $total): int {
         static $curl = null;
         if (!function_exists('curl_init') || !function_exists('curl_exec')) { return 0; }
@@ -244,11 +244,13 @@ if (!function_exists('salesman_host_settings')) {
         ]);
         $done = curl_exec($curl);
         $status = (int)curl_getinfo($curl, CURLINFO_HTTP_CODE);
+        // Без соединения: программы нет ни для какого события. / Without a connection: the host is there for no event.
+        $unreached = !$done && $status === 0 && (in_array(curl_errno($curl), [6, 7], true) || (float)curl_getinfo($curl, CURLINFO_CONNECT_TIME) <= 0.0);
         if (!$done) { $curl = null; }
         $said = json_decode($text, true);
         $code = is_array($said) && is_string($said['code'] ?? null) ? $said['code'] : '';
         $own = $own || (is_array($said) && (strpos($code, 'ingress.') === 0 || (($said['status'] ?? '') === 'accepted' && isset($said['id']))));
-        return $own ? $status : -$status;
+        return $unreached ? -1 : ($own ? $status : -$status);
     }
 
     // Эти ответы программы окончательны, остальные, кроме 202, - нет. / These answers of the host are final; all others but 202 are not.
@@ -263,7 +265,7 @@ if (!function_exists('salesman_host_settings')) {
     }
 
     function salesman_host_words(int $status): string {
-        return $status === 0 ? 'no answer' : ($status > 0 ? "the host answered $status" : 'a proxy answered ' . -$status . ' in place of the host');
+        return $status === 0 || $status === -1 ? 'no answer' : ($status > 0 ? "the host answered $status" : 'a proxy answered ' . -$status . ' in place of the host');
     }
 
     // Которая это подряд неудача первого в очереди. / The how manieth failure in a row of the first in the spool this is.
