@@ -8,6 +8,7 @@
 //! Not here: instances and their limits of memory and time (`sandbox`), and what becomes of the effects (`journal`).
 
 mod crm;
+mod doubt;
 mod http;
 mod log;
 mod state;
@@ -17,7 +18,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -79,6 +80,8 @@ impl std::error::Error for LimitHit {}
 pub(crate) struct Attempt {
     reach: Reach,
     began: Instant,
+    /// How long it may take.
+    time: Duration,
     calls_left: u32,
     calls: u32,
     log_left: u64,
@@ -102,6 +105,7 @@ impl Attempt {
         Self {
             reach,
             began: Instant::now(),
+            time: limits.time,
             calls_left: limits.calls,
             calls: limits.calls,
             log_left: limits.log,

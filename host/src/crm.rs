@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 
 use crate::secret::{Renewable, Secret};
 use connection::{Authorities, connections};
@@ -52,6 +52,8 @@ pub struct Options {
     pub concurrency: usize,
     /// How long one call may take.
     pub timeout: Duration,
+    /// How long the CRM may go on with a call whose caller has gone.
+    pub linger: Duration,
     /// Authorities whose certificates are taken beside those that the machine knows.
     pub authorities: Authorities,
 }
@@ -85,6 +87,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a write that ended so was surely not done. A PHP error page may come after the record was written (measured
+    /// for contacts under PHP 8).
+    pub fn nothing_was_done(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::Unsent(_) | Self::Invalid(_) => true,
+            Self::NotTheApi(stranger) => stranger.nothing_was_done(),
+            Self::Transport(_) | Self::BadAnswer(_) => false,
+        }
+    }
+
     /// Whether the API gave no answer that says anything about the call: nobody may be able to use the CRM now. A key that
     /// is refused (401; the documented 400 was never seen) is the same to all calls.
     pub fn is_no_answer(&self) -> bool {
@@ -117,6 +129,8 @@ struct Inner {
     way: Way,
     places: Semaphore,
     reachability: Reachability,
+    /// The number of its own user, once it is known.
+    user: OnceCell<u64>,
 }
 
 impl Client {
@@ -146,8 +160,8 @@ impl Client {
     fn going(options: Options, way: Way) -> Self {
         let base = format!("{}/developer/v2", options.url.as_str().trim_end_matches('/'));
         let places = Semaphore::new(options.concurrency.max(1));
-        let key = Renewable::new(options.api_key.clone());
-        Self { inner: Arc::new(Inner { base, options, key, way, places, reachability: Reachability::new() }) }
+        let (key, user) = (Renewable::new(options.api_key.clone()), OnceCell::new());
+        Self { inner: Arc::new(Inner { base, options, key, way, places, reachability: Reachability::new(), user }) }
     }
 
     /// Goes on with another key, from the next call on.
@@ -166,6 +180,14 @@ impl Client {
     /// [`Error`]; [`Error::BadAnswer`] when the CRM names no number.
     pub async fn own_user(&self) -> Result<u64, Error> {
         self.login().await.map(|login| login.number)
+    }
+
+    /// The same, asked once.
+    ///
+    /// # Errors
+    /// As [`Client::own_user`].
+    pub async fn known_user(&self) -> Result<u64, Error> {
+        self.inner.user.get_or_try_init(|| self.own_user()).await.copied()
     }
 
     async fn login(&self) -> Result<Login, Error> {
@@ -188,6 +210,16 @@ impl Client {
     /// Why the CRM counts as away; `None` while it does not.
     pub fn why_away(&self) -> Option<Error> {
         self.inner.reachability.why()
+    }
+
+    /// How long the CRM may go on with a call whose caller has gone: what is not there by then was not done.
+    pub fn linger(&self) -> Duration {
+        self.inner.options.linger.max(self.inner.options.timeout)
+    }
+
+    /// Whether a read shows what was written before it: in a rehearsal nothing is.
+    pub fn shows_writes(&self) -> bool {
+        matches!(self.inner.way, Way::Live(_))
     }
 
     /// Tells when the CRM goes away (`false`) and comes back (`true`), as far as [`Client::is_away`] was asked.
@@ -259,7 +291,10 @@ impl Inner {
         // PHP turns dots in the names of form fields into `_`; in JSON they survive. JSON is only recognised with
         // exactly this content type.
         let dotted = arguments.keys().any(|key| key.contains('.'));
-        let (content_type, body) = if dotted {
+        // Of a form the CRM makes `'` the text `&acute;`, also where it was stored as `'` and is only sent along.
+        let quoted = action == "update"
+            && arguments.values().any(|value| value.as_str().is_some_and(|text| text.contains('\'')));
+        let (content_type, body) = if dotted || quoted {
             ("application/json", Value::Object(body).to_string())
         } else {
             ("application/x-www-form-urlencoded", form::encode(&body))

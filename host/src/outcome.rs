@@ -162,6 +162,8 @@ pub struct Effects {
     pub logged: u64,
     /// Whether its last call to the CRM brought no answer, or was still waiting for one.
     pub crm_unanswered: bool,
+    /// Whether it ended while nobody could tell whether a write was done: the next attempt looks, which is no failure.
+    pub in_doubt: bool,
     /// What it used.
     pub usage: Usage,
 }

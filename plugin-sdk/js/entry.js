@@ -31,7 +31,14 @@ const httpError = ({ tag, val }) => new HttpError(tag, val);
 /** @type {import("./salesman.js").Backend} */
 const backend = {
     crmCall: (method, action, args) => calling(() => crm.call({ method, action, arguments: args }), crmError),
-    crmUpdate: (kind, id, changes) => calling(() => crm.update(kind, BigInt(id), changes), crmError),
+    crmUpdate: (kind, id, changes, accepted) =>
+        calling(
+            () =>
+                accepted.length === 0
+                    ? crm.update(kind, BigInt(id), changes)
+                    : crm.updateLosing(kind, BigInt(id), changes, accepted),
+            crmError,
+        ),
     stateGet: (key) => calling(() => state.get(key), stateError) ?? null,
     stateSet: (key, value) => calling(() => state.set(key, value), stateError),
     stateDelete: (key) => calling(() => state.delete(key), stateError),

@@ -192,18 +192,20 @@ export class Crm {
     }
 
     /**
-     * Changes some fields of a record and loses no other; returns the names of those that changed.
+     * Changes some fields of a record and loses no other; returns the names of those that were written. What the API can't
+     * preserve is refused (`crm.would_lose`), unless the loss of those columns is accepted.
      * @param {RecordKind} kind
      * @param {number | string} id
      * @param {Record<string, any>} changes
+     * @param {string[]} [accepted] columns that may be lost
      * @returns {string[]}
      */
-    update(kind, id, changes) {
+    update(kind, id, changes, accepted = []) {
         const number = Number(id);
         if (!Number.isSafeInteger(number) || number < 0) {
             throw new CrmError("invalid", `\`${id}\` is not the number of a ${kind}`);
         }
-        return this.#backend.crmUpdate(kind, number, JSON.stringify(changes));
+        return this.#backend.crmUpdate(kind, number, JSON.stringify(changes), accepted);
     }
 }
 

@@ -83,9 +83,10 @@ export class FakeHost {
                 const none = new CrmError("invalid", `the fake host has no answer for \`${call}\`: give it one with \`answer\``);
                 return JSON.stringify(next(this.#answers.get(call) ?? [], none));
             },
-            crmUpdate: (kind, id, changes) => {
+            crmUpdate: (kind, id, changes, accepted) => {
                 const wanted = JSON.parse(changes);
-                this.calls.push([`${kind}.update`, { id, changes: wanted }]);
+                const call = accepted.length === 0 ? { id, changes: wanted } : { id, changes: wanted, accepted };
+                this.calls.push([`${kind}.update`, call]);
                 const record = this.#records.get(`${kind} ${id}`);
                 if (!record) throw new CrmError("refused", "Запись не найдена", "403");
                 const changed = Object.keys(wanted).filter((field) => record[field] !== wanted[field]);

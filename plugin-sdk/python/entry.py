@@ -40,9 +40,11 @@ class _Imports:
         except Err as error:
             raise _crm_error(error.value) from None
 
-    def crm_update(self, kind, id, changes):
+    def crm_update(self, kind, id, changes, accepted):
         try:
-            return crm.update(crm.RecordKind[kind.upper()], id, changes)
+            if not accepted:
+                return crm.update(crm.RecordKind[kind.upper()], id, changes)
+            return crm.update_losing(crm.RecordKind[kind.upper()], id, changes, accepted)
         except Err as error:
             raise _crm_error(error.value) from None
 

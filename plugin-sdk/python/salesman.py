@@ -203,7 +203,7 @@ class Backend(Protocol):
     """What stands behind a `Host`: the contract's imports, or a test's fake. JSON crosses as text."""
 
     def crm_call(self, method: str, action: str, arguments: str) -> str: ...
-    def crm_update(self, kind: str, id: int, changes: str) -> list[str]: ...
+    def crm_update(self, kind: str, id: int, changes: str, accepted: list[str]) -> list[str]: ...
     def state_get(self, key: str) -> Optional[str]: ...
     def state_set(self, key: str, value: str) -> None: ...
     def state_delete(self, key: str) -> None: ...
@@ -228,13 +228,18 @@ class Crm:
         except ValueError as error:
             raise CrmError("bad-answer", str(error)) from error
 
-    def update(self, kind: str, id: Union[int, str], changes: Mapping[str, Any]) -> list[str]:
-        """Changes some fields of a `client`, `person`, `deal` or `task` and loses no other; returns those that changed."""
+    def update(
+        self, kind: str, id: Union[int, str], changes: Mapping[str, Any], accepted: Optional[list[str]] = None
+    ) -> list[str]:
+        """Changes some fields of a `client`, `person`, `deal` or `task` and loses no other; returns those that were written.
+
+        What the API can't preserve is refused (`crm.would_lose`), unless the loss of those columns is `accepted`.
+        """
         if kind not in ("client", "person", "deal", "task"):
             raise CrmError("invalid", f"`{kind}` can't be updated: only client, person, deal and task can")
         if not str(id).isdecimal():
             raise CrmError("invalid", f"`{id}` is not the number of a {kind}")
-        return self._backend.crm_update(kind, int(id), _text(changes))
+        return self._backend.crm_update(kind, int(id), _text(changes), list(accepted or []))
 
 
 class State:

@@ -85,9 +85,10 @@ class _Backend:
         none = CrmError("invalid", f"the fake host has no answer for `{call}`: give it one with `answer`")
         return json.dumps(_next(self.fake._answers.get(call, []), none))
 
-    def crm_update(self, kind: str, id: int, changes: str) -> list[str]:
+    def crm_update(self, kind: str, id: int, changes: str, accepted: list[str]) -> list[str]:
         wanted = json.loads(changes)
-        self.fake.calls.append((f"{kind}.update", {"id": id, "changes": wanted}))
+        call = {"id": id, "changes": wanted, "accepted": accepted} if accepted else {"id": id, "changes": wanted}
+        self.fake.calls.append((f"{kind}.update", call))
         record = self.fake._records.get((kind, id))
         if record is None:
             raise CrmError("refused", "Запись не найдена", "403")

@@ -54,6 +54,19 @@ pub enum CrmError {
 }
 
 impl CrmError {
+    /// The code of a refusal by the host: the update would lose columns, which the text names.
+    ///
+    /// # Example
+    /// See [`Crm::update_losing`].
+    pub const WOULD_LOSE: &'static str = "crm.would_lose";
+    /// The code of a refusal by the host: the CRM did not write some fields, which the text names.
+    ///
+    /// # Example
+    /// ```
+    /// assert_eq!(salesman_plugin_sdk::CrmError::NOT_WRITTEN, "crm.not_written");
+    /// ```
+    pub const NOT_WRITTEN: &'static str = "crm.not_written";
+
     /// The CRM's own code, where it refused with one.
     ///
     /// # Example
@@ -72,6 +85,7 @@ impl CrmError {
 impl fmt::Display for CrmError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Refused { code: Some(code), text } if code.starts_with("crm.") => write!(formatter, "{code}: {text}"),
             Self::Refused { code: Some(code), text } => write!(formatter, "the CRM refused with code {code}: {text}"),
             Self::Refused { code: None, text } => write!(formatter, "the CRM refused: {text}"),
             Self::NotGranted(text) => formatter.write_str(text),
@@ -234,7 +248,12 @@ impl<'a> Crm<'a> {
     /// Changes the named fields of a record and leaves all others as they are.
     ///
     /// The host reads the record, merges, and sends whatever the CRM would otherwise blank; it sends nothing when
-    /// nothing changes. Returns the names of the fields that changed: empty when nothing was sent.
+    /// nothing changes. Returns the names of the fields that were written: empty when nothing was sent.
+    ///
+    /// What the API can't preserve is refused before anything is sent, with the code [`CrmError::WOULD_LOSE`]: every
+    /// change of a deal or a task at present, and of a contact whose responsible employee can't be found out. Fields that the
+    /// CRM did not write (switched off there, read only, an emoji) are refused with [`CrmError::NOT_WRITTEN`]. Both name the
+    /// columns, and make a dead letter where the handler returns them.
     ///
     /// # Errors
     /// [`CrmError`], all variants; [`CrmError::Refused`] when there is no such record.
@@ -250,7 +269,39 @@ impl<'a> Crm<'a> {
     /// # Ok::<(), salesman_plugin_sdk::Error>(())
     /// ```
     pub fn update(&self, kind: RecordKind, id: u64, changes: &impl Serialize) -> Result<Vec<String>, CrmError> {
-        self.backend.crm_update(kind, id, &object(changes)?)
+        self.backend.crm_update(kind, id, &object(changes)?, &[])
+    }
+
+    /// The same, where the loss of the columns in `accepted` is accepted: "I know". It is recorded with the attempt. The loss
+    /// of any other column is refused all the same.
+    ///
+    /// # Errors
+    /// As [`Crm::update`].
+    ///
+    /// # Example
+    /// ```
+    /// use salesman_plugin_sdk::{CrmError, RecordKind, testing::FakeHost};
+    /// use serde_json::json;
+    ///
+    /// let fake = FakeHost::new()
+    ///     .record(RecordKind::Deal, 4, json!({ "adres": "улица" }))
+    ///     .would_lose(RecordKind::Deal, 4, &["coid1", "pid"]);
+    /// let (crm, change) = (fake.host().crm(), json!({ "adres": "другая" }));
+    /// let refused = crm.update(RecordKind::Deal, 4, &change);
+    /// assert_eq!(refused.unwrap_err().code(), Some(CrmError::WOULD_LOSE));
+    /// // This CRM notes no competitors and no main contact in its deals.
+    /// assert_eq!(crm.update_losing(RecordKind::Deal, 4, &change, &["coid1", "pid"])?, ["adres"]);
+    /// # Ok::<(), salesman_plugin_sdk::Error>(())
+    /// ```
+    pub fn update_losing(
+        &self,
+        kind: RecordKind,
+        id: u64,
+        changes: &impl Serialize,
+        accepted: &[&str],
+    ) -> Result<Vec<String>, CrmError> {
+        let accepted: Vec<String> = accepted.iter().map(|column| (*column).to_owned()).collect();
+        self.backend.crm_update(kind, id, &object(changes)?, &accepted)
     }
 
     /// Reads a deal by `deal.list` with a filter, because `deal.info` answers null for most fields.

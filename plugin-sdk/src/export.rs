@@ -120,14 +120,24 @@ impl Backend for Imports {
         serde_json::from_str(&body).map_err(|error| CrmError::BadAnswer(error.to_string()))
     }
 
-    fn crm_update(&self, kind: RecordKind, id: u64, changes: &Map<String, Value>) -> Result<Vec<String>, CrmError> {
+    fn crm_update(
+        &self,
+        kind: RecordKind,
+        id: u64,
+        changes: &Map<String, Value>,
+        accepted: &[String],
+    ) -> Result<Vec<String>, CrmError> {
         let kind = match kind {
             RecordKind::Client => contract::crm::RecordKind::Client,
             RecordKind::Person => contract::crm::RecordKind::Person,
             RecordKind::Deal => contract::crm::RecordKind::Deal,
             RecordKind::Task => contract::crm::RecordKind::Task,
         };
-        contract::crm::update(kind, id, &json(changes)).map_err(crm_error)
+        match accepted {
+            [] => contract::crm::update(kind, id, &json(changes)),
+            accepted => contract::crm::update_losing(kind, id, &json(changes), accepted),
+        }
+        .map_err(crm_error)
     }
 
     fn state_get(&self, key: &str) -> Result<Option<String>, StateError> {

@@ -170,7 +170,13 @@ impl<'a> Host<'a> {
 /// What stands behind a [`Host`]: the contract's imports, or a test's fake.
 pub(crate) trait Backend {
     fn crm_call(&self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<Value, CrmError>;
-    fn crm_update(&self, kind: RecordKind, id: u64, changes: &Map<String, Value>) -> Result<Vec<String>, CrmError>;
+    fn crm_update(
+        &self,
+        kind: RecordKind,
+        id: u64,
+        changes: &Map<String, Value>,
+        accepted: &[String],
+    ) -> Result<Vec<String>, CrmError>;
     fn state_get(&self, key: &str) -> Result<Option<String>, StateError>;
     fn state_set(&self, key: &str, value: &str) -> Result<(), StateError>;
     fn state_delete(&self, key: &str) -> Result<(), StateError>;

@@ -67,6 +67,7 @@ pub struct FakeHost {
 struct Inner {
     answers: BTreeMap<String, VecDeque<Result<Value, CrmError>>>,
     records: BTreeMap<(&'static str, u64), Map<String, Value>>,
+    at_risk: BTreeMap<(&'static str, u64), Vec<String>>,
     responses: VecDeque<Result<Response, HttpError>>,
     settings: Map<String, Value>,
     state: BTreeMap<String, String>,
@@ -119,6 +120,18 @@ impl FakeHost {
         if let Value::Object(fields) = fields {
             self.inner.borrow_mut().records.insert((kind.as_str(), id), fields);
         }
+        self
+    }
+
+    /// Columns of a record that an update would lose: [`Crm::update`](crate::Crm::update) is refused, and
+    /// [`Crm::update_losing`](crate::Crm::update_losing) where it does not accept all of them.
+    ///
+    /// # Example
+    /// See [`Crm::update_losing`](crate::Crm::update_losing).
+    #[must_use]
+    pub fn would_lose(self, kind: RecordKind, id: u64, columns: &[&str]) -> Self {
+        let columns = columns.iter().map(|column| (*column).to_owned()).collect();
+        self.inner.borrow_mut().at_risk.insert((kind.as_str(), id), columns);
         self
     }
 
@@ -222,9 +235,25 @@ impl Backend for FakeHost {
         if queue.len() > 1 { queue.pop_front() } else { queue.front().cloned() }.ok_or_else(no_answer)?
     }
 
-    fn crm_update(&self, kind: RecordKind, id: u64, changes: &Map<String, Value>) -> Result<Vec<String>, CrmError> {
+    fn crm_update(
+        &self,
+        kind: RecordKind,
+        id: u64,
+        changes: &Map<String, Value>,
+        accepted: &[String],
+    ) -> Result<Vec<String>, CrmError> {
         let mut inner = self.inner.borrow_mut();
-        inner.calls.push((format!("{}.update", kind.as_str()), json!({ "id": id, "changes": changes })));
+        let call = match accepted {
+            [] => json!({ "id": id, "changes": changes }),
+            accepted => json!({ "id": id, "changes": changes, "accepted": accepted }),
+        };
+        inner.calls.push((format!("{}.update", kind.as_str()), call));
+        let at_risk = inner.at_risk.get(&(kind.as_str(), id)).cloned().unwrap_or_default();
+        let lost: Vec<String> = at_risk.into_iter().filter(|column| !accepted.contains(column)).collect();
+        if !lost.is_empty() {
+            let text = format!("`{}.update` would lose `{}`", kind.as_str(), lost.join("`, `"));
+            return Err(CrmError::Refused { code: Some(CrmError::WOULD_LOSE.into()), text });
+        }
         let Some(record) = inner.records.get_mut(&(kind.as_str(), id)) else {
             return Err(CrmError::Refused {
                 code: Some("403".into()), text: "Запись не найдена".into()

@@ -14,7 +14,7 @@ fn client(crm: &StandIn, timeout: Duration) -> Client {
     configured(crm.base_url(), crm, &format!("timeout_ms = {}", timeout.as_millis()))
 }
 
-fn configured(url: &str, crm: &StandIn, lines: &str) -> Client {
+pub(crate) fn configured(url: &str, crm: &StandIn, lines: &str) -> Client {
     // The secret's type is the host's own: it is made by reading a configuration.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("host.toml");

@@ -30,6 +30,7 @@ mod resilience;
 mod shapes;
 mod start;
 mod tidy;
+mod updates;
 mod watching;
 mod writes;
 

@@ -14,7 +14,7 @@ async fn both(hooked: bool) -> (StandIn, Host, TempDir) {
     let folder = crate::plugins(&[("writer", "write.event")]);
     let more = "[retry]\nfirst_ms = 300\nlongest_ms = 1000\nattempts = 20\n[plugins.writer.limits]\ntime_ms = 600000";
     let mut setup = Setup::new().unwrap().crm(&crm).plugins(folder.path()).more(more);
-    setup.crm_lines = "timeout_ms = 500".to_owned();
+    setup.crm_lines = "timeout_ms = 500\nlinger_ms = 1000".to_owned();
     let host = setup.start().await.unwrap();
     wait_until("the host's own user", PATIENCE, async || Ok(host.log().contains("are the host's own").then_some(())))
         .await

@@ -11,6 +11,7 @@
 //! Reading order: [`StandIn`] below, then `service` (a request's path), `crm` (the tables and the way to a handler), one
 //! file per method, `event` and `hooks` (what goes out), `browser` (users at work), `fault` (scripted trouble).
 
+mod administer;
 mod browser;
 mod client;
 mod client_read;

@@ -81,6 +81,28 @@ impl Host for Attempt {
         id: u64,
         changes: String,
     ) -> wasmtime::Result<Result<Vec<String>, Error>> {
+        self.changed(kind, id, changes, Vec::new()).await
+    }
+
+    async fn update_losing(
+        &mut self,
+        kind: RecordKind,
+        id: u64,
+        changes: String,
+        accepted: Vec<String>,
+    ) -> wasmtime::Result<Result<Vec<String>, Error>> {
+        self.changed(kind, id, changes, accepted).await
+    }
+}
+
+impl Attempt {
+    async fn changed(
+        &mut self,
+        kind: RecordKind,
+        id: u64,
+        changes: String,
+        accepted: Vec<String>,
+    ) -> wasmtime::Result<Result<Vec<String>, Error>> {
         self.count()?;
         let kind = match kind {
             RecordKind::Client => update::Kind::Client,
@@ -91,14 +113,21 @@ impl Host for Attempt {
         if let Err(refusal) = self.crm_granted(&format!("{}.update", kind.as_str()), &changes) {
             return Ok(Err(refusal));
         }
+        if accepted.len() > MOST_ACCEPTED || accepted.iter().any(|column| column.len() > 64) {
+            return Ok(Err(Error::Invalid(format!(
+                "at most {MOST_ACCEPTED} columns can be accepted, each by its name"
+            ))));
+        }
         let changes = match object(&changes) {
             Ok(changes) => changes,
             Err(error) => return Ok(Err(error)),
         };
-        answer_for_plugin(self.crm_update(kind, id, &changes).await)
+        answer_for_plugin(self.crm_update(kind, id, &changes, &accepted).await)
     }
 }
 
+/// Columns whose loss one call can accept: more than any record has.
+const MOST_ACCEPTED: usize = 64;
 /// Bytes of one call's arguments, as JSON.
 const MOST_ARGUMENTS: usize = 256 << 10;
 

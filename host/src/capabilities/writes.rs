@@ -1,26 +1,22 @@
 //! Writes to the CRM: recorded before they are sent and after they are answered, so that none is sent twice.
 //!
 //! - A write that was answered is not sent again: its answer is given again.
-//! - A write whose answer was lost is sent again where that does no harm. A record that may have been added is looked for:
-//!   among the events that the write caused, then in the CRM's list. Where nobody can tell, the plugin is told.
+//! - A write whose answer was lost is settled at once where that can be (`doubt`), and sent again where that does no harm.
 //! - A write that was surely not done leaves nothing behind: a refusal, or a CRM that was not reached.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::doubt::Settled;
 use super::{Attempt, LimitHit};
-use crate::crm::lookup::{self, Age, Found};
 use crate::crm::target::{self, Repeat, Target};
-use crate::crm::update::{self, Caller};
+use crate::crm::update::{self, Caller, Changed, Wish};
 use crate::crm::{self, is_read};
 use crate::journal::{self, Intended, Intent, Write, Written};
 use crate::outcome::FaultKind;
 use crate::telemetry;
-
-/// Milliseconds of a day.
-const A_DAY: i64 = 24 * 3_600_000;
 
 /// Why a write brought no good answer.
 pub(super) enum Failure {
@@ -47,6 +43,34 @@ impl From<journal::Error> for Failure {
     }
 }
 
+/// A write that a plugin asks for.
+pub(super) struct Asked {
+    pub(super) write: Write,
+    pub(super) method: String,
+    pub(super) action: String,
+    /// `method.action`.
+    pub(super) call: String,
+    pub(super) arguments: Map<String, Value>,
+    /// The arguments as they are recorded.
+    pub(super) all: Value,
+    pub(super) target: Target,
+}
+
+impl Asked {
+    fn new(attempt: &mut Attempt, method: &str, action: &str, arguments: &Map<String, Value>) -> Self {
+        let (call, all) = (format!("{method}.{action}"), Value::Object(arguments.clone()));
+        Self {
+            write: attempt.write(&call, &all),
+            target: target::target(method, action, arguments),
+            method: method.to_owned(),
+            action: action.to_owned(),
+            arguments: arguments.clone(),
+            call,
+            all,
+        }
+    }
+}
+
 impl Attempt {
     /// The next write of these words.
     fn write(&mut self, call: &str, arguments: &Value) -> Write {
@@ -57,13 +81,24 @@ impl Attempt {
         Write { delivery: self.reach.delivery, digest, occurrence }
     }
 
-    fn intent(&self, write: Write, call: &str, target: &Target) -> Intent {
+    async fn own_user(&mut self) -> Result<u64, crm::Error> {
+        match self.reach.crm.clone() {
+            Some(client) => client.known_user().await,
+            None => Err(crm::Error::Invalid("there is no CRM".into())),
+        }
+    }
+
+    fn shows_writes(&self) -> bool {
+        self.reach.crm.as_ref().is_some_and(crm::Client::shows_writes)
+    }
+
+    pub(super) fn intent(&self, write: Write, call: &str, target: &Target) -> Intent {
         let (kind, record) = (target.kind.to_owned(), target.record.clone());
         Intent { write, call: call.to_owned(), account: self.reach.account.clone(), kind, record }
     }
 
     /// Shows in the attempt's calls that an answer is not new.
-    fn record_again(&mut self, call: &str, arguments: &Value, answer: Result<&str, &str>, why: &str) {
+    pub(super) fn record_again(&mut self, call: &str, arguments: &Value, answer: Result<&str, &str>, why: &str) {
         let at = self.since_start();
         self.record(at, format!("crm {} ({why})", super::shortened(call, 128)), &arguments.to_string(), answer);
     }
@@ -75,98 +110,58 @@ impl Attempt {
         action: &str,
         arguments: &Map<String, Value>,
     ) -> Result<String, Failure> {
-        let (call, all) = (format!("{method}.{action}"), Value::Object(arguments.clone()));
         crm::checked(arguments)?;
-        let target = target::target(method, action, arguments);
-        let write = self.write(&call, &all);
-        match self.reach.journal.intend(self.intent(write.clone(), &call, &target)).await? {
+        let asked = Asked::new(self, method, action, arguments);
+        let mut repeated = false;
+        match self.reach.journal.intend(self.intent(asked.write.clone(), &asked.call, &asked.target)).await? {
             Intended::New => {}
             Intended::Answered(answer) => {
-                self.record_again(&call, &all, Ok(&answer), "done before");
+                self.record_again(&asked.call, &asked.all, Ok(&answer), "done before");
                 return Ok(answer);
             }
             Intended::Uncertain { since } => {
-                if let Some(answer) = self.settle_doubt(&write, method, &call, arguments, &target, since).await? {
+                if let Some(answer) = self.settled_before(&asked, since).await? {
                     return Ok(answer);
                 }
+                repeated = true;
             }
         }
-        match self.crm_call(method, action, arguments).await {
-            Ok((body, text)) => {
-                let record = target::added(&body).filter(|_| target.record.is_none());
-                self.reach.journal.written(write, Written::Answered { answer: text.clone(), record }).await?;
-                Ok(text)
-            }
-            Err(error) => {
-                if surely_not_done(&error) {
-                    self.reach.journal.written(write, Written::Withdrawn).await?;
-                } else {
-                    telemetry::write_uncertain(self.reach.event, write.delivery, &call);
+        loop {
+            let began = Instant::now();
+            let error = match self.crm_call(method, action, arguments).await {
+                Ok((body, text)) => {
+                    let record = target::added(&body).filter(|_| asked.target.record.is_none());
+                    return Ok(self.answered(&asked, text, record).await?);
                 }
-                Err(error.into())
+                Err(error) => error,
+            };
+            if repeated && target::says_done(action, &error) {
+                let answer = json!({ "result": "found", "data": asked.target.record }).to_string();
+                self.record_again(&asked.call, &asked.all, Ok(&answer), "was done: the CRM says so");
+                return Ok(self.answered(&asked, answer, None).await?);
             }
-        }
-    }
-
-    /// What is known of a write whose answer was lost: its answer, or nothing where it is to be sent again.
-    async fn settle_doubt(
-        &mut self,
-        write: &Write,
-        method: &str,
-        call: &str,
-        arguments: &Map<String, Value>,
-        target: &Target,
-        since: i64,
-    ) -> Result<Option<String>, Failure> {
-        let all = Value::Object(arguments.clone());
-        let found = match target.repeat {
-            Repeat::Harmless => return Ok(None),
-            Repeat::Ask => Found::Unclear,
-            Repeat::LookFirst => match &self.reach.journal.added_by(write.delivery, target.kind)?[..] {
-                [one] => one.parse().map_or(Found::Unclear, Found::There),
-                // The CRM may be at it still: what is looked for now could be added the moment after.
-                [] if self.still_under_way(since) => {
-                    let words =
-                        format!("`{call}` was sent a moment ago and may still be under way: it is looked for later");
-                    return Err(crm::Error::Transport(words).into());
-                }
-                [] => {
-                    let day = jiff::Timestamp::from_millisecond(since - A_DAY).unwrap_or_default();
-                    let age = Age {
-                        day: day.strftime("%Y-%m-%d").to_string(),
-                        newer_than: self.reach.journal.added_before(&self.reach.account, target.kind, since)?,
-                    };
-                    lookup::find(&mut Plain(self), method, arguments, &age).await?
-                }
-                _ => Found::Unclear,
-            },
-        };
-        match found {
-            Found::Nowhere => Ok(None),
-            Found::There(id) => {
-                let answer = json!({ "result": "found", "data": id }).to_string();
-                self.record_again(call, &all, Ok(&answer), "was done: found");
-                let record = Some(id.to_string());
-                let written = Written::Answered { answer: answer.clone(), record };
-                self.reach.journal.written(write.clone(), written).await?;
-                Ok(Some(answer))
+            if error.nothing_was_done() {
+                self.reach.journal.written(asked.write, Written::Withdrawn).await?;
+                return Err(error.into());
             }
-            Found::Unclear => {
-                let words = format!(
-                    "`{call}` was sent by an earlier attempt and its answer was lost; whether it was done can't be told: look into the CRM, then drop this delivery or do the rest by hand"
-                );
-                self.record_again(call, &all, Err(&words), "uncertain");
-                telemetry::write_uncertain(self.reach.event, write.delivery, call);
-                Err(Failure::Uncertain(words))
+            let end = self.end_of(&error, began.elapsed());
+            match self.settled_now(&asked, &error, end, !repeated).await? {
+                Settled::Done(answer) => return Ok(answer),
+                Settled::Again => repeated = true,
+                Settled::NotDone => return Err(error.into()),
+                Settled::Open => {
+                    self.effects.in_doubt = true;
+                    telemetry::write_uncertain(self.reach.event, asked.write.delivery, &asked.call);
+                    return Err(error.into());
+                }
             }
         }
     }
 
-    /// Whether a call sent at `since` may not have ended yet: the CRM goes on when its caller has gone.
-    fn still_under_way(&self, since: i64) -> bool {
-        let timeout = self.reach.crm.as_ref().map_or(Duration::ZERO, crm::Client::timeout);
-        let wait = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX).saturating_mul(2);
-        jiff::Timestamp::now().as_millisecond() < since.saturating_add(wait)
+    async fn answered(&mut self, asked: &Asked, answer: String, record: Option<String>) -> Result<String, Failure> {
+        let written = Written::Answered { answer: answer.clone(), record };
+        self.reach.journal.written(asked.write.clone(), written).await?;
+        Ok(answer)
     }
 
     /// Changes fields of a record, unless that was done before.
@@ -175,35 +170,62 @@ impl Attempt {
         kind: update::Kind,
         id: u64,
         changes: &Map<String, Value>,
+        accepted: &[String],
     ) -> Result<Vec<String>, Failure> {
         let call = format!("{}.update", kind.as_str());
-        let all = json!({ "id": id, "changes": changes });
+        let mut all = json!({ "id": id, "changes": changes });
+        if let Some(all) = all.as_object_mut().filter(|_| !accepted.is_empty()) {
+            all.insert("accepted".to_owned(), accepted.into());
+        }
         let write = self.write(&safe(&call), &all);
-        if let Some(Intended::Answered(answer)) = self.reach.journal.known_write(&write)? {
-            self.record_again(&call, &all, Ok(&answer), "done before");
-            return Ok(serde_json::from_str(&answer).unwrap_or_default());
+        let known = self.reach.journal.known_write(&write)?;
+        // One of which a part did not take is made again: an operator may have switched the field on.
+        if let Some(Intended::Answered(answer)) = &known
+            && let Ok(fields) = serde_json::from_str::<Vec<String>>(answer)
+        {
+            self.record_again(&call, &all, Ok(answer), "done before");
+            return Ok(fields);
+        }
+        if !accepted.is_empty() {
+            self.record_again(&call, &all, Ok("the loss of these columns is accepted by the plugin"), "losing");
         }
         // One whose answer was lost is made again: it reads first, and writes nothing where nothing is left to change.
         let target = Target { kind: kind.as_str(), record: Some(id.to_string()), repeat: Repeat::Harmless };
         let intent = self.intent(write.clone(), &call, &target);
         let mut caller = Updating { attempt: self, intent: Some(intent), sent: false, trouble: None };
-        let result = update::update(&mut caller, kind, id, changes).await;
+        let result = update::update(&mut caller, Wish { kind, id, changes, accepted }).await;
         let (sent, trouble) = (caller.sent, caller.trouble.take());
         if let Some(trouble) = trouble {
             return Err(trouble);
         }
-        match &result {
-            Ok(changed) if sent => {
-                let answer = json!(changed).to_string();
-                self.reach.journal.written(write, Written::Answered { answer, record: None }).await?;
+        let in_doubt = matches!(known, Some(Intended::Uncertain { .. }));
+        let changed = match result {
+            // What the lost answer was about is there.
+            Ok(changed) if in_doubt && changed == Changed::default() => {
+                Changed { fields: changes.keys().cloned().collect(), ..changed }
             }
-            Err(error) if sent && surely_not_done(error) => {
-                self.reach.journal.written(write, Written::Withdrawn).await?;
+            Ok(changed) if !sent => return Ok(changed.told(kind)?),
+            Ok(changed) => changed,
+            Err(error) => {
+                if sent && error.nothing_was_done() {
+                    self.reach.journal.written(write, Written::Withdrawn).await?;
+                } else if sent || in_doubt && error.is_no_answer() {
+                    self.effects.in_doubt = true;
+                    telemetry::write_uncertain(self.reach.event, write.delivery, &call);
+                }
+                return Err(error.into());
             }
-            Err(_) if sent => telemetry::write_uncertain(self.reach.event, write.delivery, &call),
-            _ => {}
-        }
-        Ok(result?)
+        };
+        let written = match (&changed.fields[..], changed.not_written.is_empty()) {
+            ([], false) => Written::Withdrawn,
+            (fields, true) => Written::Answered { answer: json!(fields).to_string(), record: None },
+            (fields, false) => {
+                let answer = json!({ "written": fields, "not_written": changed.not_written }).to_string();
+                Written::Answered { answer, record: None }
+            }
+        };
+        self.reach.journal.written(write, written).await?;
+        Ok(changed.told(kind)?)
     }
 }
 
@@ -221,15 +243,6 @@ pub fn digest(call: &str, arguments: &Value) -> [u8; 16] {
 /// The name under which a safe update is recorded.
 pub fn safe(call: &str) -> String {
     format!("safe {call}")
-}
-
-fn surely_not_done(error: &crm::Error) -> bool {
-    match error {
-        crm::Error::Refused { .. } | crm::Error::Unsent(_) | crm::Error::Invalid(_) => true,
-        // A PHP error page may come after the record was written (measured for contacts under PHP 8).
-        crm::Error::NotTheApi(stranger) => stranger.nothing_was_done(),
-        crm::Error::Transport(_) | crm::Error::BadAnswer(_) => false,
-    }
 }
 
 /// An update's calls: the one that writes is recorded before it is sent.
@@ -253,14 +266,30 @@ impl Caller for Updating<'_> {
         }
         self.attempt.crm_call(method, action, &arguments).await.map(|(body, _)| body)
     }
+
+    async fn own_user(&mut self) -> Result<u64, crm::Error> {
+        self.attempt.own_user().await
+    }
+
+    fn shows_writes(&self) -> bool {
+        self.attempt.shows_writes()
+    }
 }
 
 /// Reads that the host makes for itself.
-struct Plain<'a>(&'a mut Attempt);
+pub(super) struct Plain<'a>(pub(super) &'a mut Attempt);
 
 impl Caller for Plain<'_> {
     async fn call(&mut self, method: &str, action: &str, arguments: Map<String, Value>) -> Result<Value, crm::Error> {
         self.0.crm_call(method, action, &arguments).await.map(|(body, _)| body)
+    }
+
+    async fn own_user(&mut self) -> Result<u64, crm::Error> {
+        self.0.own_user().await
+    }
+
+    fn shows_writes(&self) -> bool {
+        self.0.shows_writes()
     }
 }
 

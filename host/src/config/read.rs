@@ -432,12 +432,14 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
         let timeout =
             Duration::from_millis(section.optional_number("timeout_ms", 1, MOST_MILLISECONDS).unwrap_or(20_000));
         let has_key = section.table.contains_key("api_key");
+        let linger =
+            Duration::from_millis(section.optional_number("linger_ms", 1, MOST_MILLISECONDS).unwrap_or(30_000));
         let authorities = authorities(&mut section, base);
         if let Some(url) = url {
             match (crm::connection::address(&url), login, api_key) {
                 (Ok(url), Some(login), Some(api_key)) => {
                     let concurrency = usize::try_from(concurrency).unwrap_or(2);
-                    let options = crm::Options { url, login, api_key, concurrency, timeout, authorities };
+                    let options = crm::Options { url, login, api_key, concurrency, timeout, linger, authorities };
                     all.clients.insert(name, options);
                 }
                 (Ok(_), login, _) => {

@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value};
 
+use super::Error;
+
 /// What a write is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -50,6 +52,16 @@ pub fn target(method: &str, action: &str, arguments: &Map<String, Value>) -> Tar
         _ => Repeat::Ask,
     };
     Target { kind, record, repeat }
+}
+
+/// Whether a refusal of a write that was sent before says that it was done: the step is there, the record is gone.
+pub fn says_done(action: &str, error: &Error) -> bool {
+    let Error::Refused { code: Some(code), .. } = error else { return false };
+    match action {
+        "delete" => matches!(code.as_str(), "403" | "404"),
+        "change.step" | "change.user" => code == "302",
+        _ => false,
+    }
 }
 
 /// The number of the record that an answer to `add` names.

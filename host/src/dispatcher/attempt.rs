@@ -19,6 +19,8 @@ const SUSPECT_AFTER: u32 = 2;
 const MOST_CRASHES: u32 = 3;
 /// Attempts that may go uncounted: a delivery that itself brings the CRM down would come back for ever.
 const MOST_EXCUSED: u32 = 20;
+/// Milliseconds before a write in doubt is looked for again.
+const LOOK_AGAIN: i64 = 2_000;
 
 /// Brings one delivery to its end, whatever fails on the way: a claimed delivery that nobody settles would run for ever.
 pub(super) async fn deliver(shared: Arc<Shared>, claimed: Claimed, counted: Counted) {
@@ -67,14 +69,21 @@ async fn attempt(shared: &Arc<Shared>, claimed: &Claimed, counted: &Counted) {
     // Asked after the place is free again, where it is: it may take seconds.
     let unreachable = crm_is_away(shared, claimed, &outcome, &effects).await;
     let ended_at = shared.tools.clock.now();
+    let uncounted = claimed.attempt.saturating_sub(claimed.failures);
+    let in_doubt = !unreachable && effects.in_doubt && is_excusable(&outcome) && uncounted <= MOST_EXCUSED;
     let next = if given_up {
         Next::Dead
-    } else if unreachable && claimed.attempt.saturating_sub(claimed.failures) <= MOST_EXCUSED {
+    } else if in_doubt {
+        // Whether a write was done is looked for again: neither the plugin nor the event has failed.
+        Next::Again { at: ended_at.saturating_add(LOOK_AGAIN), counts: false }
+    } else if unreachable && uncounted <= MOST_EXCUSED {
         Next::Again { at: ended_at, counts: false }
     } else {
         retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), ended_at)
     };
-    judge(shared, claimed, counted, gate::verdict(&outcome, unreachable), ended_at);
+    if !in_doubt {
+        judge(shared, claimed, counted, gate::verdict(&outcome, unreachable), ended_at);
+    }
     telemetry::delivered(claimed, &outcome, next, &effects, ended_at);
     let (delivery, attempt, version) = (claimed.delivery, claimed.attempt, live.version());
     let settlement = Settlement { delivery, attempt, version, started_at, ended_at, outcome, effects, next };
@@ -124,9 +133,9 @@ async fn release(shared: &Shared, claimed: &Claimed) {
     }
 }
 
-/// Whether an attempt failed only because the CRM can't be reached by anybody.
-async fn crm_is_away(shared: &Shared, claimed: &Claimed, outcome: &Outcome, effects: &Effects) -> bool {
-    let excused = match outcome {
+/// Whether an attempt can have ended so because of its calls' answers.
+fn is_excusable(outcome: &Outcome) -> bool {
+    match outcome {
         Outcome::Retry { .. } => true,
         // A plugin that tries again by itself, while calls fail at once, meets its other limits.
         Outcome::Failed(fault) => {
@@ -134,8 +143,12 @@ async fn crm_is_away(shared: &Shared, claimed: &Claimed, outcome: &Outcome, effe
             matches!(fault.kind, Trap | TimeLimit | Exit | CallLimit | CpuLimit)
         }
         Outcome::Done | Outcome::Skipped { .. } | Outcome::Rejected { .. } => false,
-    };
-    if !excused || !effects.crm_unanswered {
+    }
+}
+
+/// Whether an attempt failed only because the CRM can't be reached by anybody.
+async fn crm_is_away(shared: &Shared, claimed: &Claimed, outcome: &Outcome, effects: &Effects) -> bool {
+    if !is_excusable(outcome) || !effects.crm_unanswered {
         return false;
     }
     match shared.tools.crm.get(&claimed.event.account) {

@@ -287,7 +287,15 @@ fn nowhere() -> Result<crm::Options, Error> {
     let url = url::Url::parse("http://rehearsal.invalid").map_err(|error| Error::SetUp(error.to_string()))?;
     let (login, api_key) = ("rehearsal".to_owned(), Secret::new(String::new()));
     let authorities = crm::connection::Authorities::default();
-    Ok(crm::Options { url, login, api_key, concurrency: 1, timeout: Duration::from_secs(20), authorities })
+    Ok(crm::Options {
+        url,
+        login,
+        api_key,
+        concurrency: 1,
+        timeout: Duration::from_secs(20),
+        linger: Duration::from_secs(20),
+        authorities,
+    })
 }
 
 /// Makes the delivery in the journal, with the state and the writes that the attempt is to find there.

@@ -99,6 +99,13 @@ impl Crm {
         let mut changed = Map::new();
         for name in params.map().keys() {
             let Some(value) = self.client_value(name, params) else { continue };
+            // It is set only while it is empty.
+            if name == "uid" && before.text("uid") != "" || self.switched_off.contains(name) {
+                continue;
+            }
+            if php::text_of(&value).chars().any(|sign| u32::from(sign) > 0xffff) {
+                return Err(Reply::error(500, "ОшибкаIncorrect string value в строке 1366"));
+            }
             if php::text_of(&value) != before.text(name) {
                 changed.insert(name.clone(), value);
             }

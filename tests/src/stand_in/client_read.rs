@@ -118,6 +118,9 @@ impl Crm {
         if params.yes("bankinfo") {
             data.insert("bankinfo".to_owned(), requisites(client));
         }
+        for field in &self.switched_off {
+            data.shift_remove(field);
+        }
         let mut answer = json!({ "data": data });
         if params.yes("contacts") {
             let clid = client.int("clid");

@@ -5,7 +5,7 @@
 //! - Handlers don't know how they were called: the REST side and the browser side share them.
 //! - Rights are as wide as the facts show: user 1 sees everything, others see their own records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -79,6 +79,10 @@ pub(super) struct Crm {
     pub(super) leads: Table,
     pub(super) users: Vec<Row>,
     pub(super) guides: Guides,
+    /// Fields of clients that are switched off: neither shown nor written.
+    pub(super) switched_off: BTreeSet<String>,
+    /// Whether PHP 8 runs it: some answers are fatal errors, after the write.
+    pub(super) php8: bool,
     /// The last number given to an invoice; the measured box had used two of its own.
     pub(super) invoice_number: i64,
 }
@@ -152,6 +156,8 @@ impl Crm {
             leads: Table::default(),
             users: seed::users(),
             guides: Guides::new(),
+            switched_off: BTreeSet::new(),
+            php8: false,
             invoice_number: 2,
         }
     }

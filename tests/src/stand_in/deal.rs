@@ -1,6 +1,8 @@
 //! The method `deal`, written: adding, editing, steps, closing, the responsible user.
 //!
-//! - `update` erases `pid_list` when it isn't sent, and answers 302 together with data when nothing changes.
+//! - `update` erases `pid_list`, `coid1`, `pid` and `marga` when they aren't sent, with a title `zayavka` and `ztitle` too,
+//!   and answers 302 together with data when nothing changes. It ignores `step` and `user`. A client sent without a payer
+//!   is the payer as well, and the other way round.
 //! - A step is named by its percent; an unknown one leaves the deal without a step.
 //! - Most actions die with a PHP fatal error when `did` is missing.
 //! - Reading lives in `deal_read`, money in `invoice`.
@@ -17,7 +19,10 @@ use super::row::{Params, Row};
 pub(super) const NOT_FOUND: &str = "Сделка с указанным did не найдена в пределах аккаунта указанного пользователя.";
 
 /// The columns a request may set, by the names requests use.
-const WRITABLE: [&str; 17] = [
+const WRITABLE: [&str; 20] = [
+    "coid1",
+    "zayavka",
+    "ztitle",
     "clid",
     "title",
     "datum_plan",
@@ -103,7 +108,10 @@ impl Crm {
             ("kol", Value::from(0)),
             ("marga", Value::from(0)),
             ("close", Value::from("no")),
-            ("pid", Value::from(0)),
+            ("pid", Value::from(if actor.browser { params.int("pid") } else { 0 })),
+            ("coid1", Value::from("")),
+            ("zayavka", Value::from("")),
+            ("ztitle", Value::from("")),
             ("calculate", Value::from(calculate)),
             ("datum", Value::from(clock::day(0))),
             ("autor", Value::from(actor.iduser)),
@@ -159,13 +167,33 @@ impl Crm {
         }
         let before = self.deal_of(actor, params)?;
         let did = before.int("did");
+        let has_positions = self.positions.rows().any(|position| position.int("did") == did);
         let mut sent = self.deal_values(params);
-        if !actor.browser && !sent.contains_key("pid_list") {
-            sent.insert("pid_list".to_owned(), Value::from(""));
+        // The pages' own forms send everything.
+        let api = !actor.browser;
+        if api {
+            sent.shift_remove("idcategory");
+            for column in ["pid_list", "coid1"] {
+                sent.entry(column).or_insert(Value::from(""));
+            }
+            for (named, beside) in [("clid", "payer"), ("payer", "clid")] {
+                if let Some(link) = sent.get(named).filter(|_| !params.has(beside)).cloned() {
+                    sent.entry(beside).or_insert(link);
+                }
+            }
+            if params.has("title") {
+                sent.entry("zayavka").or_insert(Value::from(0));
+                sent.entry("ztitle").or_insert(Value::from(""));
+            }
+            if before.text("uid") != "" {
+                sent.shift_remove("uid");
+            }
         }
+        // Sums are no change by themselves, unless a title comes with them.
+        let sums = |name: &str| api && matches!(name, "kol" | "marga") && !params.has("title");
         let mut changed: Map<String, Value> =
             sent.into_iter().filter(|(name, value)| php::text_of(value) != before.text(name)).collect();
-        if changed.is_empty() {
+        if changed.keys().all(|name| sums(name)) {
             return Ok(Reply::json(&json!({ "result": "Данные корректны, но идентичны имеющимся.", "data": did, "error": { "code": 302 } })).about(did));
         }
         if let Some(deal) = self.deals.get_mut(did) {
@@ -173,6 +201,16 @@ impl Crm {
                 deal.set(name, value.clone());
             }
             deal.set("datum_izm", clock::day(0));
+            if api {
+                deal.set("pid", params.int("pid"));
+                if !has_positions && !params.has("marga") {
+                    deal.set("marga", php::number(0.0));
+                }
+                if has_positions {
+                    deal.set("kol", before.get("kol").clone());
+                    deal.set("marga", before.get("marga").clone());
+                }
+            }
         }
         if !actor.browser && !params.has("pid_list") {
             changed.insert("pid_list".to_owned(), Value::from(""));

@@ -13,13 +13,15 @@ use super::guide::{CLOSE_STATUSES, DEAL_TYPES, STEPS, step, title_in};
 use super::row::{Params, Row};
 use super::{client_read, deal, listing, php};
 
-const COLUMNS: [&str; 23] = [
+const COLUMNS: [&str; 25] = [
     "did",
     "uid",
     "datum",
     "datum_izm",
     "clid",
     "title",
+    "zayavka",
+    "ztitle",
     "mcid",
     "iduser",
     "datum_plan",

@@ -1,6 +1,9 @@
 //! The method `person`: contacts.
 //!
 //! - `update` overwrites every enabled field: what is not sent becomes empty, the name and the responsible user included.
+//!   `loyalty` and `clientpath` are cast to numbers: a title becomes the number that it begins with. Without a source the
+//!   default *relation's* number is written; of a text that is no number the stored one stays.
+//! - Under PHP 8 `add` and `update` end in a fatal error, after the record is written and the event is sent.
 //! - `update` and `delete` fire their events whatever happens, for unknown ids as well.
 //! - A contact without a responsible user is invisible: `info` answers a record of NULLs and `list` leaves it out.
 
@@ -8,12 +11,13 @@ use serde_json::{Map, Value, json};
 
 use super::crm::{Crm, Handled, Reply, unknown_action};
 use super::event::{Actor, Event};
+use super::guide::{id_in, title_in};
 use super::php::{self, Field};
 use super::row::{Params, Row};
 use super::{clock, listing};
 
 /// The fields `update` overwrites, in the order of its event.
-const ENABLED: [&str; 9] = ["person", "ptitle", "tel", "fax", "mob", "mail", "rol", "loyalty", "input7"];
+const ENABLED: [&str; 8] = ["person", "ptitle", "tel", "fax", "mob", "mail", "rol", "input7"];
 
 const COLUMNS: [&str; 15] = [
     "pid",
@@ -33,6 +37,19 @@ const COLUMNS: [&str; 15] = [
     "input7",
 ];
 
+/// Levels of loyalty, by the numbers of the measured box: no guide tells them.
+pub(super) const LOYALTIES: [(i64, &str); 6] = [
+    (1, "3 - Лояльный"),
+    (2, "0 - Не лояльный"),
+    (3, "4 - Очень Лояльный"),
+    (4, "2 - Нейтральный"),
+    (5, "1 - Не понятно"),
+    (6, "5 - ВиП"),
+];
+
+/// What PHP 8 answers after it has written a contact.
+const PHP8_PAGE: &str = "<br />\n<b>Fatal error</b>:  Uncaught TypeError: Cannot access offset of type string on string in /var/www/crm/developer/v2/person.php:530\nStack trace:\n#0 /var/www/router.php(7): include()\n#1 {main}\n  thrown in <b>/var/www/crm/developer/v2/person.php</b> on line <b>530</b><br />\n";
+
 /// The source a contact gets when none is named.
 const DEFAULT_PATH: i64 = 2;
 
@@ -41,10 +58,10 @@ impl Crm {
         match action {
             "fields" => Ok(fields()),
             "list" => self.person_list(actor, params),
-            "info" => Ok(self.person_info(actor, params)),
-            "add" => Ok(self.person_add(actor, params)),
+            "info" => Ok(self.person_info(params)),
+            "add" => Ok(self.person_page(self.php8, actor, params, Self::person_add)),
             "add.list" => Ok(self.person_add_list(actor, params)),
-            "update" => Ok(self.person_update(actor, params)),
+            "update" => Ok(self.person_page(self.php8, actor, params, Self::person_update)),
             "delete" => Ok(self.person_delete(actor, params)),
             _ => Err(unknown_action("person")),
         }
@@ -73,9 +90,13 @@ impl Crm {
         let mut rows: Vec<&Row> = self
             .persons
             .rows()
-            .filter(|person| self.sees(actor, person))
+            .filter(|person| match params.text("user") {
+                // An unknown login is number 0.
+                Some(login) => person.int("iduser") == self.user_by_login(&login).unwrap_or(0),
+                None => self.sees(actor, person),
+            })
             .filter(|person| word.as_deref().is_none_or(|word| person.text("person").to_lowercase().contains(word)))
-            .filter(|person| listing::fits(person, &filter, &COLUMNS))
+            .filter(|person| person_fits(person, &filter))
             .collect();
         listing::order(&mut rows, params, &COLUMNS, "date_create")?;
         let data = listing::page(&rows, params)?.into_iter().map(|person| self.person_entry(person)).collect();
@@ -91,6 +112,7 @@ impl Crm {
                     entry.insert("user".to_owned(), Value::from(self.login_of(person.int("iduser"))));
                     entry.insert(column.to_owned(), Value::from(person.int("iduser")))
                 }
+                "loyalty" => entry.insert(column.to_owned(), json!(title_in(&LOYALTIES, person.int(column)))),
                 _ => entry.insert(column.to_owned(), person.get(column).clone()),
             };
         }
@@ -98,8 +120,9 @@ impl Crm {
         Value::Object(entry)
     }
 
-    fn person_info(&self, actor: Actor, params: &Params) -> Reply {
-        let person = self.persons.get(params.int("pid")).filter(|person| self.sees(actor, person));
+    fn person_info(&self, params: &Params) -> Reply {
+        // Whose contact it is does not matter here.
+        let person = self.persons.get(params.int("pid")).filter(|person| !person.is_blank("person"));
         let mut data = Map::new();
         for column in COLUMNS {
             let value = match (column, person) {
@@ -109,15 +132,30 @@ impl Crm {
                 ("iduser", person) => {
                     Value::from(person.map_or_else(String::new, |person| self.login_of(person.int("iduser"))))
                 }
+                ("loyalty", person) => json!(person.and_then(|person| title_in(&LOYALTIES, person.int("loyalty")))),
                 (_, person) => person.map_or(Value::Null, |person| person.get(column).clone()),
             };
             data.insert(column.to_owned(), value);
         }
-        data.insert("clientpath".to_owned(), Value::from(""));
+        // The title is taken for a number, and the source of that number is shown.
+        let title = person.and_then(|person| self.guides.paths.title(person.int("clientpath"))).unwrap_or_default();
+        let shown = self.guides.paths.title(php::int_of(&Value::from(title))).unwrap_or_default();
+        data.insert("clientpath".to_owned(), Value::from(shown));
         if params.yes("socinfo") {
             data.insert("socials".to_owned(), json!({ "blog": "", "mysite": null, "twitter": null, "icq": null, "skype": null, "google": null, "yandex": null, "mykrug": null }));
         }
         Reply::json(&json!({ "data": data }))
+    }
+
+    fn person_page(
+        &mut self,
+        php8: bool,
+        actor: Actor,
+        params: &Params,
+        call: impl Fn(&mut Self, Actor, &Params) -> Reply,
+    ) -> Reply {
+        let reply = call(self, actor, params);
+        if php8 { Reply { body: PHP8_PAGE.to_owned(), ..reply } } else { reply }
     }
 
     fn person_add(&mut self, actor: Actor, params: &Params) -> Reply {
@@ -138,7 +176,7 @@ impl Crm {
             "mail": params.column("mail"),
             "rol": params.column("rol"),
             "iduser": self.responsible(actor, params),
-            "loyalty": Value::Null,
+            "loyalty": params.int("loyalty"),
             "input7": params.column("input7"),
             "clientpath": path,
         }));
@@ -167,13 +205,23 @@ impl Crm {
         let mut changed = Map::new();
         for column in ENABLED {
             let value = params.clean(column, Field::Plain).unwrap_or_default();
+            // More than three bytes a character: the database refuses the statement, and the answer is the same.
+            if value.chars().any(|sign| u32::from(sign) > 0xffff) {
+                return Reply::json(&json!({ "result": "", "data": pid, "error": "Ошибка" }));
+            }
             if value != before.text(column) {
                 changed.insert(column.to_owned(), Value::from(value));
             }
         }
-        let path = params.clean("clientpath", Field::Plain).map_or(DEFAULT_PATH, |path| self.guides.paths.id_of(&path));
-        if path != before.int("clientpath") {
-            changed.insert("clientpath".to_owned(), Value::from(path));
+        let path = match params.text("clientpath").filter(|path| path != "0") {
+            Some(path) => Some(php::int_of(&Value::from(path))).filter(|path| *path != 0),
+            None => Some(DEFAULT_PATH),
+        };
+        let path = path.unwrap_or(before.int("clientpath"));
+        for (column, value) in [("clientpath", path), ("loyalty", params.int("loyalty"))] {
+            if value != before.int(column) {
+                changed.insert(column.to_owned(), Value::from(value));
+            }
         }
         let clid = params.int("clid");
         if params.has("clid") && clid != before.int("clid") {
@@ -212,6 +260,21 @@ impl Crm {
         let event = Event::new("person.delete", actor).with("pid", pid).with("autor", actor.iduser);
         Reply::json(&json!({ "message": message, "result": "Клиент удален", "data": pid })).about(pid).fires(event)
     }
+}
+
+/// The list compares links and guides by number, and looks for parts in all other columns.
+fn person_fits(person: &Row, filter: &Map<String, Value>) -> bool {
+    filter.iter().all(|(name, wanted)| {
+        let wanted = php::text_of(wanted);
+        match name.as_str() {
+            "clid" => php::int_of(&Value::from(wanted.as_str())) == 0 || person.text("clid") == wanted,
+            "loyalty" if wanted.parse::<i64>().is_err() => {
+                id_in(&LOYALTIES, &wanted).is_some_and(|id| person.int("loyalty") == id)
+            }
+            "loyalty" | "clientpath" => person.int(name).to_string() == wanted,
+            _ => person.text(name).contains(&wanted),
+        }
+    })
 }
 
 fn fields() -> Reply {

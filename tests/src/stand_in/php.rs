@@ -87,7 +87,8 @@ pub(super) fn rest_encode(value: &Value) -> String {
 
 /// Text as it survives a save.
 pub(super) fn clean(text: &str, field: Field, json: bool) -> String {
-    let plain = strip_tags(text);
+    // What looked like a tag is gone; the other signs become brackets.
+    let plain = strip_tags(text).replace('<', "[").replace('>', "]");
     match (json, field) {
         (false, _) => plain.replace('\\', "").replace('"', "”").replace('\'', "&acute;"),
         (true, Field::Bare) => plain.replace(['\\', '"', '\''], ""),

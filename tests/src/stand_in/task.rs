@@ -1,6 +1,8 @@
 //! The method `task`: reminders.
 //!
-//! - `update` resets description, priority, speed, author and contact when they aren't sent.
+//! - `update` resets description, priority, speed, author, contact, whether it is done, read only and of the whole day
+//!   when they aren't sent; `alert` can't be sent, and the task goes to the API's user. Copies for colleagues are deleted.
+//! - A text of which the database can't hold a part is a success all the same.
 //! - `list` answers an empty array unless `active=yes` is asked for.
 //! - An edit through the API fires its event with author 0; deleting fires nothing, since that event isn't registered.
 
@@ -72,7 +74,7 @@ impl Crm {
             "tip": task.get("tip"), "active": task.get("active"), "priority": task.text("priority"), "speed": task.text("speed"),
             "iduser": iduser, "user": self.login_of(iduser), "autor": autor, "autorlogin": self.login_of(autor),
             "clid": clid, "client": self.client_title(clid), "person": self.person_links(&task.text("pid")),
-            "did": did, "dogovor": self.deal_title(did), "readonly": "no", "day": task.get("day"), "status": task.text("status"),
+            "did": did, "dogovor": self.deal_title(did), "readonly": task.get("readonly"), "day": task.get("day"), "status": task.text("status"),
         });
         let mut entry = Row::from(entry).columns().clone();
         if !with_persons {
@@ -103,7 +105,10 @@ impl Crm {
             "clid": params.int("clid"),
             "pid": params.text("pid").unwrap_or_default(),
             "did": params.int("did"),
-            "day": Value::Null,
+            "readonly": params.text("readonly").unwrap_or_else(|| "no".to_owned()),
+            "alert": if actor.browser { params.text("alert").unwrap_or_else(|| "no".to_owned()) } else { "no".to_owned() },
+            "maintid": if actor.browser { params.int("maintid") } else { 0 },
+            "day": params.text("day").unwrap_or_default(),
             "status": 0,
         }));
         let id = self.tasks.add("tid", row);
@@ -116,13 +121,22 @@ impl Crm {
         let sent: Vec<(&str, Value)> = ["title", "datum", "totime", "tip"]
             .into_iter()
             .filter_map(|column| params.clean(column, Field::Plain).map(|value| (column, Value::from(value))))
+            // A link can be moved and not removed.
             .chain(
-                ["clid", "did", "iduser"]
+                ["clid", "did"]
                     .into_iter()
-                    .filter(|column| params.has(column))
+                    .filter(|column| params.int(column) > 0)
                     .map(|column| (column, Value::from(params.int(column)))),
             )
             .collect();
+        let texts = ["title", "des", "tip"].map(|column| params.text(column).unwrap_or_default());
+        if !actor.browser && texts.iter().any(|text| text.chars().any(|sign| u32::from(sign) > 0xffff)) {
+            return Ok(Reply::json(&json!({ "result": "Успешно", "data": id })).about(id));
+        }
+        let main_contact = self.clients.get(params.int("clid")).map_or(0, |client| client.int("pid"));
+        if !actor.browser {
+            self.tasks.remove_where(|task| task.int("maintid") == id && task.int("iduser") != actor.iduser);
+        }
         if let Some(task) = self.tasks.get_mut(id) {
             for (column, value) in sent {
                 task.set(column, value);
@@ -131,8 +145,14 @@ impl Crm {
             task.set("priority", params.int("priority"));
             task.set("speed", params.int("speed"));
             task.set("autor", params.int("autor"));
-            task.set("pid", params.text("pid").unwrap_or_default());
-            task.set("day", "");
+            task.set("pid", params.text("pid").map_or_else(|| main_contact.to_string(), |pid| pid.replace(',', ";")));
+            task.set("day", params.text("day").unwrap_or_default());
+            task.set("active", params.text("active").unwrap_or_else(|| "yes".to_owned()));
+            task.set("readonly", params.text("readonly").unwrap_or_else(|| "no".to_owned()));
+            task.set("alert", "no");
+            if !actor.browser {
+                task.set("iduser", actor.iduser);
+            }
         }
         let autor = if actor.browser { actor.iduser } else { 0 };
         let event = Event::new("task.edit", actor).with("id", id).with("autor", autor);
