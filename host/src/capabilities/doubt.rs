@@ -54,6 +54,15 @@ pub(super) enum End {
     Unknown,
 }
 
+/// An answer that was lost.
+pub(super) struct Lost {
+    pub(super) end: End,
+    /// How long it was waited for.
+    pub(super) took: Duration,
+    /// Whether the write was not sent before.
+    pub(super) first: bool,
+}
+
 impl Attempt {
     /// What an error says of how far the CRM is.
     pub(super) fn end_of(&self, error: &crm::Error, took: Duration) -> End {
@@ -97,8 +106,7 @@ impl Attempt {
         &mut self,
         asked: &Asked,
         error: &crm::Error,
-        end: End,
-        first: bool,
+        Lost { end, took, first }: Lost,
     ) -> Result<Settled, Failure> {
         let client = self.reach.crm.clone();
         let now = now();
@@ -119,7 +127,7 @@ impl Attempt {
             Repeat::Harmless => return Ok(Settled::Open),
             Repeat::LookFirst => {}
         }
-        let since = now.saturating_sub(client.map_or(0, |client| millis(client.timeout())));
+        let since = now.saturating_sub(millis(took));
         let settled = self.look(asked, since, until).await?;
         if !matches!(settled, Settled::Again) {
             return Ok(settled);

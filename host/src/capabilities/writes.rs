@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::doubt::Settled;
+use super::doubt::{Lost, Settled};
 use super::{Attempt, LimitHit};
 use crate::crm::target::{self, Repeat, Target};
 use crate::crm::update::{self, Caller, Changed, Wish};
@@ -144,8 +144,8 @@ impl Attempt {
                 self.reach.journal.written(asked.write, Written::Withdrawn).await?;
                 return Err(error.into());
             }
-            let end = self.end_of(&error, began.elapsed());
-            match self.settled_now(&asked, &error, end, !repeated).await? {
+            let lost = Lost { end: self.end_of(&error, began.elapsed()), took: began.elapsed(), first: !repeated };
+            match self.settled_now(&asked, &error, lost).await? {
                 Settled::Done(answer) => return Ok(answer),
                 Settled::Again => repeated = true,
                 Settled::NotDone => return Err(error.into()),

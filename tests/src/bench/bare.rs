@@ -39,6 +39,16 @@ impl crm::Host for Nothing {
     ) -> wasmtime::Result<Result<Vec<String>, crm::Error>> {
         not_called()
     }
+
+    async fn update_losing(
+        &mut self,
+        _: crm::RecordKind,
+        _: u64,
+        _: String,
+        _: Vec<String>,
+    ) -> wasmtime::Result<Result<Vec<String>, crm::Error>> {
+        not_called()
+    }
 }
 
 impl state::Host for Nothing {

@@ -16,6 +16,11 @@ impl StandIn {
         lock(&self.shared.crm).switched_off.insert(field.to_owned());
     }
 
+    /// Switches the number and the reason of an application on, in deals.
+    pub fn switch_applications_on(&self) {
+        lock(&self.shared.crm).applications = true;
+    }
+
     /// Puts a row into the table of this method as it stands, whatever the CRM would make of it; returns its number.
     pub fn put_row(&self, method: &str, row: Value) -> i64 {
         let mut crm = lock(&self.shared.crm);

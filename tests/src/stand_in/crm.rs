@@ -81,6 +81,8 @@ pub(super) struct Crm {
     pub(super) guides: Guides,
     /// Fields of clients that are switched off: neither shown nor written.
     pub(super) switched_off: BTreeSet<String>,
+    /// Whether the fields `zayavka` and `ztitle` of deals are switched on; they are off at first.
+    pub(super) applications: bool,
     /// Whether PHP 8 runs it: some answers are fatal errors, after the write.
     pub(super) php8: bool,
     /// The last number given to an invoice; the measured box had used two of its own.
@@ -157,6 +159,7 @@ impl Crm {
             users: seed::users(),
             guides: Guides::new(),
             switched_off: BTreeSet::new(),
+            applications: false,
             php8: false,
             invoice_number: 2,
         }

@@ -181,6 +181,10 @@ impl Crm {
                     sent.entry(beside).or_insert(link);
                 }
             }
+            if !self.applications {
+                sent.shift_remove("zayavka");
+                sent.shift_remove("ztitle");
+            }
             if params.has("title") {
                 sent.entry("zayavka").or_insert(Value::from(0));
                 sent.entry("ztitle").or_insert(Value::from(""));

@@ -13,15 +13,13 @@ use super::guide::{CLOSE_STATUSES, DEAL_TYPES, STEPS, step, title_in};
 use super::row::{Params, Row};
 use super::{client_read, deal, listing, php};
 
-const COLUMNS: [&str; 25] = [
+const COLUMNS: [&str; 23] = [
     "did",
     "uid",
     "datum",
     "datum_izm",
     "clid",
     "title",
-    "zayavka",
-    "ztitle",
     "mcid",
     "iduser",
     "datum_plan",
@@ -80,7 +78,10 @@ impl Crm {
     }
 
     pub(super) fn deal_list(&self, actor: Actor, params: &Params) -> Handled {
-        let all = [COLUMNS.as_slice(), CLOSING.as_slice()].concat();
+        let mut all = [COLUMNS.as_slice(), CLOSING.as_slice()].concat();
+        if self.applications {
+            all.extend(["zayavka", "ztitle"]);
+        }
         let mut filter = params.object("filter");
         let phone = filter.shift_remove("phone").map(|phone| php::text_of(&phone));
         let (start, end) = (params.text("dateStart"), params.text("dateEnd"));
@@ -214,8 +215,11 @@ impl Crm {
             );
         }
         let pids = deal.text("pid_list");
-        let persons: Vec<Value> =
-            pids.split(';').filter_map(|pid| self.persons.get(pid.parse().ok()?)).map(person_block).collect();
+        let persons: Vec<Value> = pids
+            .split(';')
+            .filter_map(|pid| pid.parse().ok())
+            .map(|pid| person_block(pid, self.persons.get(pid)))
+            .collect();
         if !persons.is_empty() {
             data.insert("person".to_owned(), Value::from(persons));
         }
@@ -265,9 +269,12 @@ fn linked_fields(deal: &Row, field: &str, entry: &mut Map<String, Value>) {
     }
 }
 
-fn person_block(person: &Row) -> Value {
+/// A number stands there whether or not there is such a contact.
+fn person_block(pid: i64, person: Option<&Row>) -> Value {
+    let none = Row::default();
+    let person = person.unwrap_or(&none);
     json!({
-        "pid": person.get("pid"), "title": person.text("person"), "post": person.text("ptitle"), "phone": person.text("tel"),
+        "pid": pid, "title": person.text("person"), "post": person.text("ptitle"), "phone": person.text("tel"),
         "mob": person.text("mob"), "email": person.text("mail"),
     })
 }

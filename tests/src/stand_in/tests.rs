@@ -4,6 +4,7 @@
 //! - Nothing here waits for a fixed time.
 
 mod events;
+mod losses;
 mod reads;
 mod trouble;
 mod writes;

@@ -56,6 +56,7 @@ async fn changing_one_field_of_a_person_sends_all_that_would_be_blanked() {
         answers: vec![
             ("person.info", person),
             ("person.list", json!({"data":[{"pid":9,"iduser":4},{"pid":10,"iduser":1,"clientpath":"Сайт"}],"count":2})),
+            ("guides.clientpath", json!({"data":[{"id":6,"title":"Сайты"},{"id":7,"title":"Сайт"}]})),
             ("person.update", json!({"result":"Данные контакта обновлены","data":10,"error":""})),
         ],
         calls: Vec::new(),

@@ -96,7 +96,7 @@ async fn a_task_update_resets_what_is_not_sent() -> anyhow::Result<()> {
     form(&stand_in, "task", &[("action", "update"), ("id", "1"), ("title", "z2")]).await?;
     let task = stand_in.task(1).unwrap_or_default();
     let left: Vec<String> = ["title", "des", "priority", "autor", "iduser"].map(|name| task.text(name)).into();
-    assert_eq!(left, ["z2", "", "0", "0", "2"]);
+    assert_eq!(left, ["z2", "", "0", "0", "1"]);
     let unknown = form(&stand_in, "task", &[("action", "doit"), ("id", "99999")]).await?;
     assert_eq!(unknown, r#"{"result":"Error","error":{"code":403,"text":"Напоминание не найдено."}}"#);
     Ok(())
