@@ -131,14 +131,14 @@ impl Attempt {
             let error = match self.crm_call(method, action, arguments).await {
                 Ok((body, text)) => {
                     let record = target::added(&body).filter(|_| asked.target.record.is_none());
-                    return Ok(self.answered(&asked, text, record).await?);
+                    return self.answered(&asked, text, record).await;
                 }
                 Err(error) => error,
             };
             if repeated && target::says_done(action, &error) {
                 let answer = json!({ "result": "found", "data": asked.target.record }).to_string();
                 self.record_again(&asked.call, &asked.all, Ok(&answer), "was done: the CRM says so");
-                return Ok(self.answered(&asked, answer, None).await?);
+                return self.answered(&asked, answer, None).await;
             }
             if error.nothing_was_done() {
                 self.reach.journal.written(asked.write, Written::Withdrawn).await?;

@@ -100,7 +100,7 @@ impl Crm {
         for name in params.map().keys() {
             let Some(value) = self.client_value(name, params) else { continue };
             // It is set only while it is empty.
-            if name == "uid" && before.text("uid") != "" || self.switched_off.contains(name) {
+            if name == "uid" && !before.text("uid").is_empty() || self.switched_off.contains(name) {
                 continue;
             }
             if php::text_of(&value).chars().any(|sign| u32::from(sign) > 0xffff) {

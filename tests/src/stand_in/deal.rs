@@ -189,7 +189,7 @@ impl Crm {
                 sent.entry("zayavka").or_insert(Value::from(0));
                 sent.entry("ztitle").or_insert(Value::from(""));
             }
-            if before.text("uid") != "" {
+            if !before.text("uid").is_empty() {
                 sent.shift_remove("uid");
             }
         }
