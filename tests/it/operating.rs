@@ -136,7 +136,7 @@ async fn a_data_folder_that_is_moved_away_takes_no_events_and_goes_on_when_it_is
     let (data, away) = (host.data(), host.folder().join("away"));
     let ready =
         async || http_client().unwrap().get(format!("{}/readyz", host.base())).send().await.unwrap().status().as_u16();
-    let refused = async || Ok((host.post("event=test.sin&sin=none&n=1").await?.0 == 503).then_some(()));
+    let refused = async || anyhow::Ok((host.post("event=test.sin&sin=none&n=1").await?.0 == 503).then_some(()));
 
     std::fs::rename(&data, &away).unwrap();
     assert_eq!(host.post("event=test.sin&sin=none&n=1").await.unwrap().0, 503, "the very next event is refused");
@@ -282,7 +282,10 @@ async fn a_panic_beside_the_plugin_leaves_no_delivery_running() {
         plugins: BTreeMap::new(),
         accounts: BTreeMap::new(),
     };
-    let sandbox = Arc::new(Sandbox::new(&sandbox::Options { instances: 4, cache: None }).unwrap());
+    let sandbox = Arc::new(
+        Sandbox::new(&sandbox::Options { instances: 4, cache: None, compiler: sandbox::compiler::Compiler::Here })
+            .unwrap(),
+    );
     let (own, parts) = (Arc::clone(&sandbox), Parts::default());
     let started = tokio::task::spawn_blocking(move || Registry::start(options, own, None, Parts::default()));
     let registry = started.await.unwrap().unwrap();
@@ -293,6 +296,8 @@ async fn a_panic_beside_the_plugin_leaves_no_delivery_running() {
             api_key: Secret::new("x".to_owned()),
             concurrency: 1,
             timeout: Duration::from_secs(1),
+            linger: Duration::from_secs(1),
+            authorities: crm::connection::Authorities::default(),
         },
         Arc::new(Panics),
     );
