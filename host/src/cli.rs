@@ -197,7 +197,7 @@ impl Cli {
             Command::Password => operate::password(),
             Command::Completions { shell } => Ok(operate::completions(shell)),
             Command::CompilePlugin => {
-                compiler::run()?;
+                out::bytes(&compiler::run(std::io::stdin().lock())?);
                 Ok(ExitCode::SUCCESS)
             }
             Command::Grafana => Ok(operate::grafana()),

@@ -100,7 +100,7 @@ const INSTEAD: [(&str, Option<&str>, &str, &str); 9] = [
     ("200 OK", None, "<!DOCTYPE html><html><body>Ведутся технические работы</body></html>", "a page, not JSON"),
     ("200 OK", None, "Site is under maintenance", "plain text"),
     ("200 OK", None, "", "empty"),
-    ("200 OK", None, "{\"status\":\"maintenance\"}", "not the CRM's API"),
+    ("200 OK", None, "{\"status\":\"maintenance\"}", "not the CRM's API's"),
     ("200 OK", None, "{\"result\":\"Error\",\"error\":{\"code\":401,\"text\":\"Неизвестный пользователь\"}}", "401"),
     ("403 Forbidden", None, "<h1>403 Forbidden</h1>", "answered 403"),
     ("404 Not Found", None, "<h1>404 Not Found</h1>", "rewrite rule"),

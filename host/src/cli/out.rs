@@ -39,6 +39,11 @@ pub(in crate::cli) fn write(words: Arguments<'_>) {
     keep(|out| out.write_fmt(words));
 }
 
+/// What is for a program and no text.
+pub(in crate::cli) fn bytes(bytes: &[u8]) {
+    keep(|out| out.write_all(bytes));
+}
+
 pub(in crate::cli) fn line(words: Arguments<'_>) {
     keep(|out| out.write_fmt(words).and_then(|()| out.write_all(b"\n")));
 }

@@ -9,6 +9,9 @@ use serde_json::Value;
 use super::Error;
 use super::stranger::{PhpError, Stranger};
 
+/// Every captured answer that is an object has one of these.
+const OWN_KEYS: [&str; 8] = ["budget", "count", "data", "error", "html", "period", "result", "url"];
+
 /// Judges a body; returns it whole where it is a good answer.
 ///
 /// # Errors
@@ -37,6 +40,11 @@ pub fn classify(bytes: &[u8]) -> Result<Value, Error> {
     if !rest.is_empty() {
         let php = PhpError::of(rest).map(|error| format!(": {error}")).unwrap_or_default();
         return Err(bad(&format!("the answer is JSON with something behind it{php}")));
+    }
+    if let Some(object) = body.as_object()
+        && !OWN_KEYS.iter().any(|key| object.contains_key(*key))
+    {
+        return Err(Error::NotTheApi(Stranger::Json));
     }
     match refusal(&body) {
         Some(refusal) => Err(refusal),
@@ -77,7 +85,8 @@ mod tests {
         assert_eq!(classify(br#"{"error":{"code":400,"text":"key"}}"#), refused(Some("400"), "key"));
         assert!(classify(br#"{"data":1,"error":{"code":302}}"#).is_ok());
         assert!(classify(br#"{"data":1,"error":{"code":500,"text":""}}"#).is_ok());
-        for broken in [&b""[..], b"  ", b"null", b"12", b"{\"a\":", b"<html></html>", b"{}<br />Fatal error", b"{} {}"]
+        for broken in
+            [&b""[..], b"  ", b"null", b"12", b"{\"a\":", b"<html></html>", b"{}<br />Fatal error", b"{} {}", b"{}"]
         {
             assert!(classify(broken).is_err_and(|error| error.is_no_answer()), "{broken:?}");
         }

@@ -114,7 +114,7 @@ impl Inner {
             };
             why = match answer {
                 Ok(body) if body.get("data").is_some_and(|data| !data.is_null()) => return Ok(()),
-                Ok(_) => Error::BadAnswer("something answers that is not the CRM's API".into()),
+                Ok(_) => Error::NotTheApi(Stranger::Json),
                 Err(error) if !error.is_no_answer() => return Ok(()),
                 // The second read would meet the same.
                 Err(error @ (Error::Transport(_) | Error::Unsent(_))) => return Err(error),

@@ -26,6 +26,8 @@ pub enum Stranger {
     Page,
     /// Plain text with status 200.
     Text,
+    /// JSON with status 200 and nothing of the API's in it: a gateway's word of maintenance.
+    Json,
     /// Nothing, with status 200: `php -S` answers so for an address without a rewrite rule, PHP after a silent end.
     Empty,
     /// Another status.
@@ -91,7 +93,7 @@ impl Stranger {
             // A server that names a time has not begun; a bare 503 may come from a backend that has.
             Self::Busy { status, after } => *status == 429 || after.is_some(),
             // A proxy may turn back an answer as well as a request.
-            Self::Php(_) | Self::Page | Self::Text | Self::Empty => false,
+            Self::Php(_) | Self::Page | Self::Text | Self::Json | Self::Empty => false,
         }
     }
 
@@ -101,7 +103,7 @@ impl Stranger {
         let after = after.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
         let php = [PhpError::Database, PhpError::Division, PhpError::Type, PhpError::Other].map(Self::Php);
         let busy = [429, 503].map(|status| Self::Busy { status, after });
-        let plain = [Self::NoDatabase, Self::Page, Self::Text, Self::Empty];
+        let plain = [Self::NoDatabase, Self::Page, Self::Text, Self::Json, Self::Empty];
         let statuses = (100..600).map(Self::Status).chain((300..400).map(Self::Elsewhere));
         let mut all = php.into_iter().chain(busy).chain(plain).chain(statuses);
         all.find(|stranger| words == format!("{stranger}: {}", stranger.remedy()))
@@ -112,8 +114,8 @@ impl Stranger {
         match self {
             Self::NoDatabase => "start the CRM's database, or look at the CRM's `inc/config.php`",
             Self::Php(_) => "look at PHP's log on the CRM's machine; PHP 8 has known faults with this CRM",
-            Self::Page | Self::Text => {
-                "end the CRM's maintenance; or it is another server: compare `url` with the address that browsers use"
+            Self::Page | Self::Text | Self::Json => {
+                "end the CRM's maintenance; or the CRM's own pages or another server answer: look at the rewrite rule for `/developer/v2`, and compare `url` with the address that browsers use"
             }
             Self::Empty | Self::Status(404) => {
                 "the web server has no rewrite rule for `/developer/v2`. nginx: `location /developer/v2/ { rewrite ^/developer/v2/([a-z]+)/?$ /developer/v2/$1.php last; }`; Apache: `AllowOverride All` for the CRM's folder, so that its `.htaccess` counts. Or `url` is not the CRM's"
@@ -137,6 +139,7 @@ impl fmt::Display for Stranger {
             Self::Php(error) => write!(formatter, "the answer is a page, not JSON: {error}"),
             Self::Page => formatter.write_str("the answer is a page, not JSON"),
             Self::Text => formatter.write_str("the answer is plain text, not JSON"),
+            Self::Json => formatter.write_str("the answer is JSON, and not the CRM's API's"),
             Self::Empty => formatter.write_str("the answer is empty"),
             Self::Status(status) => write!(formatter, "the CRM's web server answered {status}"),
             Self::Elsewhere(status) => write!(formatter, "the CRM's web server sends callers elsewhere ({status})"),

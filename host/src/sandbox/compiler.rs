@@ -79,11 +79,11 @@ fn compile(bytes: &[u8]) -> Result<(Manifest, Vec<u8>), LoadError> {
     Ok((parts.manifest, code))
 }
 
-/// The process's side: reads the file, answers, ends.
+/// The process's side: reads the file from `input`; returns the answer, which is to be written out.
 ///
 /// # Errors
 /// When a bound can't be set, or the host is gone.
-pub fn run() -> std::io::Result<()> {
+pub fn run(input: impl Read) -> std::io::Result<Vec<u8>> {
     let bound = |resource, most| {
         let limit = Rlimit { current: Some(most), maximum: Some(most) };
         rustix::process::setrlimit(resource, limit)
@@ -96,18 +96,14 @@ pub fn run() -> std::io::Result<()> {
     // A system that refuses compiles at the common priority.
     rustix::process::setpriority_process(None, 19).ok();
     let mut bytes = Vec::new();
-    std::io::stdin().lock().take(u64::try_from(MOST_FILE).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
+    input.take(u64::try_from(MOST_FILE).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
     let (header, code): (Header, Vec<u8>) = match compile(&bytes) {
         Ok((manifest, code)) => (Ok(manifest), code),
         Err(error) => (Err(error), Vec::new()),
     };
     let header = serde_json::to_vec(&header)?;
     let length = u32::try_from(header.len()).map_err(std::io::Error::other)?;
-    let mut out = std::io::stdout().lock();
-    out.write_all(&length.to_le_bytes())?;
-    out.write_all(&header)?;
-    out.write_all(&code)?;
-    out.flush()
+    Ok([&length.to_le_bytes()[..], &header, &code].concat())
 }
 
 fn in_process(program: &PathBuf, bytes: &[u8]) -> Result<(Manifest, Vec<u8>), LoadError> {
