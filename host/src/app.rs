@@ -3,6 +3,7 @@
 //! Start: check everything that can be checked → journal → plugins → dispatcher → socket.
 //! Stop: no new events → running plugins end, up to the drain time → journal closed → said whether it was graceful.
 
+pub mod check;
 mod renew;
 mod start;
 
@@ -63,12 +64,26 @@ fn passing(error: &dyn std::fmt::Display) -> NotStarted {
     NotStarted { may_pass: true, ..wrong(error) }
 }
 
+/// Who answers in place of the CRM and the outside, for an author without them.
+pub struct Stand {
+    /// In place of every CRM.
+    pub crm: crm::Client,
+    /// In place of the outside.
+    pub outside: Outside,
+}
+
 impl App {
-    /// Starts everything. What `source` says is read again whenever it changes, as far as that can be changed under way.
+    /// Starts everything. What `source` says is read again whenever it changes, as far as that can be changed under way. With a
+    /// `stand` nothing is sent to a CRM or to the outside.
     ///
     /// # Errors
     /// [`NotStarted`] with all that keeps the host from starting.
-    pub async fn start(config: Config, source: &Source, metrics: Metrics) -> Result<Self, NotStarted> {
+    pub async fn start(
+        config: Config,
+        source: &Source,
+        metrics: Metrics,
+        stand: Option<Stand>,
+    ) -> Result<Self, NotStarted> {
         let Doorsteps { intake: listener, console: own_listener } = start::checked(&config).await?;
         let clock = Clock::Wall;
         let journal = Journal::open(&config.journal, clock.clone()).map_err(|error| match error {
@@ -80,6 +95,8 @@ impl App {
             telemetry::dev_grants();
         }
         let parts = Parts::default();
+        config.remarks.iter().for_each(|remark| telemetry::config_remark(remark));
+        let said_of_plugins = config.registry.clone();
         let (approvals_file, store) = (config.registry.approvals.clone(), config.registry.store.clone());
         let renewing = Arc::new(OnceLock::new());
         let reread = renew::reread(source, &approvals_file, Arc::clone(&renewing));
@@ -92,12 +109,27 @@ impl App {
                 _ => wrong(&error),
             })?
         };
+        {
+            let snapshot = registry.handle().snapshot();
+            let waiting = snapshot.notices.iter().filter_map(|notice| notice.plugin.clone());
+            let known = snapshot.plugins.keys().cloned().chain(waiting).collect();
+            check::unknown_plugins(&said_of_plugins, &known).iter().for_each(|remark| telemetry::config_remark(remark));
+        }
         let mut clients = BTreeMap::new();
         for (account, options) in config.crm {
             clients.insert(account, crm::Client::new(options).map_err(|error| wrong(&error))?);
         }
+        let scripted = stand.is_some();
+        let outside = match stand {
+            None => Outside::new().map_err(|error| wrong(&error))?,
+            Some(Stand { crm, outside }) => {
+                clients = config.ingress.accounts.keys().map(|account| (account.clone(), crm.clone())).collect();
+                outside
+            }
+        };
         let mut helpers = Helpers { parts: parts.clone(), running: Vec::new() };
-        for (account, client) in &clients {
+        // A script is asked what plugins ask, and nothing else.
+        for (account, client) in clients.iter().filter(|_| !scripted) {
             let known = config.users.get(account).copied();
             let (name, handle) = (account.clone(), journal.handle());
             let asked = client.clone();
@@ -116,7 +148,7 @@ impl App {
             registry: registry.handle(),
             sandbox,
             crm: clients.clone(),
-            outside: Outside::new().map_err(|error| wrong(&error))?,
+            outside,
             clock: clock.clone(),
             parts: parts.clone(),
         };

@@ -3,6 +3,7 @@
 #[macro_use]
 mod out;
 
+mod confirm;
 mod dead;
 mod dev;
 mod doctor;
@@ -19,8 +20,8 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::App;
-use crate::config::{self, Config, Problems, Source};
+use crate::app::{self, App};
+use crate::config::{self, Config, Problems, Secrets, Source};
 use crate::registry::Bell;
 use crate::sandbox::compiler;
 use crate::telemetry::{self, Log};
@@ -181,7 +182,7 @@ impl Cli {
 
     fn done(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Serve { config, dev } => serve(&source(config, dev), |_, _, _| ()),
+            Command::Serve { config, dev } => serve(&source(config, dev), None, |_, _, _| ()),
             Command::Dev(args) => dev::run(args),
             Command::EventsPhp(wanted) => write_events_php(wanted),
             Command::Plugin(command) => plugin::run(command),
@@ -212,19 +213,13 @@ impl Cli {
                 }
                 Err(problems) => told(&problems),
             }),
-            Command::Config(ConfigCommand::Check { config }) => Ok(match source(config, false).read() {
-                Ok(_) => {
-                    outln!("the configuration is good");
-                    ExitCode::SUCCESS
-                }
-                Err(problems) => told(&problems),
-            }),
+            Command::Config(ConfigCommand::Check { config }) => Ok(check(config)),
         }
     }
 }
 
 fn write_events_php(wanted: EventsPhp) -> anyhow::Result<ExitCode> {
-    let config = match source(wanted.config, false).read() {
+    let config = match spared(wanted.config).read() {
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
     };
@@ -241,6 +236,7 @@ fn write_events_php(wanted: EventsPhp) -> anyhow::Result<ExitCode> {
             )
         }
     };
+    let name = accounts.iter().find(|(_, known)| std::ptr::eq(*known, account)).map_or("", |(name, _)| name);
     let base = wanted.url.unwrap_or_else(|| format!("http://{}", config.listen));
     let base =
         url::Url::parse(&base).with_context(|| format!("`{base}` is no address such as `http://127.0.0.1:8787`"))?;
@@ -248,7 +244,11 @@ fn write_events_php(wanted: EventsPhp) -> anyhow::Result<ExitCode> {
     let text = crate::events_php::file(&crate::events_php::Options {
         // With the slash, which is what a proxy's rule for `/events/` takes: it would redirect the address without.
         url: format!("{}/events/", base.as_str().trim_end_matches('/').trim_end_matches("/events")),
-        token: account.tokens.first().context("the account has no token")?.clone(),
+        token: match (account.tokens.first(), config.unread_of(&format!("crm.{name}.token"))) {
+            (Some(token), _) => token.clone(),
+            (None, Some(why)) => anyhow::bail!("the file holds the account's token, which can't be read: {why}"),
+            (None, None) => anyhow::bail!("`[crm.{name}]` has no `token`"),
+        },
         connect_ms: wanted.connect_ms,
         total_ms: wanted.total_ms,
         relay: wanted.relay,
@@ -259,8 +259,61 @@ fn write_events_php(wanted: EventsPhp) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where a configuration is looked for when no command line names one, after [`CONFIG`].
+const USUAL: [&str; 2] = ["host.toml", "/etc/salesman-host/host.toml"];
+/// The variable that names a configuration.
+const CONFIG: &str = "SALESMAN_HOST_CONFIG";
+
+/// The configuration of a host, with every secret.
 fn source(file: Option<PathBuf>, dev: bool) -> Source {
-    Source { file, environment: std::env::vars().collect(), dev }
+    let file = file.or_else(|| {
+        let found = usual(&USUAL);
+        match &found {
+            Some(file) => errln!("Configuration: `{}`.", file.display()),
+            None => errln!(
+                "No configuration: neither `{CONFIG}` nor {} is there.",
+                USUAL.map(|file| format!("`{file}`")).join(" nor ")
+            ),
+        }
+        found
+    });
+    Source { file, environment: std::env::vars().collect(), dev, secrets: Secrets::All }
+}
+
+/// The same for a command that needs none of its secrets, or says which it lacks.
+fn spared(file: Option<PathBuf>) -> Source {
+    Source { secrets: Secrets::Spared, ..source(file, false) }
+}
+
+/// The configuration that is taken where none is named.
+fn usual(places: &[&str]) -> Option<PathBuf> {
+    let named = std::env::var_os(CONFIG).filter(|file| !file.is_empty()).map(PathBuf::from);
+    named.or_else(|| places.iter().map(PathBuf::from).find(|file| file.is_file()))
+}
+
+/// Says everything that is wrong with a configuration, as `serve` would, and what is only remarkable.
+fn check(file: Option<PathBuf>) -> ExitCode {
+    let source = Source { secrets: Secrets::Told, ..source(file, false) };
+    let config = match source.read() {
+        Ok(config) => config,
+        Err(problems) => return told(&problems),
+    };
+    let problems = app::check::problems(&config);
+    if !problems.is_empty() {
+        return told(&Problems(problems));
+    }
+    let mut remarks = config.remarks.clone();
+    let registry = &config.registry;
+    if !(registry.plugins.is_empty() && registry.approved.is_empty() && registry.accounts.is_empty()) {
+        remarks.extend(app::check::unknown_plugins(registry, &app::check::plugins_in(&registry.dir)));
+    }
+    if remarks.is_empty() {
+        outln!("the configuration is good");
+    } else {
+        outln!("the host can start with this configuration; {} remark(s):", remarks.len());
+        remarks.iter().for_each(|remark| outln!("  - {remark}"));
+    }
+    ExitCode::SUCCESS
 }
 
 fn told(problems: &Problems) -> ExitCode {
@@ -269,7 +322,11 @@ fn told(problems: &Problems) -> ExitCode {
 }
 
 /// Runs the host until it is asked to stop; `besides` starts what goes on beside it.
-fn serve(source: &Source, besides: impl FnOnce(&Config, &App, &Log)) -> anyhow::Result<ExitCode> {
+fn serve(
+    source: &Source,
+    stand: Option<app::Stand>,
+    besides: impl FnOnce(&Config, &App, &Log),
+) -> anyhow::Result<ExitCode> {
     let config = match source.read() {
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
@@ -283,7 +340,7 @@ fn serve(source: &Source, besides: impl FnOnce(&Config, &App, &Log)) -> anyhow::
     let code = runtime.block_on(async {
         // From the first moment on: by itself, each of these ends the process.
         let signals = Signals::new().context("failed to listen for signals")?;
-        let mut app = match App::start(config.clone(), source, metrics).await {
+        let mut app = match App::start(config.clone(), source, metrics, stand).await {
             Ok(app) => app,
             Err(reason) => {
                 log.say(&reason.problems.to_string());

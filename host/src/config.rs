@@ -7,6 +7,7 @@
 //! Not here: whether a port is free or a folder can be written (`app` tries it).
 
 mod approvals;
+mod findings;
 mod operators;
 mod read;
 mod show;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use crate::{alerts, console, crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, traces, watch};
 
 pub use approvals::approve;
+pub use findings::Secrets;
 
 /// The defaults, as they are documented.
 pub const DEFAULT: &str = include_str!("../default.toml");
@@ -56,6 +58,18 @@ pub struct Config {
     pub alerts: Option<alerts::Options>,
     /// Where traces go; none: nowhere.
     pub traces: Option<traces::Options>,
+    /// What is not wrong, and an administrator should know.
+    pub remarks: Vec<String>,
+    /// The secrets that could not be read, by their keys, and why: only where they are not all needed.
+    pub unread: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// Why a secret below this key, such as `crm.main`, could not be read.
+    pub fn unread_of(&self, key: &str) -> Option<&str> {
+        let below = |path: &str| path.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        self.unread.iter().find(|(path, _)| below(path)).map(|(_, why)| why.as_str())
+    }
 }
 
 /// Everything that is wrong with a configuration.
@@ -83,6 +97,8 @@ pub struct Source {
     pub environment: Vec<(String, String)>,
     /// Whether every plugin is granted what it asks.
     pub dev: bool,
+    /// Which secrets are needed.
+    pub secrets: Secrets,
 }
 
 impl Source {
@@ -91,13 +107,14 @@ impl Source {
     /// # Errors
     /// [`Problems`] with all that is wrong.
     pub fn read(&self) -> Result<Config, Problems> {
-        read::config(&read::merged(self)?, &self.base(), self)
+        let (table, places) = read::merged(self)?;
+        read::config(&table, places, &self.base(), self)
     }
 
     /// A number that is another when anything has changed that is not read again while the host runs; `None` where nothing
     /// can be read.
     pub fn fixed_part(&self) -> Option<u64> {
-        let mut table = read::merged(self).ok()?;
+        let (mut table, _) = read::merged(self).ok()?;
         read::without_live_parts(&mut table);
         let mut hasher = DefaultHasher::new();
         table.to_string().hash(&mut hasher);
@@ -106,7 +123,7 @@ impl Source {
 
     /// The files that it comes from: its own, and those with secrets. `None` where its own can't be read.
     pub fn files(&self) -> Option<Vec<PathBuf>> {
-        let table = read::merged(self).ok()?;
+        let (table, _) = read::merged(self).ok()?;
         Some(self.file.iter().cloned().chain(read::secret_files(&table, &self.base())).collect())
     }
 
@@ -119,7 +136,7 @@ impl Source {
     /// # Errors
     /// [`Problems`] when it can't be read at all.
     pub fn show(&self) -> Result<String, Problems> {
-        Ok(show::without_secrets(read::merged(self)?))
+        Ok(show::without_secrets(read::merged(self)?.0))
     }
 }
 
@@ -132,7 +149,7 @@ mod tests {
         let path = dir.path().join("host.toml");
         std::fs::write(&path, file).unwrap();
         let environment = environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Source { file: Some(path), environment, dev: false }.read()
+        Source { file: Some(path), environment, ..Source::default() }.read()
     }
 
     #[test]
@@ -212,7 +229,7 @@ mod tests {
                 "is not a password's hash",
             ),
             (format!("[console.users.anna]\npassword = \"{hash}\""), "role` is missing"),
-            (format!("[console.users.anna]\npassword = \"{hash}\"\nrole = \"root\""), "role` can't be read"),
+            (format!("[console.users.anna]\npassword = \"{hash}\"\nrole = \"root\""), "role` must be `\"viewer\"`"),
             ("[console.users.anna]\nrole = \"admin\"".to_owned(), "password` is missing"),
             ("[console.tokens.x]\nrole = \"viewer\"\ntoken = \"short\"".to_owned(), "at least 16"),
             ("[console]\nurl = \"host\"".to_owned(), "console.url"),

@@ -65,15 +65,15 @@ use crate::event::{Appended, Event, EventId};
 use crate::outcome::{Effects, Next, Outcome};
 use crate::plugin::{Pattern, PluginName};
 pub use causes::Cause;
-pub use letters::{Group, Letter, LetterFilter, Resolution};
+pub use letters::{Counted, Group, Letter, LetterFilter, Resolution};
 pub use minutes::{Minute, QueueMinutes};
-pub use operate::{Audited, Forget, Held, Operated, Record};
+pub use operate::{Audited, Forget, Forgettable, Held, Operated, Record};
 pub use read::{
     AttemptView, Backlog, Caused, DeliveryPath, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary,
     StateView,
 };
 pub use retention::{Retention, Swept, keep};
-pub use search::{EventFilter, FailedAttempt, Found};
+pub use search::{EventFilter, FailedAttempt, Found, Wanted};
 pub use space::Disk;
 pub use writes::{Intended, Intent, Write, WriteView, Written};
 
@@ -179,12 +179,22 @@ pub struct Subscription {
     pub most_depth: u32,
     /// The accounts whose events it does not get.
     pub not_from: BTreeSet<String>,
+    /// How many deliveries of one CRM may wait: it can't take them yet, and what comes beyond is not kept for it.
+    pub most_waiting: Option<u32>,
 }
 
 impl Subscription {
     /// A subscription with everything else as it is by default.
     pub fn new(plugin: PluginName, events: Vec<Pattern>) -> Self {
-        Self { plugin, events, ordered: true, own_events: false, most_depth: 5, not_from: BTreeSet::new() }
+        Self {
+            plugin,
+            events,
+            ordered: true,
+            own_events: false,
+            most_depth: 5,
+            not_from: BTreeSet::new(),
+            most_waiting: None,
+        }
     }
 
     fn wants(&self, account: &str, name: &str) -> bool {

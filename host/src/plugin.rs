@@ -4,8 +4,10 @@
 //! - A call needs two keys: the manifest asks, the configuration grants. A refusal names the key that is missing.
 //! - Nothing is granted by default.
 
+pub mod calls;
 mod grants;
 mod manifest;
+pub mod near;
 pub mod origin;
 
 pub use grants::{Grants, Refusal, Unchosen};

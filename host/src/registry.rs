@@ -123,6 +123,8 @@ pub struct Snapshot {
     pub subscriptions: Arc<Subscriptions>,
     /// What an administrator should know about files that are not served.
     pub notices: Arc<[Notice]>,
+    /// The file that is being compiled, and the plugin in it.
+    pub compiling: Option<(PathBuf, Option<PluginName>)>,
 }
 
 /// Why a file, or what it holds, is not served.
@@ -177,7 +179,7 @@ pub enum Error {
         name: PluginName,
     },
     /// It asks for more than was approved.
-    #[error("`{path}` waits for approval, it asks for more than was granted ({}): run `salesman-host plugin grant {name}`", more.join(", "))]
+    #[error("`{path}` waits for approval, it asks for more than was granted ({}): run `salesman-host plugin grant {name}`{}", more.join(", "), kept(*first))]
     WaitsForApproval {
         /// Which.
         path: PathBuf,
@@ -187,6 +189,8 @@ pub enum Error {
         more: Vec<String>,
         /// All that it asks for.
         asks: Box<Permissions>,
+        /// Whether no version of it serves meanwhile.
+        first: bool,
     },
     /// An operator chose another version.
     #[error("`{path}` is not served: version {pinned} was chosen by `plugin rollback {name}`; `--newest` undoes it")]
@@ -201,6 +205,17 @@ pub enum Error {
     /// The loader's thread can't be started.
     #[error("the thread that loads plugins can't be started: {0}")]
     Thread(std::io::Error),
+}
+
+/// Events of one CRM that are kept for a plugin which waits for its first approval.
+const MOST_KEPT: u32 = 10_000;
+
+fn kept(first: bool) -> String {
+    if first {
+        format!("; until then its events are kept for it, the first {MOST_KEPT} of each CRM")
+    } else {
+        String::new()
+    }
 }
 
 impl Error {

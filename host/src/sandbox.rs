@@ -9,6 +9,7 @@
 //!
 //! Not here: which event runs when (`dispatcher`), what a host call does (`capabilities`), the store.
 
+mod adapter;
 mod cache;
 pub mod compiler;
 mod component;
@@ -128,6 +129,18 @@ impl Sandbox {
         }
         let component = cache::trusted(self.engine.wasmtime(), &code);
         Ok((manifest, component.map_err(|error| LoadError::Compile(format!("{error:#}")))?))
+    }
+
+    /// Whether a file's compiled form is at hand: else [`Self::compile`] takes its time.
+    pub fn is_compiled(&self, bytes: &[u8]) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.has(&component::digest(bytes)))
+    }
+
+    /// Removes the oldest compiled plugins beyond so many.
+    pub fn forget_oldest_compiled(&self, most: usize) {
+        if let Some(cache) = &self.cache {
+            cache.keep_newest(most);
+        }
     }
 
     /// Removes compiled plugins that are not among these hashes, or were made for another engine.

@@ -36,11 +36,7 @@ pub struct Options {
 /// # Errors
 /// When the level can't be read, or a log is running already.
 pub fn start(options: &Options) -> Result<(Log, Metrics), String> {
-    // A plain level is ours; the libraries' own lines are of no use to an operator.
-    let plain = options.level.chars().all(char::is_alphabetic);
-    let directives = if plain { format!("warn,salesman_host={}", options.level) } else { options.level.clone() };
-    let filter = tracing_subscriber::EnvFilter::try_new(directives)
-        .map_err(|error| format!("`telemetry.level` can't be read: {error}"))?;
+    let filter = filter(&options.level).ok_or("`telemetry.level` can't be read")?;
     let log = Log::start(log::StandardError, log_lines_missing)
         .map_err(|error| format!("the thread that writes the log can't be started: {error}"))?;
     let builder = tracing_subscriber::fmt()
@@ -68,6 +64,28 @@ fn log_lines_missing(lines: u64) {
     warn!(lines, "Log lines before this one were lost: nobody read them, or they could not be written.");
 }
 
+/// Whether a text is a level, or directives per module.
+pub fn is_level(text: &str) -> bool {
+    filter(text).is_some()
+}
+
+fn filter(level: &str) -> Option<tracing_subscriber::EnvFilter> {
+    // A plain level is ours; the libraries' own lines are of no use to an operator.
+    let directives = if level.chars().all(char::is_alphabetic) {
+        if !matches!(level.to_lowercase().as_str(), "error" | "warn" | "info" | "debug" | "trace" | "off") {
+            return None;
+        }
+        format!("warn,salesman_host={level}")
+    } else {
+        level.to_owned()
+    };
+    tracing_subscriber::EnvFilter::try_new(directives).ok()
+}
+
+pub(crate) fn config_remark(remark: &str) {
+    warn!(remark, "The configuration says something that may not be meant.");
+}
+
 pub(crate) fn listening(address: SocketAddr, plugins: usize, accounts: usize) {
     info!(%address, plugins, accounts, "Listening.");
 }
@@ -84,6 +102,11 @@ pub(crate) fn plugin_loaded(manifest: &Manifest, missing: &[String], dev: bool) 
         let missing = missing.join(", ");
         warn!(plugin, version, missing, "Plugin loaded; it asks for more than it is granted.");
     }
+}
+
+pub(crate) fn compiling(file: &std::path::Path, plugin: Option<&PluginName>) {
+    let (file, plugin) = (file.display(), plugin.map(PluginName::as_str));
+    info!(%file, plugin, "Plugin is being compiled; an interpreter takes up to half a minute.");
 }
 
 pub(crate) fn plugin_disabled(plugin: &PluginName) {
@@ -150,14 +173,7 @@ pub(crate) fn delivered(claimed: &Claimed, outcome: &Outcome, next: Next, effect
     let (event, name) = (claimed.event.id.to_string(), claimed.event.name.as_str());
     let (delivery, plugin, attempt) = (claimed.delivery.0, claimed.queue.plugin.as_str(), claimed.attempt);
     let took = effects.usage.wall;
-    // A plugin's own words may hold what the CRM or a chat answered: they are in the attempt.
-    let reason = match outcome {
-        Outcome::Failed(fault) if fault.kind == FaultKind::Trap => {
-            format!("{}: the attempt has the plugin's words", fault.kind.code())
-        }
-        Outcome::Failed(fault) => format!("{}: {}", fault.kind.code(), fault.detail),
-        other => other.as_str().to_owned(),
-    };
+    let reason = reason(outcome, effects);
     match (outcome, next) {
         (Outcome::Done | Outcome::Skipped { .. }, _) => {
             debug!(event, name, delivery, plugin, attempt, took, outcome = outcome.as_str(), "Delivered.");
@@ -165,6 +181,52 @@ pub(crate) fn delivered(claimed: &Claimed, outcome: &Outcome, next: Next, effect
         (_, Next::Dead) => error!(event, name, delivery, plugin, attempt, reason, "Delivery is a dead letter."),
         _ => warn!(event, name, delivery, plugin, attempt, reason, "Delivery failed, to be tried again."),
     }
+}
+
+/// Why, in the host's own words. A plugin's may hold what the CRM or a chat answered: they are in the attempt. What the host
+/// knows by itself is the last call that brought nothing good.
+fn reason(outcome: &Outcome, effects: &Effects) -> String {
+    const MORE: &str = "the attempt has the plugin's words";
+    let call = failed_call(effects).map(|call| format!("after {call}; ")).unwrap_or_default();
+    match outcome {
+        Outcome::Failed(fault) if fault.kind == FaultKind::Trap => format!("{}: {call}{MORE}", fault.kind.code()),
+        Outcome::Failed(fault) => format!("{}: {}", fault.kind.code(), fault.detail),
+        other => format!("{}: {call}{MORE}", other.as_str()),
+    }
+}
+
+/// The last call of an attempt that failed, and how; nothing of what was sent or answered.
+fn failed_call(effects: &Effects) -> Option<String> {
+    effects.calls.iter().rev().find_map(|call| {
+        let mut words = call.call.split_whitespace();
+        let (kind, name) = (words.next()?, words.next()?);
+        let name: String = name.chars().filter(|letter| letter.is_ascii_alphanumeric() || *letter == '.').collect();
+        if kind == "http" {
+            let status = call.answer.split_whitespace().next().and_then(|word| word.parse::<u16>().ok());
+            return match status {
+                _ if !call.good => Some(format!("`http {name}` failed")),
+                Some(status @ 400..) => Some(format!("`http {name}` was answered {status}")),
+                _ => None,
+            };
+        }
+        if call.good || kind != "crm" {
+            return None;
+        }
+        let how = match crate::crm::Error::from_words(&call.answer) {
+            crate::crm::Error::Refused { code: Some(code), .. } => {
+                let code: String = code.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
+                format!("was refused by the CRM with code {code}")
+            }
+            crate::crm::Error::Refused { .. } => "was refused by the CRM".to_owned(),
+            crate::crm::Error::Transport(_) => "brought no answer".to_owned(),
+            crate::crm::Error::Unsent(_) => "could not be sent".to_owned(),
+            crate::crm::Error::BadAnswer(_) | crate::crm::Error::NotTheApi(_) => {
+                "was answered with something that is not the API".to_owned()
+            }
+            crate::crm::Error::Invalid(_) => "was not sent".to_owned(),
+        };
+        Some(format!("`crm {name}` {how}"))
+    })
 }
 
 pub(crate) fn state_conflict(claimed: &Claimed) {

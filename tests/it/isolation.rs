@@ -63,7 +63,7 @@ async fn each_sin_ends_in_its_own_fault_with_a_reason_that_helps() {
         ("stack", "plugin.stack_overflow", "nested too deep"),
         ("sleep", "plugin.time_limit", "8000 ms"),
         ("panic", "plugin.trap", "the plugin failed: panicked at "),
-        ("exit", "plugin.exit", "exit code"),
+        ("exit", "plugin.exit", "exit code 7"),
         ("long-reply", "plugin.reply_limit", "1048576 bytes"),
         ("gigantic-call", "plugin.call_limit", "4 MiB"),
     ];

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::NotStarted;
+use super::{NotStarted, check};
 use crate::config::{Config, Problems};
 use crate::telemetry;
 
@@ -28,18 +28,15 @@ pub(super) struct Doorsteps {
 pub(super) async fn checked(config: &Config) -> Result<Doorsteps, NotStarted> {
     let mut found = Found::default();
     let data = &config.journal.data_dir;
-    if let Err(error) = writable(data) {
+    // A file in its place is among the problems below.
+    if (data.is_dir() || !data.exists())
+        && let Err(error) = writable(data)
+    {
         let words = format!("the data folder `{}` can't be written: {error}; set `server.data_dir`", data.display());
         found.add(words, may_pass(&error));
     }
-    let plugins = &config.registry.dir;
-    if !plugins.is_dir() {
-        let words = format!("the plugin folder `{}` is not there: make it, or set `plugins.dir`", plugins.display());
-        found.add(words, false);
-    }
-    if config.ingress.accounts.is_empty() {
-        let words = "there is no CRM: add a section `[crm.main]` with `token`, `url`, `login` and `api_key`";
-        found.add(words.to_owned(), false);
+    for problem in check::problems(config) {
+        found.add(problem, false);
     }
     // Whoever has to change something anyway need not wait.
     let until = Instant::now() + if found.problems.is_empty() { PATIENCE } else { Duration::ZERO };

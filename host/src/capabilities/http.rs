@@ -287,8 +287,13 @@ impl Outside {
             Some(UrlHost::Ipv6(address)) => Some(IpAddr::V6(address)),
             _ => None,
         };
-        // A literal address never reaches the resolver.
-        if !private && literal.is_some_and(|address| !is_public(address)) {
+        // A literal address never reaches the resolver. What goes nowhere can't go to a private address.
+        let goes_out = match &self.way {
+            Way::Live(_) => true,
+            Way::Dry(..) => matches!(prepared.method.as_str(), "GET" | "HEAD"),
+            Way::Scripted(_) => false,
+        };
+        if goes_out && !private && literal.is_some_and(|address| !is_public(address)) {
             return Err(refused());
         }
         let clients = match &self.way {

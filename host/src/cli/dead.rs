@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::plugin::name;
 use super::remote::At;
-use super::table::{Table, list, parse_time, text, time};
+use super::table::{Table, list, parse_time, printable, text, time};
 use crate::plugin::PluginName;
 
 #[derive(Subcommand, Debug)]
@@ -16,8 +16,8 @@ pub(super) enum DeadCommand {
     List(List),
     /// Run dead letters again.
     Retry(Decide),
-    /// Give dead letters up.
-    Drop(Decide),
+    /// Give dead letters up: shows how many and which, and asks.
+    Drop(Drop),
 }
 
 #[derive(Subcommand, Debug)]
@@ -58,6 +58,20 @@ struct Filter {
     until: Option<i64>,
 }
 
+impl Filter {
+    fn pairs(&self) -> [(&'static str, Option<String>); 6] {
+        let number = |value: Option<i64>| value.map(|value| value.to_string());
+        [
+            ("plugin", self.plugin.as_ref().map(ToString::to_string)),
+            ("account", self.account.clone()),
+            ("event", self.event.clone()),
+            ("code", self.code.clone()),
+            ("since", number(self.since)),
+            ("until", number(self.until)),
+        ]
+    }
+}
+
 #[derive(clap::Args, Debug)]
 pub(super) struct List {
     #[command(flatten)]
@@ -65,7 +79,7 @@ pub(super) struct List {
     /// Count them by plugin and error.
     #[arg(long)]
     groups: bool,
-    /// Rows, at most 200.
+    /// Rows.
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     limit: usize,
     /// `next` of the page before.
@@ -96,6 +110,15 @@ pub(super) struct Decide {
 }
 
 #[derive(clap::Args, Debug)]
+pub(super) struct Drop {
+    #[command(flatten)]
+    decide: Decide,
+    /// Don't ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(clap::Args, Debug)]
 pub(super) struct One {
     /// Its number.
     #[arg(value_name = "NUMBER")]
@@ -116,8 +139,8 @@ pub(super) struct Jobs {
 pub(super) fn run(command: DeadCommand) -> anyhow::Result<ExitCode> {
     match command {
         DeadCommand::List(args) => list_letters(&args),
-        DeadCommand::Retry(args) => decide(&args, "retry"),
-        DeadCommand::Drop(args) => decide(&args, "drop"),
+        DeadCommand::Retry(args) => decide(&args, "retry", true),
+        DeadCommand::Drop(args) => decide(&args.decide, "drop", args.yes),
     }
 }
 
@@ -172,21 +195,7 @@ fn list_letters(args: &List) -> anyhow::Result<ExitCode> {
         table.print("No dead letters.");
         return Ok(ExitCode::SUCCESS);
     }
-    let Filter { plugin, account, event, code, since, until } = &args.filter;
-    let number = |value: &Option<i64>| value.map(|value| value.to_string());
-    let found = remote.ask(
-        "dead",
-        &[
-            ("plugin", plugin.as_ref().map(ToString::to_string)),
-            ("account", account.clone()),
-            ("event", event.clone()),
-            ("code", code.clone()),
-            ("since", number(since)),
-            ("until", number(until)),
-            ("limit", Some(args.limit.to_string())),
-            ("cursor", args.cursor.clone()),
-        ],
-    )?;
+    let found = remote.list("dead", &args.filter.pairs(), args.cursor.clone(), args.limit)?;
     if args.json {
         outln!("{found:#}");
         return Ok(ExitCode::SUCCESS);
@@ -204,13 +213,32 @@ fn list_letters(args: &List) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn decide(args: &Decide, word: &str) -> anyhow::Result<ExitCode> {
+fn decide(args: &Decide, word: &str, yes: bool) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        args.all || args.filter.pairs().iter().any(|(_, value)| value.is_some()),
+        "no filter would mean every dead letter: say `--all` for that"
+    );
+    let remote = args.at.remote()?;
     let Filter { plugin, account, event, code, since, until } = &args.filter;
-    let body = json!({
+    let mut body = json!({
         "plugin": plugin, "account": account, "event": event, "code": code, "since": since, "until": until,
         "all": args.all, "pace": args.pace,
     });
-    let decided = args.at.remote()?.post(&format!("dead/{word}"), &body)?;
+    if word == "drop" && !yes {
+        let counted = remote.ask("dead/count", &args.filter.pairs())?;
+        let letters = counted.get("letters").and_then(Value::as_u64).unwrap_or_default();
+        let what = format!("{letters} dead letters would be given up, the first of them:");
+        if letters > 1 && !super::confirm::agreed(&what, &first(&counted), false)? {
+            return Ok(ExitCode::FAILURE);
+        }
+        // Just those that were shown.
+        if let Some(body) = body.as_object_mut() {
+            for bound in ["until", "up_to"] {
+                body.insert(bound.to_owned(), counted.get(bound).cloned().unwrap_or_default());
+            }
+        }
+    }
+    let decided = remote.post(&format!("dead/{word}"), &body)?;
     if args.json {
         outln!("{decided:#}");
         return Ok(ExitCode::SUCCESS);
@@ -220,4 +248,14 @@ fn decide(args: &Decide, word: &str) -> anyhow::Result<ExitCode> {
         None => outln!("{} dead letters: {word}.", text(&decided, "changed")),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Letters, one a line.
+fn first(counted: &Value) -> Vec<String> {
+    let line = |letter: &Value| {
+        let [delivery, event, entity, plugin, code] =
+            ["delivery", "name", "entity", "plugin", "code"].map(|key| printable(&text(letter, key)));
+        format!("delivery {delivery}, {}, {event} {entity} → {plugin}: {code}", time(letter, "at"))
+    };
+    list(counted, "first").map(line).collect()
 }

@@ -9,12 +9,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::{serve, source};
+use super::{serve, source, usual};
+use crate::app::Stand;
 use crate::config::Source;
 use crate::dispatcher::Delivered;
 use crate::telemetry::Log;
 use crate::workshop::build::Options;
 use crate::workshop::develop::{Step, develop};
+use crate::workshop::rehearse::{self, Answers};
 
 /// The configuration that is taken when it is there and no other was named.
 const USUAL: &str = "host.toml";
@@ -29,23 +31,40 @@ pub(super) struct Args {
     /// The configuration file; `host.toml` where there is one, else a throw-away set-up without a CRM.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Where to listen; over what the configuration says.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Take the answers to the plugins' calls from this file, as `plugin run --answers` does; nothing is sent anywhere.
+    #[arg(long, value_name = "FILE")]
+    answers: Option<PathBuf>,
     /// Build without optimisation.
     #[arg(long)]
     debug: bool,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let usual = Path::new(USUAL).is_file().then(|| PathBuf::from(USUAL));
+    let answers = args.answers.as_deref().map(answers).transpose()?;
     // Held to the end: it takes its files along.
-    let (source, _folder) = match args.config.or(usual) {
-        Some(file) => (source(Some(file), true), None),
+    // Never the machine's own configuration: every plugin is granted what it asks.
+    let found = args.config.or_else(|| usual(&[USUAL]));
+    let (mut source, _folder) = match found {
+        Some(file) => {
+            errln!("Configuration: `{}`.", file.display());
+            (source(Some(file), true), None)
+        }
         None => {
             let folder = tempfile::tempdir().context("no temporary folder can be made")?;
             (throw_away(folder.path())?, Some(folder))
         }
     };
+    if let Some(listen) = args.listen {
+        source.environment.push(("SALESMAN_HOST__SERVER__LISTEN".to_owned(), listen));
+    }
+    if let Some(file) = &args.answers {
+        errln!("Answers come from `{}`: nothing is sent to a CRM, nor to the outside.", file.display());
+    }
     let options = Options { debug: args.debug, colour: super::out::errors_to_terminal() };
-    serve(&source, |config, app, log| {
+    serve(&source, answers, |config, app, log| {
         tokio::spawn(show(app.queues().delivered(), log.clone()));
         let plugins = config.registry.dir.clone();
         if source.file.is_none() {
@@ -62,11 +81,18 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Who answers in place of the CRM and the outside.
+fn answers(file: &Path) -> anyhow::Result<Stand> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("failed to read `{}`", file.display()))?;
+    let (crm, outside) = rehearse::stand_in(Answers::parse(&text)?)?;
+    Ok(Stand { crm, outside })
+}
+
 /// A set-up that needs no file.
 fn throw_away(folder: &Path) -> anyhow::Result<Source> {
     let plugins = folder.join("plugins");
     std::fs::create_dir(&plugins).context("no temporary folder can be made")?;
-    let mut source = source(None, true);
+    let mut source = Source { environment: std::env::vars().collect(), dev: true, ..Source::default() };
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     for (key, value) in [
         ("SERVER__DATA_DIR", text(folder.join("data"))),

@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use super::operate::shown;
 use super::source;
+use crate::app::check;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Secrets, Source};
 use crate::crm;
 use crate::plugin::Grants;
 use crate::sandbox;
@@ -54,15 +55,28 @@ impl Findings {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut findings = Findings::default();
-    match source(args.config.clone(), false).read() {
+    let source = Source { secrets: Secrets::Told, ..source(args.config.clone(), false) };
+    match source.read() {
         Err(problems) => {
             for problem in problems.0 {
                 findings.add("configuration", State::Bad, problem);
             }
         }
         Ok(config) => {
-            findings.add("configuration", State::Good, format!("{} can be read", shown(args.config.as_ref())));
-            rights(&mut findings, args.config.as_deref());
+            findings.add("configuration", State::Good, format!("{} can be read", shown(source.file.as_ref())));
+            for problem in check::problems(&config) {
+                // What `plugins` and `data folder` say in more detail.
+                if !problem.starts_with("the plugin folder") && !problem.starts_with("the data folder") {
+                    findings.add("configuration", State::Bad, problem);
+                }
+            }
+            secrets(&mut findings, &config);
+            let unknown = check::unknown_plugins(&config.registry, &check::plugins_in(&config.registry.dir));
+            let said = |remark: &&String| !config.unread.keys().any(|key| remark.contains(&format!("`{key}`")));
+            for remark in config.remarks.iter().filter(said).cloned().chain(unknown) {
+                findings.add("configuration", State::Remark, remark);
+            }
+            rights(&mut findings, source.file.as_deref());
             folders(&mut findings, &config);
             plugins(&mut findings, &config);
             target(&mut findings);
@@ -85,6 +99,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let bad = findings.0.iter().any(|finding| finding.state == State::Bad);
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The secrets that this shell or this user can't read, and what to do about it.
+fn secrets(findings: &mut Findings, config: &Config) {
+    for why in config.unread.values() {
+        let words = format!(
+            "{why}: put it into a file beside the configuration and write `{{ file = \"…\" }}`, and run this as the host's user; \
+             or give this shell the service's variables: `set -a; . /etc/salesman-host/secrets.env; set +a`"
+        );
+        findings.add("secrets", State::Remark, words);
+    }
 }
 
 /// Whether others can read what only the host should.
@@ -254,7 +279,14 @@ fn running(findings: &mut Findings, config: &Config) {
 }
 
 fn crms(findings: &mut Findings, config: &Config) -> anyhow::Result<()> {
-    if config.crm.is_empty() {
+    for account in config.ingress.accounts.keys() {
+        if let Some(why) = config.unread_of(&format!("crm.{account}.api_key")) {
+            let words =
+                format!("{account} was not looked at, {why}; `salesman-host crm check` has the running host look");
+            findings.add("crm", State::Remark, words);
+        }
+    }
+    if config.crm.is_empty() && config.unread.is_empty() {
         findings.add("crm", State::Remark, "no `[crm.NAME]` has a `url`: events come in, and plugins can't call");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::plugin::name;
 use super::remote::At;
 use super::table::{Table, list, parse_time, printable, text, time};
+use crate::journal::Wanted;
 use crate::plugin::PluginName;
 
 #[derive(Subcommand, Debug)]
@@ -21,6 +22,13 @@ pub(super) enum EventCommand {
     Send(Send),
     /// Have events handled once more by one plugin; what it writes is written again.
     Replay(Replay),
+}
+
+/// How a delivery can stand.
+const OUTCOMES: &str = "failed|dead|waiting|running|done|skipped|dropped";
+
+fn outcome(word: &str) -> Result<Wanted, String> {
+    Wanted::parse(word).ok_or_else(|| format!("it is one of {OUTCOMES}"))
 }
 
 /// Which events.
@@ -77,7 +85,13 @@ impl Filter {
 pub(super) struct List {
     #[command(flatten)]
     filter: Filter,
-    /// Rows, at most 200.
+    /// With a delivery to this plugin.
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    plugin: Option<PluginName>,
+    /// With a delivery that stands so; to that plugin, where one is named. `failed`: dead, or waiting after a failure.
+    #[arg(long, value_name = OUTCOMES, value_parser = outcome)]
+    outcome: Option<Wanted>,
+    /// Rows.
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     limit: usize,
     /// `next` of the page before.
@@ -133,6 +147,9 @@ pub(super) struct Replay {
     plugin: PluginName,
     #[command(flatten)]
     filter: Filter,
+    /// Those whose delivery to this plugin stands so.
+    #[arg(long, value_name = OUTCOMES, value_parser = outcome)]
+    outcome: Option<Wanted>,
     /// Every event that is kept: an empty filter is refused without it.
     #[arg(long)]
     all: bool,
@@ -157,8 +174,11 @@ pub(super) fn run(command: EventCommand) -> anyhow::Result<ExitCode> {
 
 fn list_events(args: &List) -> anyhow::Result<ExitCode> {
     let mut query = args.filter.pairs().to_vec();
-    query.extend([("limit", Some(args.limit.to_string())), ("cursor", args.cursor.clone())]);
-    let found = args.at.remote()?.ask("events", &query)?;
+    query.extend([
+        ("plugin", args.plugin.as_ref().map(ToString::to_string)),
+        ("outcome", args.outcome.map(|outcome| outcome.word().to_owned())),
+    ]);
+    let found = args.at.remote()?.list("events", &query, args.cursor.clone(), args.limit)?;
     if args.json {
         outln!("{found:#}");
         return Ok(ExitCode::SUCCESS);
@@ -254,15 +274,21 @@ fn replay(args: &Replay) -> anyhow::Result<ExitCode> {
     let remote = args.at.remote()?;
     let answer = match &args.id {
         Some(id) => {
-            anyhow::ensure!(args.filter.is_empty() && !args.all, "name an event or a filter, not both");
+            let alone = args.filter.is_empty() && args.outcome.is_none() && !args.all;
+            anyhow::ensure!(alone, "name an event or a filter, not both");
             remote.post(&format!("events/{id}/replay"), &json!({ "plugin": args.plugin }))?
         }
         None => {
             anyhow::ensure!(
-                !args.filter.is_empty() || args.all,
+                !args.filter.is_empty() || args.outcome.is_some() || args.all,
                 "an empty filter would mean every event: say `--all` for that"
             );
-            let body = json!({ "plugin": args.plugin, "pace": args.pace, "filter": args.filter.body() });
+            let mut filter = args.filter.body();
+            if let (Some(outcome), Some(filter)) = (args.outcome, filter.as_object_mut()) {
+                filter.insert("plugin".to_owned(), json!(args.plugin));
+                filter.insert("outcome".to_owned(), outcome.word().into());
+            }
+            let body = json!({ "plugin": args.plugin, "pace": args.pace, "filter": filter, "all": args.all });
             remote.post("events/replay", &body)?
         }
     };

@@ -56,13 +56,16 @@ pub(super) struct Forget {
     /// Events of other records that name it go too, and calls that name it are blanked.
     #[arg(long)]
     mentions: bool,
+    /// Don't ask.
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     at: At,
 }
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Audit {
-    /// Rows, at most 200.
+    /// Rows.
     #[arg(long, value_name = "NUMBER", default_value_t = 50)]
     limit: usize,
     #[command(flatten)]
@@ -161,8 +164,27 @@ fn tell_attempt(args: &Tail, ended: &Value) {
 }
 
 pub(super) fn forget(args: &Forget) -> anyhow::Result<ExitCode> {
+    let remote = args.at.remote()?;
+    if !args.yes {
+        let part =
+            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+        let path = format!("forget/{}/{}", part(&args.account), part(&args.entity));
+        let meant = remote.ask(&path, &[("mentions", Some(args.mentions.to_string()))])?;
+        let others =
+            if args.mentions { format!(", and {} of other records", text(&meant, "others")) } else { String::new() };
+        let what = format!(
+            "{} events of {}{others} would be deleted, with all that became of them, and what plugins keep of it:",
+            text(&meant, "events"),
+            args.entity
+        );
+        let line = |event: &Value| format!("{} {}", time(event, "received_at"), printable(&text(event, "name")));
+        let first: Vec<String> = list(&meant, "first").map(line).collect();
+        if !super::confirm::agreed(&what, &first, false)? {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
     let body = json!({ "account": args.account, "entity": args.entity, "mentions": args.mentions });
-    let forgot = args.at.remote()?.post("forget", &body)?;
+    let forgot = remote.post("forget", &body)?;
     outln!("{}: {} things forgotten.", args.entity, text(&forgot, "forgotten"));
     if forgot.get("left").and_then(Value::as_u64).unwrap_or(0) > 0 {
         outln!("{} events of it run just now, or have only just come: run the command again.", text(&forgot, "left"));
@@ -173,7 +195,7 @@ pub(super) fn forget(args: &Forget) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn audit(args: &Audit) -> anyhow::Result<ExitCode> {
-    let page = args.at.remote()?.ask("audit", &[("limit", Some(args.limit.to_string()))])?;
+    let page = args.at.remote()?.list("audit", &[], None, args.limit)?;
     if args.json {
         outln!("{page:#}");
         return Ok(ExitCode::SUCCESS);

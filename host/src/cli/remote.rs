@@ -9,8 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::config::{Secrets, Source};
+
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Rows that the API gives at once.
+const MOST_ROWS: usize = 200;
 
 /// Why the running host did not do it, with an exit code of its own.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +45,15 @@ pub(super) struct At {
 impl At {
     /// A door to it. Whoever may read the data folder needs no token of their own.
     pub(super) fn remote(&self) -> anyhow::Result<Remote> {
-        let config = super::source(self.config.clone(), false).read();
+        if self.host.is_some() && self.config.is_none() {
+            // Another host's configuration says nothing of this one, and its token is not for it.
+            return self.remote_of(&Source { secrets: Secrets::Spared, ..Source::default() });
+        }
+        self.remote_of(&super::spared(self.config.clone()))
+    }
+
+    fn remote_of(&self, source: &Source) -> anyhow::Result<Remote> {
+        let config = source.read();
         let config = match (&self.host, config) {
             (None, Err(problems)) => return Err(problems.into()),
             (_, config) => config.ok(),
@@ -69,10 +82,10 @@ impl At {
 ///
 /// # Errors
 /// [`Failure::Refused`]: it must not be done.
-pub(super) fn note(config: Option<PathBuf>, action: &str, object: &str, details: &str) -> anyhow::Result<()> {
-    let at = At { host: None, config, token: None };
+pub(super) fn note(source: &Source, action: &str, object: &str, details: &str) -> anyhow::Result<()> {
+    let at = At { host: None, config: source.file.clone(), token: None };
     let body = serde_json::json!({ "action": action, "object": object, "details": details });
-    match at.remote().and_then(|remote| remote.post("audit", &body)) {
+    match at.remote_of(source).and_then(|remote| remote.post("audit", &body)) {
         Err(error) if matches!(error.downcast_ref::<Failure>(), Some(Failure::Refused(_))) => Err(error),
         _ => Ok(()),
     }
@@ -120,6 +133,35 @@ impl Remote {
         let said = query.iter().filter_map(|(key, value)| value.as_ref().map(|value| (*key, value.as_str())));
         let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(said).finish();
         self.get(&format!("{path}?{query}"))
+    }
+
+    /// Reads page after page of a list, up to so many rows: the rows, and where to go on.
+    pub(super) fn list(
+        &self,
+        path: &str,
+        query: &[(&str, Option<String>)],
+        cursor: Option<String>,
+        limit: usize,
+    ) -> anyhow::Result<Value> {
+        let (mut items, mut cursor) = (Vec::new(), cursor);
+        loop {
+            let rows = limit.saturating_sub(items.len()).clamp(1, MOST_ROWS);
+            let mut query = query.to_vec();
+            query.extend([("limit", Some(rows.to_string())), ("cursor", cursor)]);
+            let mut page = self.ask(path, &query)?;
+            if let Some(Value::Array(more)) = page.get_mut("items").map(Value::take) {
+                items.extend(more);
+            }
+            cursor = page.get("next").and_then(Value::as_str).map(str::to_owned);
+            // A search that looked at enough says how far it came: whoever asked decides whether it goes on.
+            let broke_off = page.get("looked_back_to").is_some();
+            if cursor.is_none() || broke_off || items.len() >= limit {
+                if let Some(page) = page.as_object_mut() {
+                    page.insert("items".to_owned(), Value::Array(items));
+                }
+                return Ok(page);
+            }
+        }
     }
 
     /// Reads a stream of `/api/v1/PATH` for as long as it lasts, or until `told`, which is given each event's name and data,

@@ -17,6 +17,9 @@ use std::sync::{Mutex, PoisonError};
 
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
+use super::findings::{Findings, Places};
+use super::read::{Section, grants};
+use super::unseen;
 use crate::files;
 use crate::plugin::{Pattern, Permissions, PluginName, origin};
 use crate::text;
@@ -26,16 +29,28 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const HEAD: &str = "# What plugins may do. Written by `salesman-host plugin grant`, or by hand.\n";
 
-/// What is approved. A file that is not there approves nothing.
-pub(super) fn read(path: &Path) -> Result<BTreeMap<PluginName, Permissions>, String> {
+/// What is approved, and remarks. A file that is not there approves nothing.
+pub(super) fn read(path: &Path) -> Result<(BTreeMap<PluginName, Permissions>, Vec<String>), String> {
     let text = text(path)?;
-    let mut approved: BTreeMap<PluginName, Permissions> = toml::from_str(&text)
+    let table: toml::Table = toml::from_str(&text)
         .map_err(|error| format!("`{}`{}: {}", path.display(), at(&text, error.span()), error.message()))?;
-    for (name, permissions) in &mut approved {
-        permissions.http = origin::all_normal(&permissions.http)
-            .map_err(|words| format!("`{}`, `[{name}]`: {words}", path.display()))?;
+    let mut findings = Findings { places: Places::of(&text), ..Findings::default() };
+    unseen::look("", &table, &mut findings.problems);
+    let mut approved = BTreeMap::new();
+    for (key, value) in table {
+        match PluginName::try_from(key.clone()) {
+            Ok(name) => {
+                let section = Section::new(key, Some(value), &mut findings);
+                approved.insert(name, grants(section, false).0);
+            }
+            Err(error) => findings.problem(&key, format!("is no plugin's section: {error}")),
+        }
     }
-    Ok(approved)
+    let of_it = |told: &String| format!("`{}`, {told}", path.display());
+    match findings.problems.as_slice() {
+        [] => Ok((approved, findings.remarks.iter().map(of_it).collect())),
+        problems => Err(problems.iter().map(of_it).collect::<Vec<_>>().join("; ")),
+    }
 }
 
 /// Approves exactly this for a plugin, or nothing any more.
@@ -109,7 +124,7 @@ mod tests {
         std::fs::write(&path, "# mine\n[other] # his\nstate = true\n").unwrap();
         approve(&path, &name("first"), Some(&asked)).unwrap();
         let state = Permissions { state: true, ..Permissions::default() };
-        assert_eq!(read(&path).unwrap(), BTreeMap::from([(name("first"), asked), (name("other"), state)]));
+        assert_eq!(read(&path).unwrap().0, BTreeMap::from([(name("first"), asked), (name("other"), state)]));
         approve(&path, &name("first"), None).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "# mine\n[other] # his\nstate = true\n");
     }
@@ -123,7 +138,7 @@ mod tests {
             ("[a]\nhttp = [\"*\"]", "name each address"),
             ("[a]\nhttp = [\"https://a.example/hooks\"]", "write `https://a.example`"),
             ("[A]\nstate = true", "not a plugin's name"),
-            ("state = true", "expected"),
+            ("\n\nstate = true", "line 3: `state` must be a table"),
             ("# ours\r\n[a]\r\nstate = tru\u{200b}e\r\n", "line 3, character 9"),
             ("[a]\ncrm = [\"deal.\u{200b}list\"]", "U+200B"),
             ("[a\u{200b}]\nstate = true", "line 1"),

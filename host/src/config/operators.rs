@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use toml::Value;
 
+use super::findings::{LISTEN, is_listen};
 use super::read::Section;
 use crate::console::{AccessOptions, Options, Role, Token, User, is_hash};
 use crate::secret::Renewable;
@@ -19,6 +20,9 @@ pub(super) fn operators(mut section: Section<'_>, base: &Path, data_dir: &Path) 
     let session = Duration::from_secs(section.number("session_hours", 1, 24 * 365) * 3_600);
     let mask = section.required("mask");
     let listen: Option<String> = section.optional("listen");
+    if listen.as_ref().is_some_and(|listen| !is_listen(listen)) {
+        section.problem("listen", LISTEN);
+    }
     let url: Option<String> = section.optional("url");
     let url = url.and_then(|text| match url::Url::parse(&text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Some(url),
@@ -82,7 +86,7 @@ pub(super) fn traces(log: &mut Section<'_>, base: &Path) -> Option<traces::Optio
     let mut found = None;
     log.known.insert("traces");
     let table = log.table.get("traces")?.clone();
-    let mut section = Section::new("telemetry.traces", Some(table), &mut *log.problems);
+    let mut section = Section::new("telemetry.traces", Some(table), &mut *log.findings);
     let endpoint: Option<String> = section.optional("endpoint");
     let share: f64 = section.optional("share").unwrap_or(1.0);
     if !(0.0..=1.0).contains(&share) {
@@ -125,7 +129,7 @@ fn each(section: &mut Section<'_>, key: &'static str, mut read: impl FnMut(Strin
     match section.table.get(key) {
         Some(Value::Table(table)) => {
             for (one, value) in table.clone() {
-                let inner = Section::new(format!("{name}.{one}"), Some(value), &mut *section.problems);
+                let inner = Section::new(format!("{name}.{one}"), Some(value), &mut *section.findings);
                 read(one, inner);
             }
         }

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::approvals;
+use super::findings::{Expected, Findings, LISTEN, Places, is_listen, kind, line, secret_text};
 use super::operators::{alerts, operators, traces};
 use super::unseen;
 use super::{Config, DEFAULT, Problems, Source};
-use crate::plugin::{LimitsPatch, Permissions, PluginName, origin};
+use crate::plugin::{LimitsPatch, Pattern, Permissions, PluginName, calls, origin};
 use crate::registry::PluginOptions;
 use crate::secret::Secret;
 use crate::text;
@@ -21,18 +21,20 @@ use crate::{crm, dispatcher, ingress, journal, registry, sandbox, server, teleme
 const MOST_MILLISECONDS: u64 = 7 * 24 * 3_600_000;
 const PREFIX: &str = "SALESMAN_HOST__";
 
-/// Defaults, file and environment in one table.
-pub(super) fn merged(source: &Source) -> Result<Table, Problems> {
+/// Defaults, file and environment in one table, and where its keys come from.
+pub(super) fn merged(source: &Source) -> Result<(Table, Places), Problems> {
     let one = |problem: String| Problems(vec![problem]);
     let mut table: Table = toml::from_str(DEFAULT).map_err(|error| one(format!("the defaults: {error}")))?;
+    let mut places = Places::default();
     if let Some(path) = &source.file {
         let text = text::read(path).map_err(|error| one(format!("`{}`: {error}", path.display())))?;
         // The library's message quotes the line, which may hold a secret: the place is enough.
         let file: Table = toml::from_str(&text).map_err(|error| {
-            let at = error.span().map_or(0, |span| text.get(..span.start).unwrap_or_default().lines().count().max(1));
+            let at = error.span().map_or(0, |span| line(&text, span.start));
             one(format!("`{}`, line {at}: {}", path.display(), error.message()))
         })?;
         overlay(&mut table, file);
+        places = Places::of(&text);
     }
     for (name, text) in &source.environment {
         let Some(path) = name.strip_prefix(PREFIX) else { continue };
@@ -40,9 +42,10 @@ pub(super) fn merged(source: &Source) -> Result<Table, Problems> {
         // A key of digits must not be read as a number: `1_000` would lose its `_`.
         let secret = keys.last().is_some_and(|key| matches!(key.as_str(), "api_key" | "token"));
         let plain = secret && !text.starts_with(['{', '[', '"', '\'']);
+        places.overridden(keys.join("."), name);
         set(&mut table, &keys, if plain { Value::String(text.clone()) } else { value_of(text) });
     }
-    Ok(table)
+    Ok((table, places))
 }
 
 /// The files that secrets are in, wherever `{ file = "path" }` stands.
@@ -125,42 +128,46 @@ pub(super) struct Section<'a> {
     pub(super) name: String,
     pub(super) table: Table,
     pub(super) known: BTreeSet<&'static str>,
-    pub(super) problems: &'a mut Vec<String>,
+    pub(super) findings: &'a mut Findings,
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn new(name: impl Into<String>, table: Option<Value>, problems: &'a mut Vec<String>) -> Self {
+    pub(super) fn new(name: impl Into<String>, table: Option<Value>, findings: &'a mut Findings) -> Self {
         let name = name.into();
         let table = match table {
             Some(Value::Table(table)) => table,
             None => Table::new(),
             Some(_) => {
-                problems.push(format!("`{name}` must be a table: write `[{name}]`"));
+                findings.problem(&name, format!("must be a table: write `[{name}]`"));
                 Table::new()
             }
         };
-        Self { name, table, known: BTreeSet::new(), problems }
+        Self { name, table, known: BTreeSet::new(), findings }
     }
 
     pub(super) fn problem(&mut self, key: &str, words: impl std::fmt::Display) {
-        self.problems.push(format!("`{}.{key}` {words}", self.name));
+        self.findings.problem(&format!("{}.{key}", self.name), words);
     }
 
-    pub(super) fn optional<T: for<'de> Deserialize<'de>>(&mut self, key: &'static str) -> Option<T> {
+    /// A secret, or what goes with one, is not there: a problem for whoever needs it.
+    fn lacks(&mut self, key: &str, words: &str) {
+        self.findings.lacks(&format!("{}.{key}", self.name), words);
+    }
+
+    pub(super) fn optional<T: Expected>(&mut self, key: &'static str) -> Option<T> {
         self.known.insert(key);
         let value = self.table.get(key)?.clone();
-        match value.try_into() {
-            Ok(value) => Some(value),
-            Err(error) => {
-                let words = error.to_string();
-                self.problem(key, format!("can't be read: {}", words.trim()));
-                None
-            }
+        let words = format!("must be {}, not {}", T::WORDS, kind(&value));
+        // The library's own words are for programmers.
+        let read = value.try_into().ok();
+        if read.is_none() {
+            self.problem(key, words);
         }
+        read
     }
 
     /// A key that has a default in the embedded file.
-    pub(super) fn required<T: for<'de> Deserialize<'de> + Default>(&mut self, key: &'static str) -> T {
+    pub(super) fn required<T: Expected + Default>(&mut self, key: &'static str) -> T {
         if !self.table.contains_key(key) {
             self.problem(key, "is missing");
         }
@@ -191,29 +198,10 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn secret_of(&mut self, key: &str, value: &Value, base: &Path) -> Option<Secret> {
-        let text = match value {
-            Value::String(text) => Ok(text.clone()),
-            // A key of digits, as the environment gives it.
-            Value::Integer(number) => Ok(number.to_string()),
-            Value::Table(table) if table.len() == 1 => match (table.get("env"), table.get("file")) {
-                (Some(Value::String(name)), None) => std::env::var(name)
-                    .map_err(|_| format!("needs the environment variable `{name}`, which is not set")),
-                (None, Some(Value::String(path))) => {
-                    text::read(&base.join(path)).map_err(|error| format!("needs the file `{path}`: {error}"))
-                }
-                _ => Err("must be a text, `{ env = \"NAME\" }` or `{ file = \"path\" }`".to_owned()),
-            },
-            _ => Err("must be a text, `{ env = \"NAME\" }` or `{ file = \"path\" }`".to_owned()),
-        };
-        // A plugin may be given a key of several lines.
-        match text.and_then(|text| text::secret(&text, key == "settings")) {
-            Ok(text) if text.is_empty() => {
-                self.problem(key, "is empty");
-                None
-            }
+        match secret_text(value, base, key == "settings") {
             Ok(text) => Some(Secret::new(text)),
-            Err(words) => {
-                self.problem(key, words);
+            Err(why) => {
+                self.findings.unreadable(&format!("{}.{key}", self.name), &why);
                 None
             }
         }
@@ -223,22 +211,22 @@ impl<'a> Section<'a> {
     pub(super) fn end(self) {
         for key in self.table.keys().filter(|key| !self.known.contains(key.as_str())) {
             let known: Vec<&str> = self.known.iter().copied().collect();
-            self.problems.push(format!(
-                "`{}.{key}` is not a key of the configuration: known here are {}",
-                self.name,
-                known.join(", ")
-            ));
+            let words = format!("is not a key of the configuration: known here are {}", known.join(", "));
+            self.findings.problem(&format!("{}.{key}", self.name), words);
         }
     }
 }
 
-pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Config, Problems> {
-    let mut problems = Vec::new();
-    unseen::look("", table, &mut problems);
+pub(super) fn config(table: &Table, places: Places, base: &Path, source: &Source) -> Result<Config, Problems> {
+    let mut findings = Findings { secrets: source.secrets, places, ..Findings::default() };
+    unseen::look("", table, &mut findings.problems);
     let mut sections = table.clone();
 
-    let mut server = Section::new("server", sections.remove("server"), &mut problems);
+    let mut server = Section::new("server", sections.remove("server"), &mut findings);
     let listen: String = server.required("listen");
+    if !listen.is_empty() && !is_listen(&listen) {
+        server.problem("listen", LISTEN);
+    }
     let data_dir: PathBuf = server.required("data_dir");
     let max_body = server.number("max_body_kib", 1, 1 << 20) << 10;
     let body_timeout = server.milliseconds("body_timeout_ms", 1);
@@ -254,13 +242,13 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
     server.end();
 
     let Accounts { clients: crm, intake: accounts, plugins: own_plugins, users, watches } =
-        accounts(sections.remove("crm"), base, &mut problems);
-    let (mut registry, instances) = plugins(sections.remove("plugins"), base, source.dev, &mut problems);
+        accounts(sections.remove("crm"), base, &mut findings);
+    let (mut registry, instances) = plugins(sections.remove("plugins"), base, source.dev, &mut findings);
     registry.store = base.join(&data_dir).join("plugins");
 
     registry.accounts = own_plugins;
 
-    let mut retry = Section::new("retry", sections.remove("retry"), &mut problems);
+    let mut retry = Section::new("retry", sections.remove("retry"), &mut findings);
     let policy = dispatcher::retry::Policy {
         first: retry.milliseconds("first_ms", 1),
         longest: retry.milliseconds("longest_ms", 1),
@@ -268,7 +256,7 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
     };
     retry.end();
 
-    let mut section = Section::new("breaker", sections.remove("breaker"), &mut problems);
+    let mut section = Section::new("breaker", sections.remove("breaker"), &mut findings);
     let breaker = dispatcher::gate::Breaker {
         failures: usize::try_from(section.number("failures", 1, 10_000)).unwrap_or(1),
         pause: section.milliseconds("pause_ms", 1),
@@ -276,36 +264,43 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
     };
     section.end();
 
-    let mut section = Section::new("duplicates", sections.remove("duplicates"), &mut problems);
+    let mut section = Section::new("duplicates", sections.remove("duplicates"), &mut findings);
     let duplicates =
         journal::Duplicates { fold: section.required("fold"), repeated_add: section.required("repeated_add") };
     section.end();
 
-    let mut section = Section::new("retention", sections.remove("retention"), &mut problems);
+    let mut section = Section::new("retention", sections.remove("retention"), &mut findings);
     let retention = journal::Retention {
         age: Duration::from_secs(section.number("days", 1, 36_500) * 24 * 3_600),
         size: section.number("max_mib", 16, 1 << 30) << 20,
     };
     section.end();
 
-    let console = Section::new("console", sections.remove("console"), &mut problems);
+    let console = Section::new("console", sections.remove("console"), &mut findings);
     let console = operators(console, base, &base.join(&data_dir));
 
-    let mut log = Section::new("telemetry", sections.remove("telemetry"), &mut problems);
+    let mut log = Section::new("telemetry", sections.remove("telemetry"), &mut findings);
     let level: String = log.required("level");
     let format: String = log.required("format");
+    if !telemetry::is_level(&level) {
+        log.problem("level", "must be `error`, `warn`, `info`, `debug` or `trace`");
+    }
     if !matches!(format.as_str(), "human" | "json") {
         log.problem("format", "must be `human` or `json`");
     }
     let traces = traces(&mut log, base);
     log.end();
-    let alerts = alerts(Section::new("alerts", sections.remove("alerts"), &mut problems), base);
+    let alerts = alerts(Section::new("alerts", sections.remove("alerts"), &mut findings), base);
 
     for name in sections.keys() {
-        problems.push(format!("`[{name}]` is not a section of the configuration: known are server, plugins, crm, retry, breaker, duplicates, retention, console, telemetry, alerts"));
+        findings.problem(name, "is not a section of the configuration: known are server, plugins, crm, retry, breaker, duplicates, retention, console, telemetry, alerts");
     }
-    if !problems.is_empty() {
-        return Err(Problems(problems));
+    let own_listen = console.as_ref().and_then(|console| console.listen.as_ref());
+    if own_listen == Some(&listen) && !listen.ends_with(":0") {
+        findings.problem("console.listen", "is where events come in: leave it out, or name another port");
+    }
+    if !findings.problems.is_empty() {
+        return Err(Problems(findings.problems));
     }
     Ok(Config {
         listen,
@@ -340,6 +335,8 @@ pub(super) fn config(table: &Table, base: &Path, source: &Source) -> Result<Conf
         telemetry: telemetry::Options { level, json: format == "json" },
         alerts,
         traces,
+        remarks: findings.remarks,
+        unread: findings.unread,
     })
 }
 
@@ -382,11 +379,11 @@ fn authorities(section: &mut Section<'_>, base: &Path) -> crm::connection::Autho
     })
 }
 
-fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Accounts {
+fn accounts(value: Option<Value>, base: &Path, findings: &mut Findings) -> Accounts {
     let mut all = Accounts::default();
-    let root = Section::new("crm", value, problems).table;
+    let root = Section::new("crm", value, findings).table;
     for (name, value) in root {
-        let mut section = Section::new(format!("crm.{name}"), Some(value), problems);
+        let mut section = Section::new(format!("crm.{name}"), Some(value), findings);
         let token = section.table.get("token").cloned();
         section.known.insert("token");
         let own: Vec<String> = match &token {
@@ -400,7 +397,7 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
         .map(|secret| secret.expose().to_owned())
         .collect();
         if own.is_empty() && token.as_ref().is_none_or(|token| token.as_array().is_some_and(Vec::is_empty)) {
-            section.problem("token", "is missing: it is the secret in the address that the CRM calls");
+            section.lacks("token", "is missing: it is the secret in the address that the CRM calls");
         }
         if own.iter().any(|token| token.len() < 16 || token.contains(['/', '?', '#', '%', ' '])) {
             section.problem("token", "must have at least 16 characters, and none of `/ ? # %` or spaces");
@@ -444,10 +441,10 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
                 }
                 (Ok(_), login, _) => {
                     if login.is_none() {
-                        section.problem("login", "is missing: calls need the API user's login");
+                        section.lacks("login", "is missing: calls need the API user's login");
                     }
                     if !has_key {
-                        section.problem("api_key", "is missing: calls need the account's key");
+                        section.lacks("api_key", "is missing: calls need the account's key");
                     }
                 }
                 (Err(words), _, _) => section.problem("url", words),
@@ -458,8 +455,8 @@ fn accounts(value: Option<Value>, base: &Path, problems: &mut Vec<String>) -> Ac
     all
 }
 
-fn plugins(value: Option<Value>, base: &Path, dev: bool, problems: &mut Vec<String>) -> (registry::Options, u32) {
-    let mut section = Section::new("plugins", value, problems);
+fn plugins(value: Option<Value>, base: &Path, dev: bool, findings: &mut Findings) -> (registry::Options, u32) {
+    let mut section = Section::new("plugins", value, findings);
     let dir: PathBuf = section.required("dir");
     let instances = u32::try_from(section.number("instances", 1, 1_000)).unwrap_or(1);
     let concurrency = usize::try_from(section.number("concurrency", 1, 1_000)).unwrap_or(1);
@@ -474,16 +471,24 @@ fn plugins(value: Option<Value>, base: &Path, dev: bool, problems: &mut Vec<Stri
     for (name, value) in own {
         match PluginName::try_from(name.clone()) {
             Ok(parsed) if value.is_table() => {
-                plugins.insert(parsed, plugin(&name, value, base, problems));
+                plugins.insert(parsed, plugin(&name, value, base, findings));
             }
-            Ok(_) => problems.push(format!("`plugins.{name}` is neither a key of `[plugins]` nor a plugin's table")),
-            Err(error) => problems.push(format!("`[plugins.{name}]`: {error}")),
+            Ok(_) => {
+                findings.problem(&format!("plugins.{name}"), "is neither a key of `[plugins]` nor a plugin's table")
+            }
+            Err(error) => findings.problem(&format!("plugins.{name}"), format!("is no plugin's section: {error}")),
         }
     }
-    let approved = approvals::read(&grants_file).unwrap_or_else(|problem| {
-        problems.push(problem);
-        BTreeMap::new()
-    });
+    let approved = match approvals::read(&grants_file) {
+        Ok((approved, remarks)) => {
+            findings.remarks.extend(remarks);
+            approved
+        }
+        Err(problem) => {
+            findings.problems.push(problem);
+            BTreeMap::new()
+        }
+    };
     let options = registry::Options {
         dir: base.join(dir),
         store: PathBuf::new(),
@@ -511,26 +516,17 @@ fn with_secrets(section: &mut Section<'_>, value: &mut Value, base: &Path, secre
     }
 }
 
-fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> PluginOptions {
-    let mut section = Section::new(format!("plugins.{name}"), Some(value), problems);
+fn plugin(name: &str, value: Value, base: &Path, findings: &mut Findings) -> PluginOptions {
+    let mut section = Section::new(format!("plugins.{name}"), Some(value), findings);
     let order: Option<String> = section.optional("order");
     if order.as_deref().is_some_and(|order| !matches!(order, "entity" | "none")) {
         section.problem("order", "must be `entity` or `none`");
     }
-    let limits: LimitsPatch = section.optional("limits").unwrap_or_default();
-    if limits.memory_mib.is_some_and(|mib| mib == 0 || mib > 512) {
-        section.problem("limits.memory_mib", "must be between 1 and 512");
-    }
-    if limits.time_ms.zip(limits.cpu_ms).is_some_and(|(time, cpu)| time < cpu) {
-        section.problem("limits.time_ms", "is shorter than `cpu_ms`: the processor time could never be used up");
-    }
-    let mut grants: Option<GrantsTable> = section.optional("grants");
-    for named in grants.iter_mut().flat_map(|grants| [&mut grants.http, &mut grants.http_private]) {
-        match origin::all_normal(named) {
-            Ok(normal) => *named = normal,
-            Err(words) => section.problem("grants", format!("holds {words}")),
-        }
-    }
+    let limits = limits(&mut section);
+    section.known.insert("grants");
+    let table = section.table.get("grants").cloned();
+    let grants =
+        table.map(|table| grants(Section::new(format!("plugins.{name}.grants"), Some(table), section.findings), true));
     let mut secrets = Vec::new();
     if section.table.get("settings").is_some_and(|settings| !settings.is_table()) {
         // The value is not quoted: it may hold a secret.
@@ -553,18 +549,74 @@ fn plugin(name: &str, value: Value, base: &Path, problems: &mut Vec<String>) -> 
         unordered: order.as_deref() == Some("none"),
         concurrency: concurrency.and_then(|concurrency| usize::try_from(concurrency).ok()),
         secrets,
-        http_private: grants.as_ref().map(|grants| grants.http_private.clone()).unwrap_or_default(),
-        grants: grants.map(|grants| Permissions { crm: grants.crm, http: grants.http, state: grants.state }),
+        http_private: grants.as_ref().map(|(_, private)| private.clone()).unwrap_or_default(),
+        grants: grants.map(|(grants, _)| grants),
     };
     section.end();
     options
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct GrantsTable {
-    crm: Vec<crate::plugin::Pattern>,
-    http: Vec<String>,
-    http_private: Vec<String>,
-    state: bool,
+/// A plugin's own limits.
+fn limits(section: &mut Section<'_>) -> LimitsPatch {
+    section.known.insert("limits");
+    let Some(table) = section.table.get("limits").cloned() else { return LimitsPatch::default() };
+    let mut own = Section::new(format!("{}.limits", section.name), Some(table), section.findings);
+    let calls = own.optional_number("calls", 0, u32::MAX.into());
+    let limits = LimitsPatch {
+        memory_mib: own.optional_number("memory_mib", 1, 512),
+        cpu_ms: own.optional("cpu_ms"),
+        time_ms: own.optional("time_ms"),
+        calls: calls.and_then(|calls| u32::try_from(calls).ok()),
+        log_kib: own.optional("log_kib"),
+        reply_kib: own.optional("reply_kib"),
+    };
+    if limits.time_ms.zip(limits.cpu_ms).is_some_and(|(time, cpu)| time < cpu) {
+        own.problem("time_ms", "is shorter than `cpu_ms`: the processor time could never be used up");
+    }
+    own.end();
+    limits
+}
+
+/// What a plugin may do, and the origins that may lead to private addresses. `by_hand`: a call that was written wrong is a
+/// problem; what a command wrote must not keep a host from starting.
+pub(super) fn grants(mut section: Section<'_>, by_hand: bool) -> (Permissions, Vec<String>) {
+    let mut crm = Vec::new();
+    for text in section.optional::<Vec<String>>("crm").unwrap_or_default() {
+        let pattern = match Pattern::try_from(text.clone()) {
+            Ok(pattern) => pattern,
+            Err(_) => {
+                section.problem("crm", format!("holds `{text}`: write `deal.list`, `deal.*` or `*`"));
+                continue;
+            }
+        };
+        match calls::unknown(&pattern).as_deref() {
+            None => {}
+            Some([]) => {
+                let words = format!("holds `{text}`, which is no call of the CRM's API that this host knows");
+                section.findings.remark(&format!("{}.crm", section.name), words);
+            }
+            Some(near) => {
+                let words =
+                    format!("holds `{text}`, which is no call of the CRM's API: did you mean {}?", near.join(" or "));
+                if by_hand {
+                    section.problem("crm", words);
+                } else {
+                    section.findings.remark(&format!("{}.crm", section.name), words);
+                }
+            }
+        }
+        crm.push(pattern);
+    }
+    let mut origins = |key| {
+        let origins: Vec<String> = section.optional(key).unwrap_or_default();
+        origin::all_normal(&origins).unwrap_or_else(|words| {
+            section.problem(key, format!("holds {words}"));
+            Vec::new()
+        })
+    };
+    let http = origins("http");
+    let private = if by_hand { origins("http_private") } else { Vec::new() };
+    let state = section.optional("state").unwrap_or_default();
+    section.end();
+    (Permissions { crm, http, state }, private)
 }

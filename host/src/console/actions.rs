@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::access::Operator;
-use super::jobs::{Job, Order};
+use super::jobs::{Job, JobState, Order};
 use super::problem::Problem;
 use super::{Console, blocking};
 use crate::event::{Event, EventId};
@@ -38,17 +38,37 @@ impl Console {
         Ok(())
     }
 
+    /// A deed that was announced did not come about: the log must not end with it.
+    async fn not_done<T>(
+        &self,
+        who: &Operator,
+        (action, object): (&str, &str),
+        done: Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        if let Err(problem) = &done {
+            // Where the log can't be written the refusal itself is told.
+            drop(self.audit(who, action, object, &format!("not done: {} ({})", problem.message, problem.code)).await);
+        }
+        done
+    }
+
     /// Runs a delivery again, or gives it up.
     pub(super) async fn decide(&self, who: &Operator, id: i64, resolution: Resolution) -> Result<(), Problem> {
-        self.audit(who, &format!("delivery.{}", word(resolution)), &id.to_string(), "").await?;
-        if self.journal.decide(DeliveryId(id), resolution).await? {
-            return Ok(());
+        let journal = self.journal.clone();
+        let found = blocking(move || journal.delivery(DeliveryId(id))).await?;
+        let state = found.map(|found| found.delivery.state);
+        let state = state.ok_or_else(|| Problem::not_found(format!("there is no delivery with the number {id}")))?;
+        if !state.can_be_decided() {
+            return Err(undecidable(resolution));
         }
-        let words = match resolution {
-            Resolution::Retry => "only a delivery that waits or is a dead letter can be run again: replay its event",
-            Resolution::Drop => "only a delivery that waits or is a dead letter can be given up",
+        let (action, object) = (format!("delivery.{}", word(resolution)), id.to_string());
+        self.audit(who, &action, &object, "").await?;
+        let done = match self.journal.decide(DeliveryId(id), resolution).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(undecidable(resolution)),
+            Err(error) => Err(error.into()),
         };
-        Err(Problem::refused(words))
+        self.not_done(who, (&action, &object), done).await
     }
 
     /// Decides about dead letters by number.
@@ -107,6 +127,18 @@ impl Console {
         Ok(changed)
     }
 
+    /// Stops a large change.
+    pub(super) async fn stop_job(&self, who: &Operator, id: u64) -> Result<(), Problem> {
+        let missing = || Problem::not_found("no such job goes on");
+        if !self.jobs.all().iter().any(|job| job.id == id && job.state == JobState::Running) {
+            return Err(missing());
+        }
+        let object = id.to_string();
+        self.audit(who, "job.stop", &object, "").await?;
+        let done = if self.jobs.stop(id) { Ok(()) } else { Err(missing()) };
+        self.not_done(who, ("job.stop", &object), done).await
+    }
+
     fn order(&self, who: &Operator, action: &'static str, object: String, pace: Option<f64>) -> Result<Order, Problem> {
         if pace.is_some_and(|pace| !(0.01..=100_000.0).contains(&pace)) {
             return Err(Problem::bad_filter("`pace` is a number of things a second, from 0.01 to 100000"));
@@ -124,9 +156,14 @@ impl Console {
     /// Makes another delivery of an event.
     pub(super) async fn replay(&self, who: &Operator, event: EventId, plugin: &PluginName) -> Result<i64, Problem> {
         let ordered = self.serving(plugin)?;
-        self.audit(who, "event.replay", &event.to_string(), plugin.as_str()).await?;
-        let delivery = self.journal.replay(event, plugin, ordered).await?;
-        delivery.ok_or_else(|| Problem::not_found("there is no event with this id, or it has only just come"))
+        let object = event.to_string();
+        self.audit(who, "event.replay", &object, plugin.as_str()).await?;
+        let missing = || Problem::not_found("there is no event with this id, or it has only just come");
+        let done = match self.journal.replay(event, plugin, ordered).await {
+            Ok(delivery) => delivery.ok_or_else(missing),
+            Err(error) => Err(error.into()),
+        };
+        self.not_done(who, ("event.replay", &object), done).await
     }
 
     /// Makes another delivery of every event of a filter, the oldest first.
@@ -142,13 +179,11 @@ impl Console {
         let order = self.order(who, "event.replay", object.clone(), pace)?;
         self.audit(who, "event.replay", &object, &paced(pace)).await?;
         // Nothing that comes from now on: replaying must have an end.
-        let until = filter.until.unwrap_or(i64::MAX).min(self.clock.now().saturating_add(1));
-        let filter = EventFilter { until: Some(until), ..filter };
+        let filter = self.up_to_now(filter);
         let journal = self.journal.clone();
         let events = blocking(move || every_event(&journal, &filter)).await?;
         if events.len() > MOST_REPLAYED {
-            let words = format!("these are more than {MOST_REPLAYED} events: narrow the time, and replay part by part");
-            return Err(Problem::refused(words));
+            return Err(too_many());
         }
         let journal = self.journal.clone();
         let one = move |events: Vec<EventId>| {
@@ -162,6 +197,30 @@ impl Console {
             }
         };
         self.jobs.start(order, move || Ok(events), one).ok_or_else(busy)
+    }
+
+    /// A filter without what comes from now on.
+    pub(super) fn up_to_now(&self, filter: EventFilter) -> EventFilter {
+        let until = filter.until.unwrap_or(i64::MAX).min(self.clock.now().saturating_add(1));
+        EventFilter { until: Some(until), ..filter }
+    }
+
+    /// How many events a filter means, and the first few: to be shown before they are replayed.
+    pub(super) async fn count_events(
+        &self,
+        filter: EventFilter,
+        shown: usize,
+    ) -> Result<(usize, Vec<journal::EventSummary>), Problem> {
+        let journal = self.journal.clone();
+        let found = blocking(move || {
+            let events = every_event(&journal, &filter)?;
+            Ok((events.len(), journal.events(&filter, None, shown)?.items))
+        });
+        let (count, first) = found.await?;
+        if count > MOST_REPLAYED {
+            return Err(too_many());
+        }
+        Ok((count, first))
     }
 
     /// Stores an event that an operator made.
@@ -204,16 +263,21 @@ impl Console {
         to: Option<String>,
         newest: bool,
     ) -> Result<Option<String>, Problem> {
-        let wanted = if newest { "newest" } else { to.as_deref().unwrap_or("the one before") }.to_owned();
-        self.audit(who, "plugin.rollback", plugin.as_str(), &wanted).await?;
-        let (versions, plugin) = (self.versions.clone(), plugin.clone());
-        let done = tokio::task::spawn_blocking(move || {
-            if newest {
-                return versions.pin(&plugin, None).map(|()| None).map_err(|error| error.to_string());
-            }
-            versions.roll_back(&plugin, to.as_deref()).map(Some)
+        let (versions, of) = (self.versions.clone(), plugin.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            versions.known(&of)?;
+            if newest { Ok(None) } else { versions.earlier(&of, to.as_deref()).map(Some) }
         });
-        done.await.unwrap_or_else(|error| Err(error.to_string())).map_err(Problem::refused)
+        let pin = found.await.unwrap_or_else(|error| Err(error.to_string())).map_err(Problem::refused)?;
+        let hash = pin.as_ref().map(|pin| pin.hash.clone());
+        let wanted = hash.as_deref().map_or("newest", |hash| hash.get(..12).unwrap_or(hash));
+        self.audit(who, "plugin.rollback", plugin.as_str(), wanted).await?;
+        let (versions, of) = (self.versions.clone(), plugin.clone());
+        let done = tokio::task::spawn_blocking(move || versions.pin(&of, pin).map_err(|error| error.to_string()));
+        let done = done.await.unwrap_or_else(|error| Err(error.to_string()));
+        let done =
+            done.map(|()| hash).map_err(|error| Problem::refused(format!("the choice can't be recorded: {error}")));
+        self.not_done(who, ("plugin.rollback", plugin.as_str()), done).await
     }
 
     /// Grants a plugin what it asks for, with real addresses in place of `*`; or (`false`) takes everything back.
@@ -228,9 +292,10 @@ impl Console {
         let details = permissions.as_ref().and_then(|given| serde_json::to_string(given).ok()).unwrap_or_default();
         let action = if grant { "plugin.grant" } else { "plugin.revoke" };
         self.audit(who, action, plugin.as_str(), &details).await?;
-        let (approve, plugin) = (std::sync::Arc::clone(&self.approve), plugin.clone());
-        let done = tokio::task::spawn_blocking(move || approve(&plugin, permissions.as_ref()));
-        done.await.unwrap_or_else(|error| Err(error.to_string())).map_err(Problem::refused)
+        let (approve, of) = (std::sync::Arc::clone(&self.approve), plugin.clone());
+        let done = tokio::task::spawn_blocking(move || approve(&of, permissions.as_ref()));
+        let done = done.await.unwrap_or_else(|error| Err(error.to_string())).map_err(Problem::refused);
+        self.not_done(who, (action, plugin.as_str()), done).await
     }
 
     fn asked(&self, plugin: &PluginName, origins: Vec<String>) -> Result<Permissions, Problem> {
@@ -264,6 +329,17 @@ impl Console {
     }
 }
 
+fn too_many() -> Problem {
+    Problem::refused(format!("these are more than {MOST_REPLAYED} events: narrow the time, and replay part by part"))
+}
+
+fn undecidable(resolution: Resolution) -> Problem {
+    Problem::refused(match resolution {
+        Resolution::Retry => "only a delivery that waits or is a dead letter can be run again: replay its event",
+        Resolution::Drop => "only a delivery that waits or is a dead letter can be given up",
+    })
+}
+
 fn busy() -> Problem {
     Problem::new(StatusCode::TOO_MANY_REQUESTS, "console.busy", "other large changes go on: wait, or stop one")
 }
@@ -285,7 +361,7 @@ fn in_words(parts: &[(&str, Option<String>)]) -> String {
 }
 
 fn letters_in_words(filter: &LetterFilter) -> String {
-    let LetterFilter { plugin, account, event, code, since, until } = filter;
+    let LetterFilter { plugin, account, event, code, since, until, up_to } = filter;
     in_words(&[
         ("plugin", plugin.as_ref().map(ToString::to_string)),
         ("account", account.clone()),
@@ -293,11 +369,12 @@ fn letters_in_words(filter: &LetterFilter) -> String {
         ("code", code.clone()),
         ("since", since.map(|time| time.to_string())),
         ("until", until.map(|time| time.to_string())),
+        ("up to", up_to.map(|number| number.to_string())),
     ])
 }
 
 fn events_in_words(filter: &EventFilter) -> String {
-    let EventFilter { name, entity, actor, account, since, until, text } = filter;
+    let EventFilter { name, entity, actor, account, since, until, text, plugin, outcome } = filter;
     in_words(&[
         ("name", name.clone()),
         ("record", entity.as_ref().map(ToString::to_string)),
@@ -305,6 +382,8 @@ fn events_in_words(filter: &EventFilter) -> String {
         ("account", account.clone()),
         ("since", since.map(|time| time.to_string())),
         ("until", until.map(|time| time.to_string())),
+        ("plugin", plugin.as_ref().map(ToString::to_string)),
+        ("outcome", outcome.map(|outcome| outcome.word().to_owned())),
         // What was looked for may be what nobody is to see.
         ("text", text.as_ref().map(|_| "…".to_owned())),
     ])

@@ -49,6 +49,7 @@ fn documented() -> OpenApiRouter<Console> {
         .routes(routes!(plugins::drop_waiting))
         .routes(routes!(reads::dead))
         .routes(routes!(reads::dead_groups))
+        .routes(routes!(reads::count_dead))
         .routes(routes!(wishes::retry_dead))
         .routes(routes!(wishes::drop_dead))
         .routes(routes!(reads::failures))
@@ -66,6 +67,7 @@ fn documented() -> OpenApiRouter<Console> {
         .routes(routes!(reads::check_crm))
         .routes(routes!(reads::audit, wishes::note))
         .routes(routes!(wishes::forget))
+        .routes(routes!(reads::forgettable))
         .routes(routes!(reads::me))
 }
 
@@ -76,7 +78,8 @@ pub(super) fn routes() -> Router<Console> {
 
 pub(super) use plugins::{Plugin, PluginPath, named, path, views};
 pub(super) use reads::{
-    AuditPage, EventQuery, Overview, audit_page, delivery_id, event_id, failures_of, groups_of, letters_of, overview_of,
+    AuditPage, EventQuery, FIRST, Overview, audit_page, count_of, delivery_id, event_id, failures_of, groups_of,
+    letters_of, overview_of,
 };
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod chain;
 mod charts;
+mod confirm;
 mod forms;
 mod frame;
 mod shown;
@@ -27,7 +28,7 @@ use super::api::{self, AuditPage, Overview, PluginPath};
 use super::jobs::{Job, JobState};
 use super::words::{Language, Words};
 use super::{Console, Problem, blocking};
-use crate::journal::{EventPath, FailedAttempt, Found, Group, Letter, LetterFilter};
+use crate::journal::{EventPath, FailedAttempt, Found, Group, Letter, LetterFilter, Wanted};
 use crate::plugin::PluginName;
 use crate::registry::Notice;
 

@@ -37,7 +37,7 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "console.bad_id", message)
     }
 
-    pub(super) fn not_found(message: &str) -> Self {
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "console.not_found", message)
     }
 

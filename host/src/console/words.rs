@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, header};
 use super::access::cookie;
 use super::jobs::JobState;
 use crate::dispatcher::gate::Mode;
-use crate::journal::DeliveryState;
+use crate::journal::{DeliveryState, Wanted};
 
 /// The cookie that holds the choice.
 pub(super) const COOKIE: &str = "salesman_language";
@@ -107,6 +107,18 @@ words! {
     deliveries: "Deliveries", "Доставки";
     delivery: "Delivery", "Доставка";
     details: "Details", "Подробности";
+    drop_question: "Give these dead letters up for good?", "Отказаться от этих недоставленных насовсем?";
+    how_many: "How many", "Сколько";
+    just_these: "Just these are meant: what comes meanwhile is not.", "Именно эти: то, что появится тем временем, не затрагивается.";
+    no_go_back: "No, go back", "Нет, назад";
+    nothing_meant: "Nothing fits any more.", "Больше ничего не подходит.";
+    replay_question: "Have these events handled once more?", "Обработать эти события ещё раз?";
+    the_first_of_them: "The first of them", "Первые из них";
+    compiling: "is being compiled", "компилируется";
+    waits_for_approval: "waits for approval", "ждёт разрешения";
+    any_outcome: "any", "любой";
+    with_outcome: "Outcome", "Итог";
+    with_plugin: "Delivered to", "Кому";
     did_not_work: "That did not work", "Не получилось";
     done_is: "Done.", "Готово.";
     drop_chosen: "Give up the chosen", "Отказаться от выбранных";
@@ -306,6 +318,21 @@ impl Words {
             "queue.drop" => "очередь: отказаться",
             "record.forget" => "запись: забыть",
             other => other,
+        }
+    }
+
+    /// How a delivery stands, as it is looked for.
+    pub(super) fn wanted(&self, wanted: &Wanted) -> &'static str {
+        match (*wanted, self.russian) {
+            (Wanted::Failed, false) => "failed",
+            (Wanted::Failed, true) => "с ошибкой",
+            (Wanted::Waiting, false) => "waiting",
+            (Wanted::Waiting, true) => "ожидает",
+            (Wanted::Dead, _) => self.state(&DeliveryState::Dead),
+            (Wanted::Running, _) => self.state(&DeliveryState::Running),
+            (Wanted::Done, _) => self.state(&DeliveryState::Done),
+            (Wanted::Skipped, _) => self.state(&DeliveryState::Skipped),
+            (Wanted::Dropped, _) => self.state(&DeliveryState::Dropped),
         }
     }
 

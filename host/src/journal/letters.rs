@@ -27,6 +27,21 @@ pub struct LetterFilter {
     pub since: Option<i64>,
     /// Given up before this time, in milliseconds since 1970-01-01 UTC.
     pub until: Option<i64>,
+    /// Up to this delivery, by number.
+    pub up_to: Option<i64>,
+}
+
+/// How many dead letters a filter means now, and which: what is decided about them is decided about these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Counted {
+    /// How many.
+    pub letters: u64,
+    /// The first of them.
+    pub first: Vec<Letter>,
+    /// They were given up before this time: what dies from then on is not meant.
+    pub until: i64,
+    /// The highest delivery's number among them.
+    pub up_to: i64,
 }
 
 /// What an operator decides about dead letters.
@@ -97,6 +112,19 @@ impl Handle {
         self.readers.read(|connection| list(connection, filter, after, limit))
     }
 
+    /// How many dead letters a filter means at a moment, and the first few.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn count_letters(&self, filter: &LetterFilter, now: i64, shown: usize) -> Result<Counted, Error> {
+        let until = filter.until.unwrap_or(i64::MAX).min(now);
+        let filter = LetterFilter { until: Some(until), ..filter.clone() };
+        self.readers.read(|connection| {
+            let (letters, up_to) = count(connection, &filter)?;
+            Ok(Counted { letters, first: list(connection, &filter, 0, shown)?, until, up_to })
+        })
+    }
+
     /// Dead letters by plugin, account and code, the largest group first.
     ///
     /// # Errors
@@ -128,6 +156,23 @@ fn groups(connection: &Connection) -> rusqlite::Result<Vec<Group>> {
         .collect()
 }
 
+/// What a filter means, behind parameter 1 and up to parameter 9.
+const MEANT: &str = "FROM delivery d INDEXED BY delivery_dead
+               JOIN event e ON e.seq = d.event JOIN queue q ON q.number = d.queue JOIN plugin p ON p.number = q.plugin
+              WHERE d.state = 5 AND d.seq > ?1 AND p.name = coalesce(?2, p.name) AND e.account = coalesce(?3, e.account)
+                AND e.name = coalesce(?4, e.name) AND (?5 IS NULL OR d.code = ?5)
+                AND d.at >= coalesce(?6, d.at) AND d.at < coalesce(?7, d.at + 1) AND d.seq <= coalesce(?8, d.seq)";
+
+fn count(connection: &Connection, filter: &LetterFilter) -> rusqlite::Result<(u64, i64)> {
+    let LetterFilter { plugin, account, event, code, since, until, up_to } = filter;
+    let plugin = plugin.as_ref().map(PluginName::as_str);
+    connection
+        .prepare_cached(&format!("SELECT count(*), coalesce(max(d.seq), 0) {MEANT}"))?
+        .query_row(params![0, plugin, account, event, code, since, until, up_to], |row| {
+            Ok((u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0), row.get(1)?))
+        })
+}
+
 /// Dead letters behind `after`, by number; `most` rows are looked at for each that is returned at most.
 pub(super) fn list(
     connection: &Connection,
@@ -136,15 +181,10 @@ pub(super) fn list(
     limit: usize,
 ) -> rusqlite::Result<Vec<Letter>> {
     connection
-        .prepare_cached(
+        .prepare_cached(&format!(
             "SELECT d.seq, e.id, e.name, e.account, e.entity_kind || ':' || e.entity_id, p.name, d.at, d.code, d.reason, d.attempts
-               FROM delivery d INDEXED BY delivery_dead
-               JOIN event e ON e.seq = d.event JOIN queue q ON q.number = d.queue JOIN plugin p ON p.number = q.plugin
-              WHERE d.state = 5 AND d.seq > ?1 AND p.name = coalesce(?2, p.name) AND e.account = coalesce(?3, e.account)
-                AND e.name = coalesce(?4, e.name) AND (?5 IS NULL OR d.code = ?5)
-                AND d.at >= coalesce(?6, d.at) AND d.at < coalesce(?7, d.at + 1)
-              ORDER BY d.seq LIMIT ?8",
-        )?
+               {MEANT} ORDER BY d.seq LIMIT ?9"
+        ))?
         .query_map(
             params![
                 after,
@@ -154,6 +194,7 @@ pub(super) fn list(
                 filter.code,
                 filter.since,
                 filter.until,
+                filter.up_to,
                 i64::try_from(limit).unwrap_or(i64::MAX),
             ],
             |row| {

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::layout::{plugin_number, queue_number};
 use super::minutes::Tally;
-use super::{Change, DeliveryId, Error, Handle, Resolution, letters, retention, write};
-use crate::event::EventId;
+use super::{Change, DeliveryId, Error, EventFilter, EventSummary, Handle, Resolution, letters, retention, write};
+use crate::event::{Entity, EventId};
 use crate::plugin::PluginName;
 
 /// Events that one step of forgetting looks at.
@@ -59,6 +59,17 @@ pub struct Forget {
     pub mentions: bool,
     /// Where to begin; 0 at first.
     pub after: i64,
+}
+
+/// What forgetting a record would delete, with everything that became of it.
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Forgettable {
+    /// How many events of the record.
+    pub events: u64,
+    /// How many events of other records that name it.
+    pub others: u64,
+    /// The newest of its own.
+    pub first: Vec<EventSummary>,
 }
 
 /// A line of the operators' log.
@@ -129,6 +140,34 @@ impl Handle {
     /// [`Error::Store`], [`Error::Closed`]: the steps before were done.
     pub async fn forget(&self, step: Forget) -> Result<Operated, Error> {
         self.operate(Operation::Forget(step)).await
+    }
+
+    /// What forgetting a record would delete.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn forgettable(&self, record: &Record, mentions: bool, shown: usize) -> Result<Forgettable, Error> {
+        let entity = Some(Entity { kind: record.kind.clone(), id: record.id.clone() });
+        let filter = EventFilter { entity, account: Some(record.account.clone()), ..EventFilter::default() };
+        let first = self.events(&filter, None, shown)?.items;
+        let (events, others) = self.readers.read(|connection| {
+            let Record { account, kind, id } = record;
+            let named = format!("\"{}\":\"{id}\"", field_of(kind));
+            let count = |sql: &str, parameters: &[&dyn rusqlite::ToSql]| {
+                connection.prepare_cached(sql)?.query_row(parameters, |row| row.get::<_, i64>(0))
+            };
+            let about = "account = ?1 AND entity_kind = ?2 AND entity_id = ?3";
+            let its = count(
+                &format!("SELECT count(*) FROM event INDEXED BY event_entity WHERE {about}"),
+                &[account, kind, id],
+            )?;
+            let sql = format!(
+                "SELECT count(*) FROM event WHERE account = ?1 AND instr(fields, ?4) > 0 AND NOT coalesce({about}, 0)"
+            );
+            let others = if mentions { count(&sql, &[account, kind, id, &named])? } else { 0 };
+            Ok((u64::try_from(its).unwrap_or(0), u64::try_from(others).unwrap_or(0)))
+        })?;
+        Ok(Forgettable { events, others, first })
     }
 
     async fn operate(&self, operation: Operation) -> Result<Operated, Error> {
@@ -274,7 +313,7 @@ fn forget_step(connection: &Connection, step: &Forget, tally: &mut Tally) -> rus
     };
     let mut candidates = connection.prepare_cached(&format!(
         "SELECT seq, coalesce(its, 0) OR (account = ?1 AND instr(fields, ?6) > 0),
-                seq >= (SELECT seq FROM cursor WHERE name = 'routed'),
+                seq > (SELECT seq FROM cursor WHERE name = 'routed'),
                 EXISTS (SELECT 1 FROM delivery d WHERE d.event = e.seq AND d.state = 2)
            FROM {source} e"
     ))?;
@@ -288,17 +327,11 @@ fn forget_step(connection: &Connection, step: &Forget, tally: &mut Tally) -> rus
         next: rows.last().filter(|_| rows.len() == usize::try_from(STEP).unwrap_or(0)).map(|row| row.0),
         ..Operated::default()
     };
-    for (seq, meant, newest, running) in &rows {
-        match (meant, newest, running) {
+    for (seq, meant, unrouted, running) in &rows {
+        match (meant, unrouted, running) {
             (true, _, true) => operated.left += 1,
-            (true, true, false) => {
-                // The newest event's number must not be given again: its place stays, empty.
-                uncount(connection, *seq, tally)?;
-                match blank_event(connection, *seq)? {
-                    0 => operated.left += 1,
-                    changed => operated.changed += changed,
-                }
-            }
+            // It has only just come: routing is about to look at it.
+            (true, true, false) => operated.left += 1,
             (true, false, false) => {
                 uncount(connection, *seq, tally)?;
                 retention::remove(connection, *seq)?;
@@ -332,21 +365,6 @@ fn field_of(kind: &str) -> &str {
         "contract" => "deid",
         _ => "id",
     }
-}
-
-fn blank_event(connection: &Connection, seq: i64) -> rusqlite::Result<usize> {
-    let unrouted: bool = connection
-        .prepare_cached("SELECT ?1 > (SELECT seq FROM cursor WHERE name = 'routed')")?
-        .query_row([seq], |row| row.get(0))?;
-    if unrouted {
-        return Ok(0);
-    }
-    retention::remove_deliveries(connection, seq)?;
-    connection
-        .prepare_cached(
-            "UPDATE event SET fields = '{}', entity_kind = NULL, entity_id = NULL, actor = NULL, key = NULL WHERE seq = ?1",
-        )?
-        .execute([seq])
 }
 
 /// Calls of an event's deliveries that name the record lose what was sent and answered.

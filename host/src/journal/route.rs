@@ -132,6 +132,11 @@ fn deliver(
     if new {
         opened.push(Queue { plugin: subscription.plugin.clone(), account: event.account.clone() });
     }
+    if let Some(most) = subscription.most_waiting
+        && waiting(connection, queue)? >= i64::from(most)
+    {
+        return Ok(());
+    }
     let held = held_back(connection, subscription, event, origin, plugin)?;
     if let Some((state, code, reason)) = held {
         connection
@@ -151,6 +156,15 @@ fn deliver(
         .execute(params![event.seq, queue, lane, now])?;
     tally.open(queue, 1);
     Ok(())
+}
+
+/// How much waits in a queue, as of the last commit.
+fn waiting(connection: &Connection, queue: i64) -> rusqlite::Result<i64> {
+    let count = connection
+        .prepare_cached("SELECT deliveries FROM tally WHERE queue = ?1 AND code = ''")?
+        .query_row([queue], |row| row.get(0))
+        .optional()?;
+    Ok(count.unwrap_or(0))
 }
 
 /// Whether the loop guard keeps the event from a plugin: the delivery's state, code and reason.

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::read::{DeliveryState, EVENT_COLUMNS, MORE_COLUMNS, summary_from_row};
 use super::{Error, EventSummary, Handle};
@@ -19,6 +19,8 @@ use crate::plugin::PluginName;
 const LONGEST_LOOK: Duration = Duration::from_millis(50);
 /// Rows between two looks at the clock.
 const ROWS_BETWEEN: usize = 64;
+/// Deliveries that are gathered to lead to their events: where there are more of them, events lead.
+const MOST_GATHERED: i64 = 20_000;
 /// Failed attempts that are looked at for one plugin's.
 const MOST_FAILED: usize = 2_000;
 
@@ -39,6 +41,77 @@ pub struct EventFilter {
     pub until: Option<i64>,
     /// With this text in its fields, upper and lower case alike.
     pub text: Option<String>,
+    /// With a delivery to this plugin.
+    pub plugin: Option<PluginName>,
+    /// With a delivery that stands so; to that plugin, where one is named.
+    pub outcome: Option<Wanted>,
+}
+
+/// How a delivery stands, as an operator looks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Wanted {
+    /// Over: handled.
+    Done,
+    /// Over: nothing to do.
+    Skipped,
+    /// Given up.
+    Dead,
+    /// An operator gave it up.
+    Dropped,
+    /// It waits for its time, a free place, or another.
+    Waiting,
+    /// It runs.
+    Running,
+    /// Given up, or waiting after a failure: the first thing that is wanted at night.
+    Failed,
+}
+
+impl Wanted {
+    /// All of them, as they are offered.
+    pub const ALL: [Self; 7] =
+        [Self::Failed, Self::Dead, Self::Waiting, Self::Running, Self::Done, Self::Skipped, Self::Dropped];
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Skipped => "skipped",
+            Self::Dead => "dead",
+            Self::Dropped => "dropped",
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Reads a word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|wanted| wanted.word() == word)
+    }
+
+    /// The condition on a delivery `d`.
+    fn condition(self) -> &'static str {
+        match self {
+            Self::Done => "d.state = 3",
+            Self::Skipped => "d.state = 4",
+            Self::Dead => "d.state = 5",
+            Self::Dropped => "d.state = 6",
+            Self::Waiting => "d.state IN (0, 1)",
+            Self::Running => "d.state = 2",
+            Self::Failed => "(d.state = 5 OR d.state IN (0, 1) AND d.failures > 0)",
+        }
+    }
+
+    /// The deliveries among which such ones are, where an index holds few: of dead ones, and of open ones.
+    fn few(self) -> (bool, bool) {
+        match self {
+            Self::Done | Self::Skipped | Self::Dropped => (false, false),
+            Self::Dead => (true, false),
+            Self::Waiting | Self::Running => (false, true),
+            Self::Failed => (true, true),
+        }
+    }
 }
 
 /// One page of events.
@@ -114,7 +187,11 @@ fn search(connection: &Connection, filter: &EventFilter, cursor: Option<i64>, li
     };
     let from = filter.since.map_or(Ok(0), |since| number_at(connection, since))?;
     let began = Instant::now();
-    let mut page = Page { items: Vec::new(), last: None, limit, began, rows: 0 };
+    let fate = fate(connection, filter)?;
+    if fate.is_nothing {
+        return Ok(Found { items: Vec::new(), next: None, looked_back_to: None });
+    }
+    let mut page = Page { items: Vec::new(), last: None, limit, began, rows: 0, fate };
     let text = filter.text.as_ref().filter(|text| !text.is_empty()).map(|text| text.to_lowercase());
     for account in accounts(connection, filter)? {
         page.collect(connection, filter, account.as_deref(), text.as_deref(), (from, before))?;
@@ -145,6 +222,63 @@ struct Page {
     limit: usize,
     began: Instant,
     rows: usize,
+    fate: FateSql,
+}
+
+/// What is wanted of an event's deliveries, as conditions of SQL. They hold numbers and nothing from outside.
+#[derive(Default)]
+struct FateSql {
+    /// On an event that is looked at.
+    condition: String,
+    /// Leads to the events, where few fit.
+    source: Option<String>,
+    /// The plugin never had a delivery.
+    is_nothing: bool,
+}
+
+fn fate(connection: &Connection, filter: &EventFilter) -> rusqlite::Result<FateSql> {
+    let queues = match &filter.plugin {
+        None => None,
+        Some(plugin) => Some(
+            connection
+                .prepare_cached("SELECT q.number FROM queue q JOIN plugin p ON p.number = q.plugin WHERE p.name = ?1")?
+                .query_map([plugin.as_str()], |row| row.get::<_, i64>(0))?
+                .collect::<rusqlite::Result<Vec<i64>>>()?,
+        ),
+    };
+    if queues.as_ref().is_some_and(Vec::is_empty) {
+        return Ok(FateSql { is_nothing: true, ..FateSql::default() });
+    }
+    let list = queues.map(|queues| queues.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+    let of = |column: &str| list.as_ref().map_or("1".to_owned(), |list| format!("{column} IN ({list})"));
+    let Some(state) = filter.outcome.map(Wanted::condition).or(list.as_ref().map(|_| "1")) else {
+        return Ok(FateSql::default());
+    };
+    let its = of("d.queue");
+    let condition = format!(
+        "AND EXISTS (SELECT 1 FROM delivery d INDEXED BY delivery_event WHERE d.event = event.seq AND {its} AND {state})"
+    );
+    let (dead, open) = filter.outcome.map_or((false, false), Wanted::few);
+    let mut few = Vec::new();
+    if dead {
+        few.push((format!("code <> '' AND {}", of("queue")), "delivery_dead", "d.state = 5"));
+    }
+    if open {
+        few.push((format!("code = '' AND {}", of("queue")), "delivery_lane", "d.state IN (0, 1, 2)"));
+    }
+    let mut gathered = 0;
+    for (tallied, ..) in &few {
+        let sql = format!("SELECT coalesce(sum(deliveries), 0) FROM tally WHERE {tallied}");
+        gathered += connection.query_row(&sql, [], |row| row.get::<_, i64>(0))?;
+    }
+    let leads = !few.is_empty() && gathered <= MOST_GATHERED;
+    let source = leads.then(|| {
+        let parts = few.iter().map(|(_, index, these)| {
+            format!("SELECT d.event FROM delivery d INDEXED BY {index} WHERE {these} AND {its} AND {state}")
+        });
+        format!("event WHERE seq IN ({}) AND", parts.collect::<Vec<_>>().join(" UNION "))
+    });
+    Ok(FateSql { condition, source, is_nothing: false })
 }
 
 impl Page {
@@ -162,6 +296,7 @@ impl Page {
         let family = filter.name.as_deref().and_then(|name| name.strip_suffix('*'));
         let name = filter.name.as_deref().filter(|_| family.is_none());
         let source = match (kind, actor, name) {
+            _ if self.fate.source.is_some() => self.fate.source.as_deref().unwrap_or_default(),
             (Some(_), ..) => {
                 "event INDEXED BY event_entity WHERE account = ?1 AND entity_kind = ?2 AND entity_id = ?3 AND"
             }
@@ -169,12 +304,13 @@ impl Page {
             (None, None, Some(_)) => "event INDEXED BY event_name WHERE name = ?5 AND",
             (None, None, None) => "event NOT INDEXED WHERE",
         };
+        let fate = &self.fate.condition;
         let sql = format!(
             "SELECT {EVENT_COLUMNS}, {MORE_COLUMNS}, seq,
                     (?1 IS NULL OR account = ?1) AND (?4 IS NULL OR actor = ?4) AND (?5 IS NULL OR name = ?5)
                     AND (?8 IS NULL OR substr(name, 1, length(?8)) = ?8)
                     AND (?2 IS NULL OR entity_kind = ?2) AND (?3 IS NULL OR entity_id = ?3)
-                    AND (?9 IS NULL OR received_at >= ?9) AND (?10 IS NULL OR received_at < ?10)
+                    AND (?9 IS NULL OR received_at >= ?9) AND (?10 IS NULL OR received_at < ?10) {fate}
                FROM {source} seq < ?6 AND seq >= ?7 ORDER BY seq DESC"
         );
         let mut statement = connection.prepare_cached(&sql)?;

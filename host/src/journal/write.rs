@@ -239,8 +239,10 @@ fn append(connection: &Connection, event: &Event, key: Option<&str>) -> rusqlite
     }
     connection
         .prepare_cached(
-            "INSERT INTO event (id, account, name, received_at, via, actor, entity_kind, entity_id, fields, key)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            // No number is given twice: the newest event may have been forgotten, and what was routed is behind the cursor.
+            "INSERT INTO event (seq, id, account, name, received_at, via, actor, entity_kind, entity_id, fields, key)
+             VALUES (max(coalesce((SELECT max(seq) FROM event), 0), (SELECT seq FROM cursor WHERE name = 'routed')) + 1,
+                     ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(params![
             event.id.as_bytes(),

@@ -20,10 +20,10 @@ use tokio::sync::watch;
 
 use super::folder::{Stamp, scan};
 use super::versions::{Serving, Versions};
-use super::{Error, Live, Notice, Options, Reread, Snapshot, live, not_approved};
+use super::{Error, MOST_KEPT, Notice, Options, Reread, Snapshot, live, not_approved};
 use crate::journal::{Subscription, Subscriptions};
 use crate::parts::Parts;
-use crate::plugin::PluginName;
+use crate::plugin::{Pattern, PluginName};
 use crate::sandbox::{CompiledPlugin, LoadError, Sandbox};
 use crate::telemetry;
 
@@ -196,7 +196,12 @@ impl Loader {
             if !at_once && quiet < if seen.tried { SURE } else { QUIET } {
                 continue;
             }
-            let found = load(path, &self.sandbox);
+            let found = read(path).and_then(|bytes| {
+                if !self.sandbox.is_compiled(&bytes) && crate::sandbox::inspect(&bytes).is_ok() {
+                    announce(&self.sender, path, &bytes);
+                }
+                load(path, bytes, &self.sandbox)
+            });
             let in_use: BTreeSet<String> = self.serving.values().map(|serving| serving.hash.clone()).collect();
             match found {
                 // Somebody wrote while it was read: what was read may be of two versions.
@@ -216,6 +221,9 @@ impl Loader {
                     changed = true;
                 }
             }
+        }
+        if self.sender.borrow().compiling.is_some() {
+            tell_compiling(&self.sender, None);
         }
         changed
     }
@@ -268,6 +276,7 @@ impl Loader {
                 None => {}
             }
         }
+        let mut waiting = BTreeMap::new();
         let pins = self.versions.pins();
         let names: BTreeSet<PluginName> = good.keys().chain(before.keys()).cloned().collect();
         for name in names {
@@ -275,7 +284,13 @@ impl Loader {
             let next = match good.remove(&name) {
                 Some((path, compiled)) => {
                     let pin = pins.get(&name).filter(|pin| pin.over == compiled.hash && pin.hash != compiled.hash);
-                    self.choose(serving, path, compiled, pin.map(|pin| pin.hash.as_str()), &mut problems)
+                    self.choose(
+                        serving,
+                        path,
+                        compiled,
+                        pin.map(|pin| pin.hash.as_str()),
+                        (&mut problems, &mut waiting),
+                    )
                 }
                 // Its file is bad, or being written: what serves goes on. A file that is gone takes its plugin along.
                 None => serving.filter(|chosen| {
@@ -285,7 +300,7 @@ impl Loader {
             chosen.extend(next.map(|next| (name, next)));
         }
         self.chosen = chosen;
-        self.publish(problems);
+        self.publish(problems, &waiting);
     }
 
     fn choose(
@@ -294,7 +309,7 @@ impl Loader {
         file: PathBuf,
         compiled: Arc<CompiledPlugin>,
         pinned: Option<&str>,
-        problems: &mut Vec<Notice>,
+        (problems, waiting): (&mut Vec<Notice>, &mut BTreeMap<PluginName, Vec<Pattern>>),
     ) -> Option<Chosen> {
         let (name, newest) = (compiled.manifest.name.clone(), compiled.hash.clone());
         if let Some(hash) = pinned {
@@ -310,6 +325,10 @@ impl Loader {
         let is_new = serving.is_none() || other.is_some();
         let more = not_approved(&compiled.manifest, other.map(|chosen| &chosen.compiled.manifest), &self.options);
         if is_new && !more.is_empty() {
+            let first = serving.is_none();
+            if first {
+                waiting.insert(name.clone(), compiled.manifest.events.clone());
+            }
             problems.push(notice(
                 Some(&name),
                 &file,
@@ -318,6 +337,7 @@ impl Loader {
                     name: name.clone(),
                     more,
                     asks: Box::new(compiled.manifest.permissions.clone()),
+                    first,
                 },
             ));
             return serving.map(|chosen| Chosen { file, newest, ..chosen });
@@ -327,7 +347,8 @@ impl Loader {
         Some(Chosen { compiled, file, newest })
     }
 
-    fn publish(&mut self, problems: Vec<Notice>) {
+    /// `waiting`: what plugins want that wait for their first approval. It is kept for them.
+    fn publish(&mut self, problems: Vec<Notice>, waiting: &BTreeMap<PluginName, Vec<Pattern>>) {
         let before = Arc::clone(&self.sender.borrow());
         let mut plugins = BTreeMap::new();
         for (name, chosen) in &self.chosen {
@@ -352,9 +373,17 @@ impl Loader {
         for new in problems.iter().filter(|problem| !before.notices.contains(problem)) {
             telemetry::plugin_not_loaded(&new.message, Some(new.code));
         }
-        let subscriptions = plugins.iter().map(|(name, live)| subscription(name, live, &self.options)).collect();
-        let snapshot =
-            Snapshot { plugins, subscriptions: Arc::new(Subscriptions(subscriptions)), notices: problems.into() };
+        let live = plugins.iter().map(|(name, live)| {
+            let plain = subscription(name, &live.compiled.manifest.events, &self.options);
+            Subscription { ordered: live.ordered, ..plain }
+        });
+        let disabled = |name: &PluginName| self.options.plugins.get(name).is_some_and(|own| own.disabled);
+        let waiting = waiting.iter().filter(|(name, _)| !disabled(name)).map(|(name, events)| {
+            let ordered = !self.options.plugins.get(name).is_some_and(|own| own.unordered);
+            Subscription { ordered, most_waiting: Some(MOST_KEPT), ..subscription(name, events, &self.options) }
+        });
+        let subscriptions = Arc::new(Subscriptions(live.chain(waiting).collect()));
+        let snapshot = Snapshot { plugins, subscriptions, notices: problems.into(), compiling: None };
         self.sender.send_replace(Arc::new(snapshot));
         self.remember();
     }
@@ -392,8 +421,25 @@ fn notice(plugin: Option<&PluginName>, file: &Path, error: &Error) -> Notice {
     Notice { plugin: plugin.cloned(), file: file.to_owned(), code: error.code(), message: error.to_string(), asks }
 }
 
-fn load(path: &Path, sandbox: &Sandbox) -> Result<(CompiledPlugin, Vec<u8>), Error> {
-    let bytes = std::fs::read(path).map_err(|cause| Error::File { path: path.to_owned(), cause })?;
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|cause| Error::File { path: path.to_owned(), cause })
+}
+
+/// Tells that a file is being compiled: an interpreter takes half a minute.
+fn announce(sender: &watch::Sender<Arc<Snapshot>>, path: &Path, bytes: &[u8]) {
+    let name = crate::sandbox::inspect(bytes).ok().and_then(|found| Some(found.manifest?.name));
+    telemetry::compiling(path, name.as_ref());
+    tell_compiling(sender, Some((path.to_owned(), name)));
+}
+
+fn tell_compiling(sender: &watch::Sender<Arc<Snapshot>>, compiling: Option<(PathBuf, Option<PluginName>)>) {
+    let before = Arc::clone(&sender.borrow());
+    let Snapshot { plugins, subscriptions, notices, .. } = &*before;
+    let (plugins, subscriptions, notices) = (plugins.clone(), Arc::clone(subscriptions), Arc::clone(notices));
+    sender.send_replace(Arc::new(Snapshot { plugins, subscriptions, notices, compiling }));
+}
+
+fn load(path: &Path, bytes: Vec<u8>, sandbox: &Sandbox) -> Result<(CompiledPlugin, Vec<u8>), Error> {
     let compiled = compile(sandbox, &bytes).map_err(|cause| Error::Load { path: path.to_owned(), cause })?;
     Ok((compiled, bytes))
 }
@@ -414,12 +460,11 @@ fn kept(versions: &Versions, sandbox: &Sandbox, name: &PluginName, hash: &str) -
     compiled.map(Arc::new)
 }
 
-fn subscription(name: &PluginName, live: &Live, options: &Options) -> Subscription {
+fn subscription(name: &PluginName, events: &[Pattern], options: &Options) -> Subscription {
     let own = options.plugins.get(name);
     let others = options.accounts.iter().filter(|(_, plugins)| !plugins.contains(name));
-    let plain = Subscription::new(name.clone(), live.compiled.manifest.events.clone());
+    let plain = Subscription::new(name.clone(), events.to_vec());
     Subscription {
-        ordered: live.ordered,
         own_events: own.is_some_and(|own| own.own_events),
         most_depth: own.and_then(|own| own.most_depth).unwrap_or(plain.most_depth),
         not_from: others.map(|(account, _)| account.clone()).collect(),

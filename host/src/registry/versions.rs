@@ -104,12 +104,13 @@ impl Versions {
         self.write(&self.pins_file(), &serde_json::to_vec_pretty(&pins)?)
     }
 
-    /// Chooses an earlier version: the one whose hash begins with `to`, or the one before the one that serves. Returns its
-    /// hash.
+    /// Finds an earlier version: the one whose hash begins with `to`, or the one before the one that serves. Nothing is
+    /// changed.
     ///
     /// # Errors
-    /// A sentence: nothing serves, there is no such version, or the choice can't be recorded.
-    pub fn roll_back(&self, name: &PluginName, to: Option<&str>) -> Result<String, String> {
+    /// A sentence: nothing serves, or there is no such version.
+    pub fn earlier(&self, name: &PluginName, to: Option<&str>) -> Result<Pin, String> {
+        self.known(name)?;
         let kept = self.list(name);
         let serving = self.serving().remove(name);
         let serving = serving.ok_or_else(|| format!("no version of `{name}` serves: a host has to have run it"))?;
@@ -129,9 +130,25 @@ impl Versions {
                 older.ok_or_else(|| format!("no version of `{name}` is older than the one that serves"))
             }
         }?;
-        let pin = Pin { hash: chosen.hash.clone(), over: serving.newest };
-        self.pin(name, Some(pin)).map_err(|error| format!("the choice can't be recorded: {error}"))?;
-        Ok(chosen.hash.clone())
+        Ok(Pin { hash: chosen.hash.clone(), over: serving.newest })
+    }
+
+    /// Whether anything is kept, or was chosen, of a plugin.
+    ///
+    /// # Errors
+    /// A sentence that names the plugins of which something is.
+    pub fn known(&self, name: &PluginName) -> Result<(), String> {
+        if !self.list(name).is_empty() || self.serving().contains_key(name) || self.pins().contains_key(name) {
+            return Ok(());
+        }
+        let names: Vec<String> = self.names().map(|name| format!("`{name}`")).collect();
+        let known = if names.is_empty() { "of no plugin".to_owned() } else { format!("of {}", names.join(", ")) };
+        Err(format!("no version of a plugin `{name}` is kept; there are some {known}"))
+    }
+
+    fn names(&self) -> impl Iterator<Item = PluginName> {
+        let folders = std::fs::read_dir(self.folder.join("versions")).into_iter().flatten().flatten();
+        folders.filter_map(|entry| PluginName::try_from(entry.file_name().into_string().ok()?).ok())
     }
 
     /// Keeps a version as the newest one; forgets the oldest beyond [`MOST`] that are not in use.
@@ -184,9 +201,7 @@ impl Versions {
 
     /// The hashes of every version of every plugin.
     pub fn hashes(&self) -> BTreeSet<String> {
-        let folders = std::fs::read_dir(self.folder.join("versions")).into_iter().flatten().flatten();
-        let names = folders.filter_map(|entry| PluginName::try_from(entry.file_name().into_string().ok()?).ok());
-        names.flat_map(|name| self.list(&name)).map(|version| version.hash).collect()
+        self.names().flat_map(|name| self.list(&name)).map(|version| version.hash).collect()
     }
 
     fn path(&self, name: &PluginName, hash: &str) -> PathBuf {

@@ -74,6 +74,32 @@ impl Cache {
         }
     }
 
+    /// Whether there is a compiled form; whether it can be used shows when it is loaded.
+    pub(super) fn has(&self, hash: &str) -> bool {
+        let (code, sum) = self.files(hash);
+        code.is_file() && sum.is_file()
+    }
+
+    /// Removes the oldest beyond so many, and those of other engines.
+    pub(super) fn keep_newest(&self, most: usize) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        let mut hashes = Vec::new();
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if let Some((hash, engine)) = stem.split_once('-')
+                && engine == self.engine
+                && path.extension().is_some_and(|extension| extension == "sum")
+            {
+                let written = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+                hashes.push((written, hash.to_owned()));
+            }
+        }
+        hashes.sort();
+        hashes.reverse();
+        self.keep_only(&hashes.into_iter().take(most).map(|(_, hash)| hash).collect());
+    }
+
     fn files(&self, hash: &str) -> (PathBuf, PathBuf) {
         let name = format!("{hash}-{}", self.engine);
         (self.folder.join(format!("{name}.cwasm")), self.folder.join(format!("{name}.sum")))

@@ -7,9 +7,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use wasi_preview1_component_adapter_provider::{
-    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
-};
+use wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
 use wasmparser::{ComponentTypeRef, Encoding, Parser, Payload};
 use wit_component::ComponentEncoder;
 
@@ -278,9 +276,7 @@ fn check_version(named: Option<&str>) -> Result<(), LoadError> {
 fn wrapped(module: &[u8]) -> Result<Vec<u8>, LoadError> {
     ComponentEncoder::default()
         .module(module)
-        .and_then(|encoder| {
-            encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)
-        })
+        .and_then(|encoder| encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, &super::adapter::with_exit_codes()))
         .and_then(|mut encoder| encoder.encode())
         .map_err(|error| LoadError::Shape(format!("{error:#}")))
 }

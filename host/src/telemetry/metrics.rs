@@ -24,7 +24,7 @@ const REFUSED: &str = "salesman_events_refused_total";
 const ACCEPT: &str = "salesman_event_accept_seconds";
 const ATTEMPTS: &str = "salesman_attempts_total";
 const ATTEMPT: &str = "salesman_attempt_seconds";
-const CPU: &str = "salesman_attempt_cpu_microseconds_total";
+const CPU: &str = "salesman_attempt_cpu_seconds_total";
 const DELIVERY: &str = "salesman_delivery_seconds";
 const LETTERS: &str = "salesman_dead_letters_total";
 const CALLS: &str = "salesman_crm_calls_total";
@@ -91,7 +91,7 @@ pub(super) fn start() -> Result<Metrics, String> {
     describe_histogram!(ACCEPT, Unit::Seconds, "From a request's head to its answer, for stored events.");
     describe_counter!(ATTEMPTS, "Attempts that ended, by plugin, account and outcome.");
     describe_histogram!(ATTEMPT, Unit::Seconds, "How long attempts took, by plugin.");
-    describe_counter!(CPU, Unit::Microseconds, "Processor time of attempts, by plugin.");
+    describe_counter!(CPU, Unit::Seconds, "Processor time of attempts, by plugin.");
     describe_histogram!(DELIVERY, Unit::Seconds, "From an event's arrival to the end of a delivery, by plugin.");
     describe_counter!(LETTERS, "Deliveries that became dead letters, by plugin and code.");
     describe_counter!(CALLS, "Calls to the CRM, by method, kind and outcome.");
@@ -174,7 +174,7 @@ impl Metrics {
         if let Some(bytes) = resident() {
             gauge!(MEMORY).set(float(bytes));
         }
-        self.handle.render()
+        in_seconds(&self.handle.render())
     }
 
     /// Puts what was counted into its places, as long as the process lives: without it, it would pile up until somebody
@@ -185,6 +185,25 @@ impl Metrics {
             self.handle.run_upkeep();
         }
     }
+}
+
+/// What is counted in microseconds, in the seconds that its name says.
+fn in_seconds(text: &str) -> String {
+    let mut told = String::with_capacity(text.len());
+    for line in text.lines() {
+        let counted = line.strip_prefix(CPU).filter(|rest| rest.starts_with(['{', ' ']));
+        let micros = counted
+            .and_then(|_| line.rsplit_once(' '))
+            .and_then(|(name, value)| Some((name, value.parse::<u64>().ok()?)));
+        match micros {
+            Some((name, micros)) => {
+                told.push_str(&format!("{name} {}.{:06}", micros / 1_000_000, micros % 1_000_000));
+            }
+            None => told.push_str(line),
+        }
+        told.push('\n');
+    }
+    told
 }
 
 /// Bytes of memory that this process holds; the system's own count.
@@ -209,7 +228,7 @@ pub(super) fn attempted(claimed: &crate::journal::Claimed, outcome: &Outcome, ne
     counter!(ATTEMPTS, "plugin" => plugin.clone(), "account" => account, "outcome" => outcome.as_str()).increment(1);
     let seconds = |micros: u64| Duration::from_micros(micros).as_secs_f64();
     histogram!(ATTEMPT, "plugin" => plugin.clone()).record(seconds(effects.usage.wall));
-    // The library's counters count whole things.
+    // The library's counters count whole things: microseconds, which are told as seconds.
     counter!(CPU, "plugin" => plugin.clone()).increment(effects.usage.cpu);
     if matches!(next, Next::Done | Next::Skipped | Next::Dead) {
         let waited = u64::try_from(now.saturating_sub(claimed.event.received_at)).unwrap_or(0);
@@ -247,4 +266,45 @@ pub(super) fn log_lines_lost(lines: u64) {
 
 pub(super) fn spans_lost(spans: u64) {
     counter!(SPANS_LOST).increment(spans);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_told_in_seconds() {
+        let text = format!("# TYPE {CPU} counter\n{CPU}{{plugin=\"a\"}} 1500042\n{CPU}_other 7\nsalesman_backlog 3\n");
+        let expected =
+            format!("# TYPE {CPU} counter\n{CPU}{{plugin=\"a\"}} 1.500042\n{CPU}_other 7\nsalesman_backlog 3\n");
+        assert_eq!(in_seconds(&text), expected);
+    }
+
+    /// The rules of `promtool check metrics`.
+    #[test]
+    fn names_follow_the_rules_of_the_field() {
+        let file = include_str!("metrics.rs");
+        let own = file
+            .split("const ")
+            .filter_map(|part| part.split_once(": &str = \"")?.1.split_once('"'))
+            .map(|(name, _)| name);
+        let names: Vec<&str> = own.filter(|name| name.contains('_')).collect();
+        assert!(names.len() > 20, "{names:?}");
+        for name in names {
+            let counter = file.contains(&format!("describe_counter!({},", constant(file, name)));
+            assert_eq!(name.ends_with("_total"), counter, "{name}");
+            for word in
+                ["microsecond", "millisecond", "_ms", "_us", "minute", "_mib", "_kib", "percent", "counter", "gauge"]
+            {
+                assert!(!name.contains(word), "{name}");
+            }
+            assert!(!["_count", "_sum", "_bucket"].iter().any(|end| name.ends_with(end)), "{name}");
+            assert!(name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_'), "{name}");
+        }
+    }
+
+    fn constant<'a>(file: &'a str, name: &str) -> &'a str {
+        let (before, _) = file.split_once(&format!(": &str = \"{name}\"")).unwrap();
+        before.rsplit_once("const ").unwrap().1
+    }
 }

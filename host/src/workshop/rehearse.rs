@@ -15,7 +15,7 @@ mod script;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -29,11 +29,14 @@ use crate::outcome::{Effects, HostCall, LogLine, Next, Outcome, StateWrite};
 use crate::plugin::{Limits, Pattern, PluginName};
 use crate::registry::{self, Live};
 use crate::sandbox::compiler::Compiler;
-use crate::sandbox::{self, LoadError, Sandbox};
+use crate::sandbox::{self, CompiledPlugin, LoadError, Sandbox};
 use crate::secret::Secret;
 pub use answers::Answers;
 pub use record::Recording;
 use script::Script;
+
+/// Compiled plugins that an author's cache keeps.
+const MOST_KEPT: usize = 20;
 
 /// Why there was no rehearsal.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +108,10 @@ pub struct Plan {
     pub settings: Map<String, Value>,
     /// Where answers come from.
     pub source: Source,
+    /// Where compiled plugins are kept; none: it is compiled each time.
+    pub cache: Option<PathBuf>,
+    /// Hears that the plugin has to be compiled, and (`Some`) how long that took.
+    pub compiling: fn(Option<Duration>),
 }
 
 /// What a rehearsal came to.
@@ -218,10 +225,11 @@ impl Rehearsal {
 /// # Errors
 /// [`Error::Load`], [`Error::SetUp`], [`Error::Journal`]. Whatever the plugin does is no error.
 pub async fn rehearse(plan: Plan) -> Result<Rehearsal, Error> {
-    let Plan { bytes, event, attempt, options, settings, source } = plan;
-    let sandbox = Sandbox::new(&sandbox::Options { instances: 1, cache: None, compiler: Compiler::Here })
-        .map_err(Error::SetUp)?;
-    let mut live = registry::live(Arc::new(sandbox.compile(&bytes)?), &options);
+    let Plan { bytes, event, attempt, options, settings, source, cache, compiling } = plan;
+    let sandbox =
+        Sandbox::new(&sandbox::Options { instances: 1, cache, compiler: Compiler::Here }).map_err(Error::SetUp)?;
+    let mut live = registry::live(Arc::new(compiled(&sandbox, &bytes, compiling)?), &options);
+    sandbox.forget_oldest_compiled(MOST_KEPT);
     if !settings.is_empty() {
         let mut all: Map<String, Value> = serde_json::from_str(&live.settings).unwrap_or_default();
         all.extend(settings);
@@ -262,6 +270,18 @@ pub async fn rehearse(plan: Plan) -> Result<Rehearsal, Error> {
     Ok(Rehearsal { unused: script.unused(), notes, ..rehearsal })
 }
 
+/// The plugin, from the cache where it is there.
+fn compiled(sandbox: &Sandbox, bytes: &[u8], compiling: fn(Option<Duration>)) -> Result<CompiledPlugin, LoadError> {
+    if sandbox.is_compiled(bytes) {
+        return sandbox.compile(bytes);
+    }
+    compiling(None);
+    let began = Instant::now();
+    let compiled = sandbox.compile(bytes)?;
+    compiling(Some(began.elapsed()));
+    Ok(compiled)
+}
+
 /// The script, and the two ways that lead to it.
 fn ways(source: Source) -> Result<(Arc<Script>, crm::Client, Outside), Error> {
     let (script, live) = match source {
@@ -280,6 +300,16 @@ fn ways(source: Source) -> Result<(Arc<Script>, crm::Client, Outside), Error> {
         ),
     };
     Ok((script, client, outside))
+}
+
+/// A CRM and an outside that answer from a file, for a host without them.
+///
+/// # Errors
+/// [`Error::SetUp`].
+pub fn stand_in(answers: Answers) -> Result<(crm::Client, Outside), Error> {
+    let script = Arc::new(Script::File(Mutex::new(answers)));
+    let client = crm::Client::scripted(nowhere()?, Arc::new(script::Standing(Arc::clone(&script))));
+    Ok((client, Outside::scripted(script)))
 }
 
 /// A CRM that is never called: the script stands before the connection.

@@ -6,7 +6,6 @@
 
 mod foreign;
 mod js;
-mod near;
 mod python;
 mod rust;
 mod sdk;
@@ -161,7 +160,8 @@ fn warning(event: &Pattern) -> Option<String> {
     }
     let mut text =
         format!("`{}` is not in the catalogue of the CRM's events, so it never comes from a stock CRM", event.as_str());
-    let similar: Vec<String> = near::similar(event.as_str(), &known).iter().map(|name| format!("`{name}`")).collect();
+    let similar: Vec<String> =
+        crate::plugin::near::similar(event.as_str(), &known).iter().map(|name| format!("`{name}`")).collect();
     if !similar.is_empty() {
         text.push_str("; similar: ");
         text.push_str(&similar.join(", "));

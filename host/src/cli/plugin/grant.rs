@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, bail};
 
 use crate::cli::out::agreed;
 use crate::cli::remote::note;
-use crate::cli::{source, told};
+use crate::cli::{spared, told};
 use crate::config::{Config, approve};
 use crate::plugin::{Manifest, Permissions, PluginName, Unchosen};
 use crate::sandbox;
@@ -33,14 +33,15 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = match source(args.config.clone(), false).read() {
+    let source = spared(args.config);
+    let config = match source.read() {
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
     };
     let file = &config.registry.approvals;
     if args.revoke {
         let name = PluginName::try_from(args.plugin).map_err(anyhow::Error::msg)?;
-        note(args.config, "plugin.revoke", name.as_str(), "")?;
+        note(&source, "plugin.revoke", name.as_str(), "")?;
         approve(file, &name, None).map_err(anyhow::Error::msg)?;
         outln!("`{name}` has no grants in `{}` any more.", file.display());
         if config.registry.plugins.get(&name).is_some_and(|own| own.grants.is_some()) {
@@ -62,7 +63,7 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     }
-    note(args.config, "plugin.grant", name.as_str(), &serde_json::to_string(&permissions)?)?;
+    note(&source, "plugin.grant", name.as_str(), &serde_json::to_string(&permissions)?)?;
     approve(file, name, Some(&permissions)).map_err(anyhow::Error::msg)?;
     outln!("Granted, in `{}`. A running host takes it up by itself.", file.display());
     Ok(ExitCode::SUCCESS)

@@ -48,6 +48,13 @@ pub(in crate::cli) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// One word for all its queues: the one that is not as it should be.
 fn state(plugin: &Value) -> String {
+    let is = |key: &str| plugin.get(key) == Some(&Value::Bool(true));
+    if is("compiling") {
+        return "compiling".to_owned();
+    }
+    if is("waits_for_approval") {
+        return "waits for approval".to_owned();
+    }
     if plugin.get("version").is_none() {
         return "not served".to_owned();
     }

@@ -7,7 +7,7 @@ use std::time::UNIX_EPOCH;
 use anyhow::Context;
 
 use crate::cli::remote::note;
-use crate::cli::{source, told};
+use crate::cli::{spared, told};
 use crate::plugin::PluginName;
 use crate::registry::versions::{Version, Versions};
 
@@ -31,12 +31,14 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = match source(args.config.clone(), false).read() {
+    let source = spared(args.config);
+    let config = match source.read() {
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
     };
     let versions = Versions::new(&config.registry.store);
     let name = &args.name;
+    versions.known(name).map_err(anyhow::Error::msg)?;
     let kept = versions.list(name);
     let serving = versions.serving().remove(name);
     let current = serving.as_ref().map(|serving| serving.hash.as_str());
@@ -47,15 +49,21 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let wanted = if args.newest { "newest" } else { args.to.as_deref().unwrap_or("the one before") };
-    note(args.config, "plugin.rollback", name.as_str(), wanted)?;
-    if args.newest {
-        versions.pin(name, None).context("the choice can't be recorded")?;
-        outln!("`{name}` runs on the version in the plugin folder.");
-        return Ok(ExitCode::SUCCESS);
+    let pin =
+        if args.newest { None } else { Some(versions.earlier(name, args.to.as_deref()).map_err(anyhow::Error::msg)?) };
+    let wanted = pin.as_ref().map_or("newest", |pin| short(&pin.hash)).to_owned();
+    note(&source, "plugin.rollback", name.as_str(), &wanted)?;
+    let newest = pin.is_none();
+    if let Err(error) = versions.pin(name, pin) {
+        // The log must not end with what did not happen; the command fails anyway.
+        drop(note(&source, "plugin.rollback", name.as_str(), &format!("{wanted}: not done, {error}")));
+        return Err(error).context("the choice can't be recorded");
     }
-    let chosen = versions.roll_back(name, args.to.as_deref()).map_err(anyhow::Error::msg)?;
-    outln!("`{name}` runs on {} until its file changes. A running host takes it up by itself.", short(&chosen));
+    if newest {
+        outln!("`{name}` runs on the version in the plugin folder.");
+    } else {
+        outln!("`{name}` runs on {wanted} until its file changes. A running host takes it up by itself.");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,17 +4,18 @@ mod report;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
 use crate::cli::remote::At;
-use crate::cli::{source, told};
+use crate::cli::{spared, told};
 use crate::clock::Clock;
-use crate::config::{Config, Problems};
-use crate::registry;
+use crate::config::{Config, Problems, Source as ConfigSource};
 use crate::text;
 use crate::workshop::rehearse::{self, Answers, Plan, Recording, Source, compare};
+use crate::{registry, sandbox};
 
 const ANSWERS: &str = "\
 The file of --answers is a JSON list, or one JSON object a line:
@@ -72,7 +73,7 @@ pub(in crate::cli) struct Args {
     /// Settings over all others, key by key: a JSON or TOML file.
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
-    /// The running host's address; `server.listen` of `--config`, or http://127.0.0.1:8787 by default.
+    /// The running host's address; the configuration's by default.
     #[arg(long, value_name = "URL", requires = "from_delivery")]
     host: Option<String>,
     /// A token of `[console.tokens.NAME]`, for a host that asks for one.
@@ -85,15 +86,25 @@ pub(in crate::cli) struct Args {
 
 /// Runs the rehearsal, and prints what it came to.
 pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = match args.config.as_ref().map(|file| source(Some(file.clone()), args.dev).read()).transpose() {
+    let config = match args
+        .config
+        .as_ref()
+        .map(|file| ConfigSource { dev: args.dev, ..spared(Some(file.clone())) }.read())
+        .transpose()
+    {
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
     };
     let bytes = std::fs::read(&args.file).with_context(|| format!("failed to read `{}`", args.file.display()))?;
+    let name = sandbox::inspect(&bytes).ok().and_then(|found| Some(found.manifest?.name));
+    let unread = |config: &Config| config.unread_of(&format!("plugins.{}", name.as_ref()?)).map(str::to_owned);
+    if let Some(why) = config.as_ref().and_then(unread) {
+        return Ok(told(&Problems(vec![why])));
+    }
     let settings = args.settings.as_deref().map(settings).transpose()?.unwrap_or_default();
     let mut notes = Vec::new();
     let recording = match args.from_delivery {
-        Some(id) => Some(recorded(id, &args, config.as_ref())?),
+        Some(id) => Some(recorded(id, &args)?),
         None => None,
     };
     let (event, attempt) = match &recording {
@@ -111,7 +122,8 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         notes.push("settings are the manifest's own: give `--config` or `--settings` for those of the host".to_owned());
     }
     let (answers, from) = answers(&args, config.as_ref(), &event.account, recording.as_ref())?;
-    let plan = Plan { bytes, event, attempt, options: options(config), settings, source: answers };
+    let options = options(config);
+    let plan = Plan { bytes, event, attempt, options, settings, source: answers, cache: cache(), compiling };
     let mut rehearsal = runtime()?.block_on(rehearse::rehearse(plan))?;
     rehearsal.notes.extend(notes);
     let comparison = recording.as_ref().map(|recording| compare::compare(recording, &rehearsal));
@@ -125,6 +137,20 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let good = comparison.map_or_else(|| rehearsal.is_good(), |comparison| comparison.equal);
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where an author's compiled plugins are kept: the user's own cache, whatever the configuration says.
+fn cache() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
+    Some(base.join("salesman-host/compiled"))
+}
+
+fn compiling(took: Option<Duration>) {
+    match took {
+        None => errln!("Compiling; an interpreter takes up to half a minute, and is kept for the next time."),
+        Some(took) => errln!("Compiled in {:.1} s.", took.as_secs_f64()),
+    }
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -172,9 +198,8 @@ fn account(args: &Args, config: Option<&Config>) -> Result<String, String> {
     }
 }
 
-fn recorded(id: i64, args: &Args, config: Option<&Config>) -> anyhow::Result<Recording> {
-    let host = args.host.clone().or_else(|| config.is_none().then(|| "http://127.0.0.1:8787".to_owned()));
-    let at = At { host, config: args.config.clone(), token: args.token.clone() };
+fn recorded(id: i64, args: &Args) -> anyhow::Result<Recording> {
+    let at = At { host: args.host.clone(), config: args.config.clone(), token: args.token.clone() };
     // What nobody is shown is what the plugin saw.
     let answer = at.remote()?.get(&format!("deliveries/{id}?unmasked=true"))?;
     Ok(Recording::parse(&answer, args.attempt)?)
@@ -197,6 +222,9 @@ fn answers(
         return Ok((Source::Answers(Answers::parse(&text)?), format!("answers from {}", path.display())));
     }
     if args.dry_run {
+        if let Some(why) = config.and_then(|config| config.unread_of(&format!("crm.{account}.api_key"))) {
+            anyhow::bail!("a dry run needs the CRM's key: {why}");
+        }
         let client = config.and_then(|config| config.crm.get(account));
         let client =
             client.with_context(|| format!("`[crm.{account}]` has no `url`: there is nothing to read from"))?;

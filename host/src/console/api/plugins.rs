@@ -34,6 +34,10 @@ pub(in crate::console) struct Plugin {
     pub(in crate::console) hour: Vec<QueueMinutes>,
     /// Why its file, or a version, is not served.
     pub(in crate::console) notices: Vec<Notice>,
+    /// Whether its file is being compiled just now.
+    pub(in crate::console) compiling: bool,
+    /// Whether it waits for its first approval: what is open in `hour` is kept for it.
+    pub(in crate::console) waits_for_approval: bool,
 }
 
 /// What serves.
@@ -125,6 +129,8 @@ pub(in crate::console) async fn views(console: &Console) -> Result<Vec<Plugin>, 
             queues: Vec::new(),
             hour: Vec::new(),
             notices: Vec::new(),
+            compiling: false,
+            waits_for_approval: false,
         };
         change(plugins.entry(name.clone()).or_insert_with(empty));
     };
@@ -150,6 +156,9 @@ pub(in crate::console) async fn views(console: &Console) -> Result<Vec<Plugin>, 
             entry(name, &mut |plugin| plugin.notices.push(notice.clone()));
         }
     }
+    if let Some((_, Some(name))) = &snapshot.compiling {
+        entry(name, &mut |plugin| plugin.compiling = true);
+    }
     for hour in hours {
         // What is gone and has nothing left is no longer told about.
         let told = snapshot.plugins.keys().any(|name| name.as_str() == hour.plugin) || hour.open > 0 || hour.dead > 0;
@@ -160,6 +169,8 @@ pub(in crate::console) async fn views(console: &Console) -> Result<Vec<Plugin>, 
     let queues = console.queues.queues();
     let mut plugins: Vec<Plugin> = plugins.into_values().collect();
     for plugin in &mut plugins {
+        let waits = plugin.notices.iter().any(|notice| notice.asks.is_some());
+        plugin.waits_for_approval = plugin.serving.is_none() && waits;
         plugin.queues = queues.iter().filter(|queue| queue.plugin == plugin.name.as_str()).cloned().collect();
     }
     Ok(plugins)

@@ -14,8 +14,8 @@ use crate::crm::check::Checkup;
 use crate::dispatcher::QueueView;
 use crate::event::{Entity, EventId};
 use crate::journal::{
-    Audited, Backlog, DeliveryId, DeliveryPath, EventFilter, EventPath, FailedAttempt, Found, Group, Letter,
-    LetterFilter, Minute, QueueMinutes,
+    Audited, Backlog, Counted, DeliveryId, DeliveryPath, EventFilter, EventPath, FailedAttempt, Forgettable, Found,
+    Group, Letter, LetterFilter, Minute, QueueMinutes, Record, Wanted,
 };
 use crate::plugin::PluginName;
 use crate::registry::Notice;
@@ -39,6 +39,13 @@ pub(in crate::console) struct EventQuery {
     pub(in crate::console) until: Option<i64>,
     /// With this text in the fields.
     pub(in crate::console) text: Option<String>,
+    /// With a delivery to this plugin.
+    #[param(value_type = Option<String>)]
+    pub(in crate::console) plugin: Option<PluginName>,
+    /// With a delivery of this outcome (to that plugin): `done`, `skipped`, `dead`, `dropped`, `waiting`, `running`, or
+    /// `failed`, which is dead or waiting after a failure.
+    #[param(value_type = Option<String>)]
+    pub(in crate::console) outcome: Option<Wanted>,
     /// `next` of the page before.
     pub(in crate::console) cursor: Option<String>,
     /// Rows, at most 200; 50 by default.
@@ -54,7 +61,8 @@ impl EventQuery {
         };
         let Self { actor, since, until, .. } = *self;
         let (name, account, text) = (said(&self.name), said(&self.account), said(&self.text));
-        Ok(EventFilter { name, entity, actor, account, since, until, text })
+        let (plugin, outcome) = (self.plugin.clone(), self.outcome);
+        Ok(EventFilter { name, entity, actor, account, since, until, text, plugin, outcome })
     }
 }
 
@@ -85,7 +93,7 @@ pub(super) async fn events(
     State(console): State<Console>,
     query: Result<Query<EventQuery>, QueryRejection>,
 ) -> Result<Json<Found>, Problem> {
-    let words = "the filter can't be read: it knows name, entity, actor, account, since, until, text, cursor, limit";
+    let words = "the filter can't be read: it knows name, entity, actor, account, since, until, text, plugin, outcome (done, skipped, dead, dropped, waiting, running, failed), cursor, limit";
     let Query(query) = query.map_err(|_| Problem::bad_filter(words))?;
     let (filter, cursor, limit) = (query.filter()?, cursor(query.cursor.as_deref())?, rows(query.limit));
     Ok(Json(blocking(move || console.journal.events(&filter, cursor, limit)).await?))
@@ -256,10 +264,63 @@ pub(super) async fn dead(
     let Query(query) = query.map_err(|_| Problem::bad_filter(words))?;
     let (after, limit) = (cursor(query.cursor.as_deref())?.unwrap_or(0), rows(query.limit));
     let LetterQuery { plugin, account, event, code, since, until, .. } = query;
-    let filter = LetterFilter { plugin, account, event, code, since, until };
+    let filter = LetterFilter { plugin, account, event, code, since, until, up_to: None };
     let items = letters_of(&console, filter, after, limit).await?;
     let next = items.last().filter(|_| items.len() == limit).map(|letter| letter.delivery.to_string());
     Ok(Json(Letters { items, next }))
+}
+
+/// How many dead letters a filter means now, and the first of them: to be shown before something is decided about them.
+/// `until` and `up_to` of the answer, sent with the decision, mean just these.
+#[utoipa::path(get, path = "/api/v1/dead/count", params(LetterQuery), responses((status = 200, body = Counted), (status = "default", body = Refused)))]
+pub(super) async fn count_dead(
+    State(console): State<Console>,
+    query: Result<Query<LetterQuery>, QueryRejection>,
+) -> Result<Json<Counted>, Problem> {
+    let words = "the filter can't be read: it knows plugin, account, event, code, since, until, limit";
+    let Query(query) = query.map_err(|_| Problem::bad_filter(words))?;
+    let LetterQuery { plugin, account, event, code, since, until, limit, .. } = query;
+    let filter = LetterFilter { plugin, account, event, code, since, until, up_to: None };
+    Ok(Json(count_of(&console, filter, limit.unwrap_or(FIRST).min(MOST_ROWS)).await?))
+}
+
+/// Things that are shown of many before something is decided about them.
+pub(in crate::console) const FIRST: usize = 10;
+
+pub(in crate::console) async fn count_of(
+    console: &Console,
+    filter: LetterFilter,
+    shown: usize,
+) -> Result<Counted, Problem> {
+    let (journal, now) = (console.journal.clone(), console.clock.now());
+    let mut counted = blocking(move || journal.count_letters(&filter, now, shown)).await?;
+    if !console.mask.is_empty() {
+        counted.first.iter_mut().for_each(|letter| letter.reason = None);
+    }
+    Ok(counted)
+}
+
+/// What else is meant.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct MentionsQuery {
+    /// Whether events of other records that name it are meant too.
+    #[serde(default)]
+    mentions: bool,
+}
+
+/// What forgetting a record would delete: to be shown before.
+#[utoipa::path(get, path = "/api/v1/forget/{account}/{entity}", params(("account" = String, Path), ("entity" = String, Path), MentionsQuery), responses((status = 200, body = Forgettable), (status = "default", body = Refused)))]
+pub(super) async fn forgettable(
+    State(console): State<Console>,
+    Path((account, entity)): Path<(String, String)>,
+    query: Result<Query<MentionsQuery>, QueryRejection>,
+) -> Result<Json<Forgettable>, Problem> {
+    let Query(query) = query.map_err(|_| Problem::bad_filter("the question knows `mentions`"))?;
+    let entity = record(&entity)?;
+    let record = Record { account, kind: entity.kind, id: entity.id };
+    let journal = console.journal.clone();
+    Ok(Json(blocking(move || journal.forgettable(&record, query.mentions, FIRST)).await?))
 }
 
 pub(in crate::console) async fn letters_of(

@@ -15,7 +15,7 @@ use crate::console::jobs::Job;
 use crate::console::problem::Refused;
 use crate::console::{Console, Problem};
 use crate::event::EventId;
-use crate::journal::{DeliveryId, LetterFilter, Record, Resolution};
+use crate::journal::{DeliveryId, EventFilter, LetterFilter, Record, Resolution};
 use crate::plugin::PluginName;
 use crate::text;
 
@@ -110,9 +110,12 @@ pub(super) struct Range {
     plugin: PluginName,
     /// Events a second; as fast as it goes without.
     pace: Option<f64>,
-    /// Which events, as in their list; an empty filter means all.
+    /// Which events, as in their list.
     #[serde(default)]
     filter: EventQuery,
+    /// Every event that is kept: an empty filter is refused without it.
+    #[serde(default)]
+    all: bool,
 }
 
 /// Makes another delivery of every event of a filter for one plugin, the oldest first.
@@ -122,8 +125,13 @@ pub(super) async fn replay_events(
     Extension(who): Extension<Operator>,
     body: Result<Json<Range>, JsonRejection>,
 ) -> Result<Json<Job>, Problem> {
-    let Range { plugin, pace, filter } = wish(body, "send a JSON object with `plugin`, `filter` and perhaps `pace`")?;
-    Ok(Json(console.replay_all(&who, filter.filter()?, plugin, pace).await?))
+    let words = "send a JSON object with `plugin`, with `filter` or `all`, and perhaps `pace`";
+    let Range { plugin, pace, filter, all } = wish(body, words)?;
+    let filter = filter.filter()?;
+    if filter == EventFilter::default() && !all {
+        return Err(Problem::bad_filter("an empty filter would mean every event: say `\"all\": true` for that"));
+    }
+    Ok(Json(console.replay_all(&who, filter, plugin, pace).await?))
 }
 
 /// What was changed.
@@ -188,6 +196,8 @@ pub(super) struct Choice {
     since: Option<i64>,
     /// Given up before this time.
     until: Option<i64>,
+    /// Up to this delivery, by number: with `until`, what `/api/v1/dead/count` counted.
+    up_to: Option<i64>,
     /// Letters a second: then the answer comes at once and holds a `job`. Without it the answer comes when all is done.
     pace: Option<f64>,
 }
@@ -227,10 +237,11 @@ async fn decide(
     choice: Result<Json<Choice>, JsonRejection>,
     resolution: Resolution,
 ) -> Result<Json<Decided>, Problem> {
-    let words = "send a JSON object with `deliveries`, or with plugin, account, event, code, since, until, or `all`; perhaps `pace`";
-    let Choice { deliveries, all, plugin, account, event, code, since, until, pace } = wish(choice, words)?;
-    let filter = LetterFilter { plugin, account, event, code, since, until };
-    let empty = filter == LetterFilter::default();
+    let words = "send a JSON object with `deliveries`, or with plugin, account, event, code, since, until, or `all`; perhaps `up_to` and `pace`";
+    let Choice { deliveries, all, plugin, account, event, code, since, until, up_to, pace } = wish(choice, words)?;
+    let filter = LetterFilter { plugin, account, event, code, since, until, up_to };
+    // Bounds alone choose nothing.
+    let empty = LetterFilter { up_to: None, ..filter.clone() } == LetterFilter::default();
     match (deliveries, pace) {
         (Some(_), _) if !empty || all => Err(Problem::bad_filter("name `deliveries` or a filter, not both")),
         (Some(_), Some(_)) => Err(Problem::bad_filter("`pace` is for filters")),
@@ -262,12 +273,8 @@ pub(super) async fn stop_job(
     nothing: Result<Json<Nothing>, JsonRejection>,
 ) -> Result<Json<Changed>, Problem> {
     empty(nothing)?;
-    console.audit(&who, "job.stop", &id.to_string(), "").await?;
-    if console.jobs.stop(id) {
-        Ok(Json(Changed { changed: 1 }))
-    } else {
-        Err(Problem::not_found("no such job goes on"))
-    }
+    console.stop_job(&who, id).await?;
+    Ok(Json(Changed { changed: 1 }))
 }
 
 /// What an operator does beside the host.

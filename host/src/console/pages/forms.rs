@@ -8,6 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::post;
 
+use super::confirm;
 use super::frame::{Asked, Frame, Seen};
 use super::shown::{AskedEvents, AskedLetters};
 use super::{Refused, login_form, own_page, problem_page};
@@ -28,9 +29,9 @@ pub(super) fn routes() -> Router<Console> {
 }
 
 /// A form that may be acted on.
-struct Form {
-    frame: Frame,
-    asked: Asked,
+pub(super) struct Form {
+    pub(super) frame: Frame,
+    pub(super) asked: Asked,
     who: Operator,
 }
 
@@ -65,6 +66,24 @@ impl Form {
                 Redirect::to(&format!("{next}{mark}told={told}")).into_response()
             }
             Err(problem) => problem_page(&self.frame, &problem),
+        }
+    }
+
+    /// Whether the sender has seen how many things are meant, and which.
+    fn is_confirmed(&self) -> bool {
+        self.asked.get("confirmed") == "1" && self.number("before").is_some()
+    }
+
+    fn number(&self, name: &str) -> Option<i64> {
+        self.asked.get(name).parse().ok()
+    }
+
+    /// A question that comes first, or [`Self::answer`].
+    fn asked_or_done(&self, done: Result<Result<Option<usize>, Response>, Problem>) -> Response {
+        match done {
+            Ok(Err(question)) => question,
+            Ok(Ok(changed)) => self.answer(Ok(changed)),
+            Err(problem) => self.answer(Err(problem)),
         }
     }
 
@@ -110,12 +129,24 @@ async fn replay(State(console): State<Console>, Path(id): Path<String>, form: Fo
 async fn replay_all(State(console): State<Console>, form: Form) -> Response {
     let done = async {
         let plugin = api::named(form.asked.get("plugin").to_owned())?;
-        let filter = AskedEvents::of(&form.asked).query(&form.frame)?.filter()?;
-        console.replay_all(&form.who, filter, plugin, form.pace()?).await
+        let asked = AskedEvents { plugin: String::new(), ..AskedEvents::of(&form.asked) };
+        let mut filter = asked.query(&form.frame)?.filter()?;
+        filter.plugin = filter.outcome.map(|_| plugin.clone());
+        let pace = form.pace()?;
+        if !form.is_confirmed() {
+            filter = console.up_to_now(filter);
+            let until = filter.until.unwrap_or_default();
+            let (count, events) = console.count_events(filter, api::FIRST).await?;
+            let hidden = [asked.pairs(), vec![("plugin", plugin.as_str()), ("pace", form.asked.get("pace"))]].concat();
+            return Ok(Some(confirm::events(&form, &plugin, count, events, &hidden, until)));
+        }
+        filter.until = form.number("before").or(filter.until);
+        console.replay_all(&form.who, filter, plugin, pace).await.map(|_| None)
     };
     match done.await {
+        Ok(Some(question)) => question,
         // Where its progress is.
-        Ok(_) => Redirect::to("/console/dead?told=done").into_response(),
+        Ok(None) => Redirect::to("/console/dead?told=done").into_response(),
         Err(problem) => problem_page(&form.frame, &problem),
     }
 }
@@ -124,24 +155,36 @@ async fn dead_some(State(console): State<Console>, form: Form) -> Response {
     let done = async {
         let chosen = form.asked.all("delivery").map(|id| api::delivery_id(id).map(DeliveryId));
         let chosen: Vec<DeliveryId> = chosen.collect::<Result<_, _>>()?;
-        console.resolve_these(&form.who, chosen, form.resolution()?).await.map(Some)
+        let resolution = form.resolution()?;
+        if resolution == Resolution::Drop && chosen.len() > 1 && !form.is_confirmed() {
+            return Ok(Err(confirm::these(&form, &console, &chosen).await?));
+        }
+        console.resolve_these(&form.who, chosen, resolution).await.map(|changed| Ok(Some(changed)))
     };
-    form.answer(done.await)
+    form.asked_or_done(done.await)
 }
 
 async fn dead_all(State(console): State<Console>, form: Form) -> Response {
     let done = async {
-        let filter: LetterFilter = AskedLetters::of(&form.asked).filter(&form.frame)?;
-        console.resolve_all(&form.who, filter, form.resolution()?, form.pace()?).await.map(|_| None)
+        let asked = AskedLetters::of(&form.asked);
+        let mut filter: LetterFilter = asked.filter(&form.frame)?;
+        let (resolution, pace) = (form.resolution()?, form.pace()?);
+        if resolution == Resolution::Drop {
+            if !form.is_confirmed() {
+                let counted = api::count_of(&console, filter, api::FIRST).await?;
+                let hidden = [asked.pairs(), vec![("pace", form.asked.get("pace"))]].concat();
+                return Ok(Err(confirm::letters(&form, &counted, &hidden)));
+            }
+            filter.until = form.number("before").or(filter.until);
+            filter.up_to = form.number("up_to");
+        }
+        console.resolve_all(&form.who, filter, resolution, pace).await.map(|_| Ok(None))
     };
-    form.answer(done.await)
+    form.asked_or_done(done.await)
 }
 
 async fn stop(State(console): State<Console>, Path(id): Path<u64>, form: Form) -> Response {
-    let done = async {
-        console.audit(&form.who, "job.stop", &id.to_string(), "").await?;
-        if console.jobs.stop(id) { Ok(None) } else { Err(Problem::not_found("no such job goes on")) }
-    };
+    let done = async { console.stop_job(&form.who, id).await.map(|()| None) };
     form.answer(done.await)
 }
 

@@ -5,7 +5,7 @@ use super::frame::{Asked, Frame};
 use crate::console::Problem;
 use crate::console::api::{EventQuery, Plugin};
 use crate::dispatcher::gate::Mode;
-use crate::journal::LetterFilter;
+use crate::journal::{LetterFilter, Wanted};
 use crate::plugin::{Grants, PluginName};
 
 /// A plugin in a list.
@@ -31,6 +31,8 @@ impl Row {
         let stop = plugin.queues.iter().map(|queue| queue.mode).find(|mode| *mode != Mode::Flowing);
         let failing = plugin.queues.iter().any(|queue| matches!(queue.mode, Mode::Paused { .. } | Mode::Probing));
         let (kind, words) = match (&plugin.serving, &plugin.held, stop) {
+            _ if plugin.compiling => ("wait", w.compiling),
+            (None, ..) if plugin.waits_for_approval => ("wait", w.waits_for_approval),
             (None, ..) => ("dead", w.not_serving),
             (_, Some(_), _) => ("wait", w.held),
             (_, None, Some(mode)) => (if failing { "dead" } else { "wait" }, w.mode(mode)),
@@ -105,6 +107,11 @@ fn time(frame: &Frame, text: &str) -> Result<Option<i64>, Problem> {
     frame.parse(text).map(Some).ok_or_else(words)
 }
 
+fn plugin(name: &str) -> Result<Option<PluginName>, Problem> {
+    let name = some(name);
+    name.map(|name| PluginName::try_from(name).map_err(Problem::bad_filter)).transpose()
+}
+
 fn some(text: &str) -> Option<String> {
     Some(text.to_owned()).filter(|text| !text.is_empty())
 }
@@ -126,7 +133,7 @@ macro_rules! asked {
     };
 }
 
-asked!(AskedEvents: name, entity, actor, account, since, until, text);
+asked!(AskedEvents: name, entity, actor, account, since, until, text, plugin, outcome);
 asked!(AskedLetters: plugin, account, event, code, since, until);
 
 impl AskedEvents {
@@ -143,6 +150,13 @@ impl AskedEvents {
             since: time(frame, &self.since)?,
             until: time(frame, &self.until)?,
             text: some(&self.text),
+            plugin: plugin(&self.plugin)?,
+            outcome: match self.outcome.as_str() {
+                "" => None,
+                word => {
+                    Some(Wanted::parse(word).ok_or_else(|| Problem::bad_filter(format!("`{word}` is no outcome")))?)
+                }
+            },
             cursor: None,
             limit: None,
         })
@@ -151,17 +165,14 @@ impl AskedEvents {
 
 impl AskedLetters {
     pub(super) fn filter(&self, frame: &Frame) -> Result<LetterFilter, Problem> {
-        let plugin = match self.plugin.as_str() {
-            "" => None,
-            name => Some(PluginName::try_from(name.to_owned()).map_err(Problem::bad_filter)?),
-        };
         Ok(LetterFilter {
-            plugin,
+            plugin: plugin(&self.plugin)?,
             account: some(&self.account),
             event: some(&self.event),
             code: some(&self.code),
             since: time(frame, &self.since)?,
             until: time(frame, &self.until)?,
+            up_to: None,
         })
     }
 }

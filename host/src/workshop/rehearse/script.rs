@@ -1,6 +1,6 @@
 //! Who answers in a rehearsal: a file, a recording, made-up success for writes that are not sent, or nobody.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value, json};
 
@@ -84,6 +84,18 @@ impl crm::scripted::Answers for Script {
             }
         };
         answer.unwrap_or_else(|| Err(crm::Error::Unsent(self.silence(&call))))
+    }
+}
+
+/// A script in front of a host that runs: what it has no answer for is refused, so that nobody waits for a CRM to come back.
+pub(super) struct Standing(pub(super) Arc<Script>);
+
+impl crm::scripted::Answers for Standing {
+    fn answer(&self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<String, crm::Error> {
+        crm::scripted::Answers::answer(&*self.0, method, action, arguments).map_err(|error| match error {
+            crm::Error::Unsent(text) => crm::Error::Refused { code: None, text },
+            other => other,
+        })
     }
 }
 

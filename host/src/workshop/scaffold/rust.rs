@@ -88,6 +88,8 @@ crate-type = ["cdylib", "rlib"]    # cdylib: the plugin's file; rlib: for tests
 
 [dependencies]
 {sdk} = {dependency}
+serde = { version = "1", features = ["derive"] }
+serde_json = "1"
 
 # Small files, which load faster. Functions keep their names, so that a failure can be read.
 [profile.release]

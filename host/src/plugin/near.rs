@@ -4,7 +4,7 @@
 const MOST: usize = 3;
 
 /// The known names, and their families as patterns, that differ in few letters; the nearest first.
-pub(super) fn similar(wanted: &str, known: &[&str]) -> Vec<String> {
+pub fn similar(wanted: &str, known: &[&str]) -> Vec<String> {
     let mut candidates: Vec<String> = known.iter().map(|name| (*name).to_owned()).collect();
     if wanted.ends_with('*') {
         candidates = known.iter().filter_map(|name| Some(format!("{}.*", name.split_once('.')?.0))).collect();

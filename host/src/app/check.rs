@@ -1,0 +1,63 @@
+//! What can be told of a configuration without starting or changing anything: `serve` and `config check` say the same.
+//!
+//! Not here: what shows only when it is tried, such as an address that is taken (`start`).
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::config::Config;
+use crate::plugin::PluginName;
+use crate::plugin::near::similar;
+use crate::{crm, registry, sandbox};
+
+/// What would keep the host from starting, as far as it can be told without changing anything. `config check` says the same.
+pub fn problems(config: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    let data = &config.journal.data_dir;
+    if data.exists() && !data.is_dir() {
+        problems.push(format!("the data folder `{}` is a file: set `server.data_dir`", data.display()));
+    }
+    if !config.registry.dir.is_dir() {
+        problems.push(format!(
+            "the plugin folder `{}` is not there: make it, or set `plugins.dir`",
+            config.registry.dir.display()
+        ));
+    }
+    if config.ingress.accounts.is_empty() {
+        problems.push(
+            "there is no CRM: add a section `[crm.main]` with `token`, `url`, `login` and `api_key`; the output of \
+             `config default` holds one behind `#`, to be filled in"
+                .to_owned(),
+        );
+    }
+    for (account, options) in &config.crm {
+        if let Err(error) = crm::Client::new(options.clone()) {
+            problems.push(format!("`[crm.{account}]` can't be used: {error}"));
+        }
+    }
+    problems
+}
+
+/// What is said of plugins that are not there.
+pub fn unknown_plugins(config: &registry::Options, known: &BTreeSet<PluginName>) -> Vec<String> {
+    let named = config.plugins.keys().map(|name| (name, format!("`[plugins.{name}]`")));
+    let granted = config.approved.keys().map(|name| (name, format!("`[{name}]` of `{}`", config.approvals.display())));
+    let chosen = config.accounts.iter().flat_map(|(account, plugins)| {
+        plugins.iter().map(move |name| (name, format!("`plugins` of `[crm.{account}]`")))
+    });
+    let words: Vec<&str> = known.iter().map(PluginName::as_str).collect();
+    let told = |(name, place): (&PluginName, String)| {
+        let near = similar(name.as_str(), &words);
+        let hint = if near.is_empty() { String::new() } else { format!(": did you mean `{}`?", near.join("` or `")) };
+        format!("{place} is about a plugin `{name}` that is not in `{}`{hint}", config.dir.display())
+    };
+    named.chain(granted).chain(chosen).filter(|(name, _)| !known.contains(*name)).map(told).collect()
+}
+
+/// The plugins of the folder, by name; files that are none are left out.
+pub fn plugins_in(folder: &Path) -> BTreeSet<PluginName> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = entries.filter(|path| path.extension().is_some_and(|extension| extension == "wasm"));
+    let name = |path| Some(sandbox::inspect(&std::fs::read(path).ok()?).ok()?.manifest?.name);
+    files.filter_map(name).collect()
+}
