@@ -209,7 +209,7 @@ mod tests {
         assert!(settings["list"][0].is_string(), "{settings:?}");
         for wrong in ["api.telegram.org", "https://a.example/path", "https://*.example", "ftp://a.example", "*"] {
             let problems = check(&format!("[plugins.notify.grants]\nhttp = [\"{wrong}\"]"), &[]).unwrap_err();
-            assert!(problems.to_string().contains("`plugins.notify.grants` holds"), "{wrong}: {problems}");
+            assert!(problems.to_string().contains("`plugins.notify.grants.http` holds"), "{wrong}: {problems}");
         }
         let config = check(
             "[plugins.notify.grants]\nhttp = [\"HTTPS://a.example:443/\"]\nhttp_private = [\"http://Чат.рф\"]",

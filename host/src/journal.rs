@@ -44,6 +44,7 @@ mod retention;
 mod route;
 mod search;
 mod space;
+mod subscription;
 mod waiting;
 mod write;
 mod writes;
@@ -51,7 +52,7 @@ mod writes;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,7 +64,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::clock::Clock;
 use crate::event::{Appended, Event, EventId};
 use crate::outcome::{Effects, Next, Outcome};
-use crate::plugin::{Pattern, PluginName};
+use crate::plugin::PluginName;
 pub use causes::Cause;
 pub use letters::{Counted, Group, Letter, LetterFilter, Resolution};
 pub use minutes::{Minute, QueueMinutes};
@@ -75,6 +76,7 @@ pub use read::{
 pub use retention::{Retention, Swept, keep};
 pub use search::{EventFilter, FailedAttempt, Found, Wanted};
 pub use space::Disk;
+pub use subscription::{Subscription, Subscriptions};
 pub use writes::{Intended, Intent, Write, WriteView, Written};
 
 /// Changes that are committed together at most.
@@ -158,48 +160,6 @@ pub struct Queue {
     pub plugin: PluginName,
     /// Of which CRM.
     pub account: String,
-}
-
-/// Which plugin wants which events.
-#[derive(Debug, Clone, Default)]
-pub struct Subscriptions(pub Vec<Subscription>);
-
-/// One plugin's wishes.
-#[derive(Debug, Clone)]
-pub struct Subscription {
-    /// Whose.
-    pub plugin: PluginName,
-    /// Which events.
-    pub events: Vec<Pattern>,
-    /// Whether events of one entity are kept in order.
-    pub ordered: bool,
-    /// Whether events that the plugin caused itself are delivered to it.
-    pub own_events: bool,
-    /// How many events in a row plugins may cause before this one no longer gets them.
-    pub most_depth: u32,
-    /// The accounts whose events it does not get.
-    pub not_from: BTreeSet<String>,
-    /// How many deliveries of one CRM may wait: it can't take them yet, and what comes beyond is not kept for it.
-    pub most_waiting: Option<u32>,
-}
-
-impl Subscription {
-    /// A subscription with everything else as it is by default.
-    pub fn new(plugin: PluginName, events: Vec<Pattern>) -> Self {
-        Self {
-            plugin,
-            events,
-            ordered: true,
-            own_events: false,
-            most_depth: 5,
-            not_from: BTreeSet::new(),
-            most_waiting: None,
-        }
-    }
-
-    fn wants(&self, account: &str, name: &str) -> bool {
-        self.events.iter().any(|pattern| pattern.matches(name)) && !self.not_from.contains(account)
-    }
 }
 
 /// A delivery that is now running.

@@ -367,7 +367,7 @@ async fn what_waits_for_a_removed_plugin_is_kept_until_it_returns_or_is_dropped(
     serves(&host, json!([])).await;
     let waiting = states().await.unwrap();
     assert!(!waiting.to_string().contains("dropped"), "{waiting}");
-    let dropped = command(&host, &["drop", "alpha", "--host", host.base()]).await;
+    let dropped = command(&host, &["drop", "alpha", "--yes", "--host", host.base()]).await;
     assert!(said(&dropped).contains("3 waiting deliveries of `alpha` were dropped"), "{}", said(&dropped));
     assert_eq!(states().await.unwrap(), json!(["dropped", "dropped", "dropped"]));
 

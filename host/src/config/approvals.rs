@@ -154,7 +154,7 @@ mod tests {
         assert!(read(&path).unwrap_err().contains("UTF-16"));
         // What editors leave at the start and at the ends of lines grants what it says.
         std::fs::write(&path, "\u{feff}[a]\r\nstate = true\r\n").unwrap();
-        assert!(read(&path).unwrap().values().all(|granted| granted.state));
+        assert!(read(&path).unwrap().0.values().all(|granted| granted.state));
     }
 
     #[test]
@@ -169,6 +169,6 @@ mod tests {
         }
         let asked = Permissions { http: vec!["https://ЧАТ.рф:443/".to_owned()], ..Permissions::default() };
         approve(&path, &name, Some(&asked)).unwrap();
-        assert_eq!(read(&path).unwrap()[&name].http, ["https://xn--80a0bn.xn--p1ai"]);
+        assert_eq!(read(&path).unwrap().0[&name].http, ["https://xn--80a0bn.xn--p1ai"]);
     }
 }
