@@ -52,9 +52,9 @@ const COMMANDS: &[&str] = &[
     "grafana",
 ];
 
-/// The words of every command that does something.
+/// The words of every command that does something; those that the host alone gives are hidden.
 fn leaves(command: &clap::Command, before: &str, found: &mut Vec<String>) {
-    for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+    for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help" && !inner.is_hide_set()) {
         let name = format!("{before}{} ", inner.get_name());
         if inner.has_subcommands() {
             leaves(inner, &name, found);

@@ -100,9 +100,12 @@ fn only_the_named_rooms_touch_the_engine_the_store_and_the_network() {
                 wrong.push(format!("{inside} names {library}"));
             }
         }
-        // The standard library's macros panic when nobody reads: all that is printed goes through one module.
+        // The standard library's macros panic when nobody reads: all that is printed goes through one module. What the
+        // compiler's process writes is no print: it is code, for the host.
         let prints = ["println!", "print!", "io::stdout", "io::stderr", "dbg!"].iter().any(|word| text.contains(word));
-        if prints && !matches!(inside.as_str(), "cli/out.rs" | "telemetry.rs" | "telemetry/log.rs") {
+        if prints
+            && !matches!(inside.as_str(), "cli/out.rs" | "telemetry.rs" | "telemetry/log.rs" | "sandbox/compiler.rs")
+        {
             wrong.push(format!("{inside} prints by itself instead of through cli/out.rs"));
         }
     }
