@@ -348,7 +348,11 @@ async fn drained(mut body: Body, most: usize) {
 
 /// The sender's own name of the event: what comes again under it is the same event.
 fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.any(|other| other != value) {
+        return Err(Problem::BadKey);
+    }
     let key = value.to_str().ok().map(str::trim).filter(|key| !key.is_empty() && key.len() <= MOST_KEY);
     key.map(|key| Some(key.to_owned())).ok_or(Problem::BadKey)
 }
@@ -456,6 +460,21 @@ mod tests {
         for large in ["9007199254740993", "18446744073709551616", "-1", "\"anna\""] {
             let kept = format!("{{\"iduser1\":\"{}\"}}", large.trim_matches('"'));
             assert_eq!(actor(large), (None, kept), "{large}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_says_two_things_names_no_event() {
+        let of = |values: &[&'static str]| {
+            key(&values
+                .iter()
+                .map(|value| (HeaderName::from_static("idempotency-key"), value.parse().unwrap()))
+                .collect())
+        };
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&[" a ", " a "]), Ok(Some("a".to_owned())));
+        for wrong in [&["a", "b"][..], &["", "a"], &[" "], &["\u{439}"]] {
+            assert_eq!(of(wrong), Err(Problem::BadKey), "{wrong:?}");
         }
     }
 
