@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::doubt::{Lost, Settled};
 use super::{Attempt, LimitHit};
+use crate::crm::stranger::Stranger;
 use crate::crm::target::{self, Repeat, Target};
 use crate::crm::update::{self, Caller, Changed, Wish};
 use crate::crm::{self, is_read};
@@ -207,7 +208,9 @@ impl Attempt {
             Ok(changed) if !sent => return Ok(changed.told(kind)?),
             Ok(changed) => changed,
             Err(error) => {
-                if sent && error.nothing_was_done() {
+                // After a page of PHP's own the record was looked at: it is as it was.
+                let looked = matches!(error, crm::Error::NotTheApi(Stranger::Php(_)));
+                if sent && (looked || error.nothing_was_done()) {
                     self.reach.journal.written(write, Written::Withdrawn).await?;
                 } else if sent || in_doubt && error.is_no_answer() {
                     self.effects.in_doubt = true;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::Error;
-use super::stranger::Stranger;
+use super::stranger::{PhpError, Stranger};
 pub use columns::Loss;
 use read::Read;
 pub(super) use same::same_text;
@@ -193,7 +193,8 @@ async fn judged(
     let after = read::again(caller, wish.kind, wish.id, wish.changes).await?;
     let changed = by_record(wish, before, &after, changed);
     match doubt {
-        Some(error) if changed.fields.is_empty() => Err(error),
+        // The database may do better the next time; what it can't store, it never will.
+        Some(error @ Error::NotTheApi(Stranger::Php(PhpError::Database))) if changed.fields.is_empty() => Err(error),
         _ => Ok(changed),
     }
 }
