@@ -79,10 +79,10 @@ impl Form {
     }
 
     /// A question that comes first, or [`Self::answer`].
-    fn asked_or_done(&self, done: Result<Result<Option<usize>, Response>, Problem>) -> Response {
+    fn asked_or_done(&self, done: Result<Step, Problem>) -> Response {
         match done {
-            Ok(Err(question)) => question,
-            Ok(Ok(changed)) => self.answer(Ok(changed)),
+            Ok(Step::Asks(question)) => question,
+            Ok(Step::Done(changed)) => self.answer(Ok(changed)),
             Err(problem) => self.answer(Err(problem)),
         }
     }
@@ -151,15 +151,23 @@ async fn replay_all(State(console): State<Console>, form: Form) -> Response {
     }
 }
 
+/// What a form that changes much comes to.
+enum Step {
+    /// A question first.
+    Asks(Response),
+    /// It is done; how much of it, where that is known.
+    Done(Option<usize>),
+}
+
 async fn dead_some(State(console): State<Console>, form: Form) -> Response {
     let done = async {
         let chosen = form.asked.all("delivery").map(|id| api::delivery_id(id).map(DeliveryId));
         let chosen: Vec<DeliveryId> = chosen.collect::<Result<_, _>>()?;
         let resolution = form.resolution()?;
         if resolution == Resolution::Drop && chosen.len() > 1 && !form.is_confirmed() {
-            return Ok(Err(confirm::these(&form, &console, &chosen).await?));
+            return Ok(Step::Asks(confirm::these(&form, &console, &chosen).await?));
         }
-        console.resolve_these(&form.who, chosen, resolution).await.map(|changed| Ok(Some(changed)))
+        console.resolve_these(&form.who, chosen, resolution).await.map(|changed| Step::Done(Some(changed)))
     };
     form.asked_or_done(done.await)
 }
@@ -173,12 +181,12 @@ async fn dead_all(State(console): State<Console>, form: Form) -> Response {
             if !form.is_confirmed() {
                 let counted = api::count_of(&console, filter, api::FIRST).await?;
                 let hidden = [asked.pairs(), vec![("pace", form.asked.get("pace"))]].concat();
-                return Ok(Err(confirm::letters(&form, &counted, &hidden)));
+                return Ok(Step::Asks(confirm::letters(&form, &counted, &hidden)));
             }
             filter.until = form.number("before").or(filter.until);
             filter.up_to = form.number("up_to");
         }
-        console.resolve_all(&form.who, filter, resolution, pace).await.map(|_| Ok(None))
+        console.resolve_all(&form.who, filter, resolution, pace).await.map(|_| Step::Done(None))
     };
     form.asked_or_done(done.await)
 }
