@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::*;
 use crate::event::{Entity, Via};
 use crate::outcome::{StateEffects, StateWrite};
+use crate::plugin::Pattern;
 
 const PLUGINS: [&str; 2] = ["alpha", "beta"];
 
