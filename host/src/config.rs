@@ -9,6 +9,7 @@
 mod approvals;
 mod findings;
 mod operators;
+mod plugins;
 mod read;
 mod show;
 mod unseen;

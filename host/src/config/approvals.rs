@@ -18,7 +18,8 @@ use std::sync::{Mutex, PoisonError};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
 use super::findings::{Findings, Places};
-use super::read::{Section, grants};
+use super::plugins::grants;
+use super::read::Section;
 use super::unseen;
 use crate::files;
 use crate::plugin::{Pattern, Permissions, PluginName, origin};
