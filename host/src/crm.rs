@@ -12,6 +12,7 @@
 pub mod answer;
 pub mod check;
 pub mod connection;
+pub mod effects;
 mod form;
 pub mod lookup;
 mod reachability;

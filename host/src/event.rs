@@ -6,6 +6,9 @@
 //!
 //! Not here: how it is decoded (`ingress`), stored (`journal`) or handed to a plugin (`contract`).
 
+pub mod content;
+pub mod told;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -129,6 +132,24 @@ pub enum Appended {
     Known(EventId),
     /// Its key is that of another event, which stays; it is not stored.
     KeyReused(EventId),
+}
+
+/// The field in which a plugin is told that the record of an `*.add` is known. None of the CRM's own fields has such a name.
+pub const KNOWN: &str = "@known";
+
+impl Event {
+    /// Says in the fields whether the record of an `*.add` is known; what a sender says about it counts for nothing.
+    pub fn mark(&mut self, known: bool) {
+        if !known && !self.fields.contains(KNOWN) {
+            return;
+        }
+        let mut fields: Map<String, Value> = serde_json::from_str(&self.fields).unwrap_or_default();
+        fields.shift_remove(KNOWN);
+        if known {
+            fields.insert(KNOWN.to_owned(), "1".into());
+        }
+        self.fields = Value::Object(fields).to_string();
+    }
 }
 
 /// The entity that an event of this name with these fields is about.

@@ -66,12 +66,13 @@ pub fn says_done(action: &str, error: &Error) -> bool {
 
 /// The number of the record that an answer to `add` names.
 pub fn added(body: &Value) -> Option<String> {
-    let data = body.get("data")?;
-    number(data).or_else(|| data.get("id").and_then(number))
+    let data = body.get("data");
+    // An enquiry's number stands beside the data.
+    data.and_then(number).or_else(|| data?.get("id").and_then(number)).or_else(|| body.get("id").and_then(number))
 }
 
 /// A record's number as text; 0 is the CRM's "none".
-fn number(value: &Value) -> Option<String> {
+pub(super) fn number(value: &Value) -> Option<String> {
     let text = match value {
         Value::String(text) => text.trim().to_owned(),
         Value::Number(number) => number.to_string(),
@@ -105,6 +106,7 @@ mod tests {
         assert_eq!(case("budget.doit", json!({ "id": 3 })), ("other", some("3"), Repeat::Ask));
         assert_eq!(added(&json!({ "data": 5 })), some("5"));
         assert_eq!(added(&json!({ "data": { "id": 3, "number": "2" } })), some("3"));
+        assert_eq!(added(&json!({ "result": "Success", "id": 3 })), some("3"));
         assert_eq!(added(&json!({ "data": 0 })), None);
     }
 }
