@@ -9,6 +9,7 @@
 
 mod crm;
 mod doubt;
+mod expected;
 mod http;
 mod log;
 mod state;

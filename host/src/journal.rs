@@ -32,10 +32,13 @@
 //! Not here: which plugin wants what and when to try again (`dispatcher`), WebAssembly, HTTP. No SQLite type leaves
 //! this room, so that another store can take its place.
 
+mod additions;
 mod causes;
 mod checkpoint;
+mod effects;
 mod layout;
 mod letters;
+mod lists;
 mod minutes;
 mod operate;
 mod place;
@@ -66,7 +69,9 @@ use crate::event::{Appended, Event, EventId};
 use crate::outcome::{Effects, Next, Outcome};
 use crate::plugin::PluginName;
 pub use causes::Cause;
+pub use effects::Expected;
 pub use letters::{Counted, Group, Letter, LetterFilter, Resolution};
+pub use lists::Finding;
 pub use minutes::{Minute, QueueMinutes};
 pub use operate::{Audited, Forget, Forgettable, Held, Operated, Record};
 pub use read::{
@@ -236,9 +241,8 @@ enum Change {
     Polled {
         account: String,
         list: String,
-        records: Vec<(String, String)>,
-        events: Vec<Event>,
-        reply: oneshot::Sender<Result<(), Error>>,
+        findings: Vec<Finding>,
+        reply: oneshot::Sender<Result<usize, Error>>,
     },
     Take {
         subscriptions: Arc<Subscriptions>,
@@ -307,7 +311,7 @@ impl Journal {
             space::Space::new(Arc::clone(&room)),
             Arc::clone(&place),
             checkpointer,
-        );
+        )?;
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(receiver, MOST_TOGETHER))
@@ -413,36 +417,22 @@ impl Handle {
         self.ask(|reply| Change::KnowUser { account, user, reply }).await
     }
 
-    /// Remembers what records of a list said when they were polled, together with the events that this makes; records that
-    /// say nothing are forgotten.
+    /// Remembers what records of a list say, together with the events that this makes; returns how many those are.
+    /// A finding of which more is known by now than when the list was read is left out, with its events.
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::Closed`]: nothing is remembered, and no event stored.
-    pub async fn polled(
-        &self,
-        account: &str,
-        list: &str,
-        records: Vec<(String, String)>,
-        events: Vec<Event>,
-    ) -> Result<(), Error> {
+    pub async fn polled(&self, account: &str, list: &str, findings: Vec<Finding>) -> Result<usize, Error> {
         let (account, list) = (account.to_owned(), list.to_owned());
-        self.ask(|reply| Change::Polled { account, list, records, events, reply }).await
+        self.ask(|reply| Change::Polled { account, list, findings, reply }).await
     }
 
-    /// What the records of a list said when they were polled last.
+    /// What the records of a list say, as far as it was told; of the list as a whole under an empty number.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn polled_before(&self, account: &str, list: &str) -> Result<BTreeMap<String, String>, Error> {
         self.readers.polled_before(account, list)
-    }
-
-    /// Whether an event of this record has come at `since` (milliseconds since 1970-01-01 UTC) or later, among its last 100.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub fn came_since(&self, account: &str, kind: &str, id: &str, since: i64) -> Result<bool, Error> {
-        self.readers.came_since(account, kind, id, since)
     }
 
     /// Makes deliveries of events that have none yet, then claims up to each budget of those that are due.

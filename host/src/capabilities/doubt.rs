@@ -87,7 +87,7 @@ impl Attempt {
             Settled::Again | Settled::NotDone => {
                 // What is sent now is sent now: a later doubt counts from here.
                 self.reach.journal.written(asked.write.clone(), Written::Withdrawn).await?;
-                self.reach.journal.intend(self.intent(asked.write.clone(), &asked.call, &asked.target)).await?;
+                self.reach.journal.intend(self.intent_of(asked)).await?;
                 Ok(None)
             }
             Settled::Open => {
@@ -136,7 +136,7 @@ impl Attempt {
         if !first || end == End::Answered || matches!(error, crm::Error::NotTheApi(_) | crm::Error::BadAnswer(_)) {
             return Ok(Settled::NotDone);
         }
-        self.reach.journal.intend(self.intent(asked.write.clone(), &asked.call, &asked.target)).await?;
+        self.reach.journal.intend(self.intent_of(asked)).await?;
         Ok(Settled::Again)
     }
 

@@ -10,11 +10,13 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::doubt::{Lost, Settled};
+use super::expected::expecting;
 use super::{Attempt, LimitHit};
 use crate::crm::stranger::Stranger;
 use crate::crm::target::{self, Repeat, Target};
 use crate::crm::update::{self, Caller, Changed, Wish};
 use crate::crm::{self, is_read};
+use crate::event::content::Content;
 use crate::journal::{self, Intended, Intent, Write, Written};
 use crate::outcome::FaultKind;
 use crate::telemetry;
@@ -95,7 +97,8 @@ impl Attempt {
 
     pub(super) fn intent(&self, write: Write, call: &str, target: &Target) -> Intent {
         let (kind, record) = (target.kind.to_owned(), target.record.clone());
-        Intent { write, call: call.to_owned(), account: self.reach.account.clone(), kind, record }
+        let (content, effects) = (Content::default(), Vec::new());
+        Intent { write, call: call.to_owned(), account: self.reach.account.clone(), kind, record, content, effects }
     }
 
     /// Shows in the attempt's calls that an answer is not new.
@@ -114,7 +117,7 @@ impl Attempt {
         crm::checked(arguments)?;
         let asked = Asked::new(self, method, action, arguments);
         let mut repeated = false;
-        match self.reach.journal.intend(self.intent(asked.write.clone(), &asked.call, &asked.target)).await? {
+        match self.reach.journal.intend(self.intent_of(&asked)).await? {
             Intended::New => {}
             Intended::Answered(answer) => {
                 self.record_again(&asked.call, &asked.all, Ok(&answer), "done before");
@@ -261,6 +264,7 @@ impl Caller for Updating<'_> {
         if !is_read(action)
             && let Some(intent) = self.intent.take()
         {
+            let intent = expecting(intent, method, action, &arguments);
             if let Err(error) = self.attempt.reach.journal.intend(intent).await {
                 self.trouble = Some(error.into());
                 return Err(crm::Error::Unsent("the write can't be recorded".into()));

@@ -142,6 +142,8 @@ words! {
     groups: "By plugin and error", "По плагинам и ошибкам";
     hour: "1 hour", "1 час";
     in_order: "in order of the record's events", "по порядку событий записи";
+    known: "the record", "запись";
+    known_means: "known before: not a new one", "уже была известна: не новая";
     day: "24 hours", "24 часа";
     week: "7 days", "7 дней";
     last_hour: "in the last hour", "за последний час";

@@ -181,6 +181,27 @@ pub(super) const STEPS: &[&str] = &["
         details TEXT NOT NULL
     ) STRICT;
     CREATE TABLE hold (plugin TEXT PRIMARY KEY, at INTEGER NOT NULL, who TEXT NOT NULL) STRICT, WITHOUT ROWID;
+", "
+    CREATE TABLE effect (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        delivery INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        occurrence INTEGER NOT NULL,
+        account TEXT NOT NULL,
+        name TEXT NOT NULL,
+        record TEXT,
+        added INTEGER NOT NULL,
+        choice INTEGER NOT NULL,
+        content TEXT NOT NULL,
+        armed_at INTEGER NOT NULL,
+        answered_at INTEGER,
+        arrivals INTEGER NOT NULL,
+        findings INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX effect_record ON effect (account, name, record, armed_at);
+    CREATE INDEX effect_write ON effect (delivery, digest, occurrence);
+    CREATE INDEX write_about ON write (account, kind, record) WHERE record IS NOT NULL;
+    ALTER TABLE event ADD COLUMN known INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// The journal's file in a data folder.

@@ -117,6 +117,9 @@ pub struct EventSummary {
     /// How many events in a row plugins caused before it; 0: none, somebody else did.
     #[serde(skip_serializing_if = "is_zero")]
     pub depth: u32,
+    /// Of an `*.add`: whether the host knows that the record was there before, as after an express form that only changed it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub known: bool,
     /// In lists: what became of it at each plugin.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deliveries: Vec<Fate>,
@@ -130,6 +133,7 @@ fn is_zero(depth: &u32) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Duplicate {
     /// `folded`: it said the same as one that still waited. `repeated`: a second `*.add` of its record within a day.
+    /// `found`: the host had found the same change in a list before it came.
     pub how: String,
     /// The first one, where it is still kept.
     pub of: Option<EventId>,
@@ -277,7 +281,7 @@ impl Readers {
                 ))?
                 .query_row([id.as_bytes()], |row| {
                     let fields: String = row.get(8)?;
-                    let (cause, seq, routed): (Option<i64>, i64, bool) = (row.get(13)?, row.get(14)?, row.get(15)?);
+                    let (cause, seq, routed): (Option<i64>, i64, bool) = (row.get(14)?, row.get(15)?, row.get(16)?);
                     Ok((summary_from_row(row)?, fields, cause, seq, routed))
                 })
                 .optional()?;
@@ -326,18 +330,6 @@ impl Readers {
         })
     }
 
-    pub(super) fn came_since(&self, account: &str, kind: &str, id: &str, since: i64) -> Result<bool, Error> {
-        self.read(|connection| {
-            connection
-                .prepare_cached(
-                    "SELECT EXISTS (SELECT 1 FROM (SELECT received_at FROM event INDEXED BY event_entity
-                                WHERE account = ?1 AND entity_kind = ?2 AND entity_id = ?3 ORDER BY seq DESC LIMIT 100)
-                              WHERE received_at >= ?4)",
-                )?
-                .query_row(params![account, kind, id, since], |row| row.get(0))
-        })
-    }
-
     pub(super) fn same_login(&self, account: &str) -> Result<u32, Error> {
         self.read(|connection| {
             connection
@@ -366,7 +358,7 @@ impl Readers {
 
 /// What an event repeats and where it comes from, behind [`EVENT_COLUMNS`].
 pub(super) const MORE_COLUMNS: &str =
-    "duplicate, (SELECT first.id FROM event first WHERE first.seq = event.duplicate_of), same_login, depth";
+    "duplicate, (SELECT first.id FROM event first WHERE first.seq = event.duplicate_of), same_login, depth, known";
 
 pub(super) fn summary_from_row(row: &Row<'_>) -> rusqlite::Result<EventSummary> {
     let event = event_from_row(row)?;
@@ -382,6 +374,7 @@ pub(super) fn summary_from_row(row: &Row<'_>) -> rusqlite::Result<EventSummary> 
         duplicate: row.get::<_, Option<String>>(9)?.map(|how| Duplicate { how, of }),
         same_login: row.get(11)?,
         depth: row.get(12)?,
+        known: row.get(13)?,
         deliveries: Vec::new(),
     })
 }

@@ -114,6 +114,7 @@ pub(super) fn remove(connection: &Connection, event: i64) -> rusqlite::Result<()
 pub(super) fn remove_deliveries(connection: &Connection, event: i64) -> rusqlite::Result<()> {
     for statement in [
         "DELETE FROM host_call WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
+        "DELETE FROM effect WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
         "DELETE FROM write WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
         "DELETE FROM attempt WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
         "DELETE FROM delivery WHERE event = ?1",

@@ -2,11 +2,13 @@
 //!
 //! - An event is **folded** into the one before it when both say the same and nothing of that one has started. The one
 //!   before it means: of the same record, with nothing of that record in between, so that order never changes.
-//! - A **repeated** `*.add` of a record within a day is recorded and not delivered: the express form sends two (measured).
+//! - A **repeated** `*.add` of a record is recorded and not delivered; one of a known record says so (`additions`).
+//! - What the host had **found** in a list before it came was recognised when it was stored, and is not delivered either.
 //! - Both cost index look-ups of a bounded number of rows.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::additions::{self, Added, Addition};
 use super::causes::{self, Origin, Traits};
 use super::layout::{plugin_number, queue_number};
 use super::minutes::Tally;
@@ -16,10 +18,6 @@ use super::{Duplicates, Queue, Subscription, Subscriptions};
 const MOST_ROUTED: i64 = 128;
 /// Earlier events without a record that are compared with a new one.
 const MOST_WITHOUT_RECORD: i64 = 16;
-/// Earlier events of a record among which its first `*.add` is looked for.
-const MOST_OF_RECORD: i64 = 256;
-/// Milliseconds within which a second `*.add` is a repetition.
-const A_DAY: i64 = 24 * 3_600_000;
 
 /// What routing looks at.
 struct Arrived {
@@ -31,6 +29,11 @@ struct Arrived {
     actor: Option<i64>,
     entity: Option<(String, String)>,
     fields: String,
+    via: String,
+    /// Recognised when it came as what the host had found before.
+    found_before: bool,
+    /// Whether its record was in a watched list when it came.
+    known: bool,
 }
 
 /// Makes the deliveries of the next events; tells whether more wait. Queues that are new are added to `opened`.
@@ -45,7 +48,7 @@ pub(super) fn route(
     let cursor: i64 =
         connection.prepare_cached("SELECT seq FROM cursor WHERE name = 'routed'")?.query_row([], |row| row.get(0))?;
     let mut events = connection.prepare_cached(
-        "SELECT seq, account, name, received_at, actor, entity_kind, entity_id, fields, via = 'poll' FROM event
+        "SELECT seq, account, name, received_at, actor, entity_kind, entity_id, fields, via, duplicate IS NOT NULL, known FROM event
           WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
     let mut rows = events.query(params![cursor, MOST_ROUTED])?;
@@ -59,9 +62,15 @@ pub(super) fn route(
             actor: row.get(4)?,
             entity: row.get::<_, Option<String>>(5)?.zip(row.get(6)?),
             fields: row.get(7)?,
-            polled: row.get(8)?,
+            polled: row.get::<_, String>(8)? == "poll",
+            via: row.get(8)?,
+            found_before: row.get(9)?,
+            known: row.get(10)?,
         };
         (last, count) = (event.seq, count + 1);
+        if event.found_before {
+            continue;
+        }
         let origin = origin(connection, &event)?;
         let wanted: Vec<&Subscription> =
             subscriptions.0.iter().filter(|subscription| subscription.wants(&event.account, &event.name)).collect();
@@ -72,7 +81,7 @@ pub(super) fn route(
         };
         let duplicate = match same {
             Some(of) => Some(("folded", of)),
-            None => repeated(connection, duplicates, &event)?.map(|of| ("repeated", of)),
+            None => added(connection, duplicates, &event)?.map(|of| ("repeated", of)),
         };
         if let Some((word, of)) = duplicate {
             connection
@@ -90,17 +99,44 @@ pub(super) fn route(
     Ok(count == MOST_ROUTED)
 }
 
+/// What an `*.add` repeats; whether it is of a known record is remembered with it.
+fn added(connection: &Connection, duplicates: Duplicates, event: &Arrived) -> rusqlite::Result<Option<i64>> {
+    let Some((kind, id)) = event.entity.as_ref().filter(|_| event.name.ends_with(".add")) else { return Ok(None) };
+    let judged = Added {
+        seq: event.seq,
+        account: &event.account,
+        name: &event.name,
+        received_at: event.received_at,
+        polled: event.polled,
+        entity: (kind, id),
+        fields: &event.fields,
+        listed: event.known,
+    };
+    let known = match additions::judge(connection, &judged)? {
+        Addition::Repeated(of) if duplicates.repeated_add => return Ok(Some(of)),
+        Addition::Repeated(_) | Addition::Known => true,
+        Addition::New => false,
+    };
+    if known != event.known {
+        connection.prepare_cached("UPDATE event SET known = ?2 WHERE seq = ?1")?.execute(params![event.seq, known])?;
+    }
+    Ok(None)
+}
+
 /// Where the event comes from; remembered with it.
 fn origin(connection: &Connection, event: &Arrived) -> rusqlite::Result<Origin> {
     let origin = causes::origin(
         connection,
         &Traits {
+            seq: event.seq,
             account: &event.account,
             name: &event.name,
             received_at: event.received_at,
             polled: event.polled,
             actor: event.actor,
             entity: event.entity.as_ref().map(|(kind, id)| (kind.as_str(), id.as_str())),
+            fields: &event.fields,
+            via: &event.via,
         },
     )?;
     match origin {
@@ -183,7 +219,8 @@ fn held_back(
         );
         return Ok(Some((4, "loop.own_event", reason)));
     }
-    if depth > subscription.most_depth {
+    // Whoever had no part in the chain can't have made it so long, and goes on.
+    if depth > subscription.most_depth && causes::in_chain(connection, delivery, plugin)? {
         let chain = causes::chain(connection, delivery)?;
         let reason = format!(
             "plugins cause each other's events, {depth} in a row: {}; retry this delivery to let the chain go on, or raise `most_depth` under `[plugins.{}]`",
@@ -239,25 +276,4 @@ fn waits(connection: &Connection, event: i64, wanted: &[&Subscription]) -> rusql
         deliveries.query_map([event], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
     let has = |wanted: &&Subscription| made.iter().any(|(plugin, _)| plugin == wanted.plugin.as_str());
     Ok(made.iter().all(|(_, untouched)| *untouched) && wanted.iter().all(has))
-}
-
-/// The `*.add` of the same record that came within the last day.
-fn repeated(connection: &Connection, duplicates: Duplicates, event: &Arrived) -> rusqlite::Result<Option<i64>> {
-    let Some((kind, id)) = event.entity.as_ref().filter(|_| duplicates.repeated_add && event.name.ends_with(".add"))
-    else {
-        return Ok(None);
-    };
-    connection
-        .prepare_cached(
-            "SELECT seq FROM (SELECT seq, name, received_at, duplicate FROM event INDEXED BY event_entity
-                               WHERE account = ?1 AND entity_kind = ?2 AND entity_id = ?3 AND seq < ?4
-                               ORDER BY seq DESC LIMIT ?7) earlier
-              WHERE name = ?5 AND received_at > ?6 AND duplicate IS NULL
-                AND EXISTS (SELECT 1 FROM delivery d WHERE d.event = earlier.seq) LIMIT 1",
-        )?
-        .query_row(
-            params![event.account, kind, id, event.seq, event.name, event.received_at - A_DAY, MOST_OF_RECORD],
-            |row| row.get(0),
-        )
-        .optional()
 }

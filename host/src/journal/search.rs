@@ -319,8 +319,8 @@ impl Page {
         let mut rows = statement.query(parameters)?;
         let mut found = 0;
         while let Some(row) = rows.next()? {
-            let number: i64 = row.get(13)?;
-            if row.get::<_, bool>(14)? && holds(row, text)? {
+            let number: i64 = row.get(14)?;
+            if row.get::<_, bool>(15)? && holds(row, text)? {
                 self.items.push((number, summary_from_row(row)?));
                 found += 1;
                 // One more than asked tells that there is a next page.

@@ -1,5 +1,6 @@
 //! The journal case by case; whatever is asked in whatever order is `model`.
 
+mod causes;
 mod model;
 mod operators;
 
@@ -289,6 +290,51 @@ async fn a_store_of_the_first_format_is_brought_up_with_everything_in_it() {
     assert_eq!(rows(&next), [(3, "main".to_owned(), 1, 0)]);
     let letters = handle.letters(&LetterFilter::default(), 0, 9).unwrap();
     assert_eq!(letters.iter().map(|l| (l.delivery, l.plugin.as_str())).collect::<Vec<_>>(), [(2, "beta")]);
+    drop(handle);
+    journal.close();
+}
+
+#[tokio::test]
+async fn a_store_of_the_format_before_keeps_its_lists_and_writes_and_learns_what_a_write_causes() {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = rusqlite::Connection::open(layout::file(folder.path())).unwrap();
+    for step in layout::STEPS.iter().take(4) {
+        connection.execute_batch(step).unwrap();
+    }
+    connection
+        .execute_batch(
+            "INSERT INTO plugin VALUES (1, 'alpha');
+             INSERT INTO queue VALUES (1, 1, 'main');
+             INSERT INTO event (seq, id, account, name, received_at, via, actor, entity_kind, entity_id, fields)
+                VALUES (1, x'018f0000000070008000000000000001', 'main', 'deal.edit', 5, 'json', 1, 'deal', '7', '{}');
+             UPDATE cursor SET seq = 1;
+             INSERT INTO delivery (seq, event, queue, state, at) VALUES (1, 1, 1, 3, 5);
+             INSERT INTO write VALUES (1, x'09', 0, 'client.update', 'main', 'client', '8', 900, 950, '{}');
+             INSERT INTO polled VALUES ('main', 'deals', '', 'known'), ('main', 'deals', '7', '{\"step\":\"20\"}');
+             PRAGMA user_version = 4;",
+        )
+        .unwrap();
+    drop(connection);
+    let journal = open(folder.path(), &Clock::manual(1_000));
+    let handle = journal.handle();
+    // What arrives is applied to what the list said then.
+    let mut step = event("deal.change.step", Some(7));
+    step.fields = r#"{"did":"7","stepNew":"40"}"#.to_owned();
+    handle.append(step).await.unwrap();
+    let known: Vec<_> = handle.polled_before("main", "deals").unwrap().into_iter().collect();
+    let pair = |one: &str, other: &str| (one.to_owned(), other.to_owned());
+    assert_eq!(known, [pair("", "known"), pair("7", r#"{"step":"40"}"#)]);
+    // A write of then shows that its record was there.
+    let mut added = event("client.add", None);
+    added.entity = Some(Entity { kind: "client".to_owned(), id: "8".to_owned() });
+    added.received_at = 1_000;
+    handle.append(added.clone()).await.unwrap();
+    let claimed = handle.take(subscriptions(), vec![(queue("alpha"), 9)]).await.unwrap().claimed;
+    assert!(
+        claimed.iter().any(|claimed| claimed.event.id == added.id && claimed.event.fields.contains(r#""@known":"1""#))
+    );
+    assert!(handle.path_of(added.id).unwrap().unwrap().event.known);
+    assert_eq!(handle.delivery(DeliveryId(1)).unwrap().unwrap().delivery.writes.len(), 1);
     drop(handle);
     journal.close();
 }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::checkpoint::Checkpointer;
 use super::layout::{plugin_number, queue_number};
+use super::lists::Lists;
 use super::minutes::{Minutes, Tally};
 use super::place::Place;
 use super::read::{EVENT_COLUMNS, event_from_row};
@@ -39,6 +40,7 @@ pub(super) struct Writer {
     sweep: Sweep,
     minutes: Minutes,
     tally: Tally,
+    lists: Lists,
     checkpointer: Checkpointer,
 }
 
@@ -61,9 +63,10 @@ impl Writer {
         space: Space,
         place: Arc<Place>,
         checkpointer: Checkpointer,
-    ) -> Self {
+    ) -> rusqlite::Result<Self> {
+        let lists = Lists::load(&connection)?;
         let (sweep, minutes, tally) = (Sweep::new(space.room()), Minutes::default(), Tally::default());
-        Self { connection, clock, bell, duplicates, space, place, sweep, minutes, tally, checkpointer }
+        Ok(Self { connection, clock, bell, duplicates, space, place, sweep, minutes, tally, lists, checkpointer })
     }
 
     pub(super) fn run(mut self, mut changes: mpsc::Receiver<Change>, most: usize) {
@@ -104,6 +107,7 @@ impl Writer {
                         sweep: &mut self.sweep,
                         minutes: &mut self.minutes,
                         tally: &mut self.tally,
+                        lists: &mut self.lists,
                     };
                     answers.push((apply(&transaction, change, &mut batch)?, arrives));
                 }
@@ -144,9 +148,8 @@ impl Change {
         match self {
             Self::Append(_, _, reply) => drop(reply.send(Err(error()))),
             Self::Intend(_, reply) => drop(reply.send(Err(error()))),
-            Self::KnowUser { reply, .. } | Self::Polled { reply, .. } | Self::Written(_, reply) => {
-                drop(reply.send(Err(error())));
-            }
+            Self::KnowUser { reply, .. } | Self::Written(_, reply) => drop(reply.send(Err(error()))),
+            Self::Polled { reply, .. } => drop(reply.send(Err(error()))),
             Self::Take { reply, .. } => drop(reply.send(Err(error()))),
             Self::Settle(_, reply) => drop(reply.send(Err(error()))),
             Self::Begin(_, reply) | Self::Release(_, reply) | Self::EndInOrder(reply) => {
@@ -167,6 +170,7 @@ struct Batch<'a> {
     sweep: &'a mut Sweep,
     minutes: &'a mut Minutes,
     tally: &'a mut Tally,
+    lists: &'a mut Lists,
 }
 
 /// Applies one change; where it fails, its sender is among those who are told.
@@ -174,7 +178,7 @@ fn apply(connection: &Connection, change: Change, batch: &mut Batch<'_>) -> rusq
     let now = batch.now;
     match change {
         Change::Append(event, key, reply) => {
-            let appended = append(connection, &event, key.as_deref());
+            let appended = append(connection, &event, key.as_deref(), batch.lists);
             if matches!(appended, Ok(Appended::New(_))) {
                 batch.minutes.came(event.received_at);
             }
@@ -183,9 +187,10 @@ fn apply(connection: &Connection, change: Change, batch: &mut Batch<'_>) -> rusq
         Change::Intend(intent, reply) => answer_of(writes::intend(connection, &intent, now), reply),
         Change::Written(written, reply) => answer_of(writes::written(connection, &written.0, &written.1, now), reply),
         Change::KnowUser { account, user, reply } => answer_of(know_user(connection, &account, user), reply),
-        Change::Polled { account, list, records, events, reply } => {
-            events.iter().for_each(|event| batch.minutes.came(event.received_at));
-            answer_of(polled(connection, &account, &list, &records, &events), reply)
+        Change::Polled { account, list, findings, reply } => {
+            let events = findings.iter().flat_map(|finding| &finding.events);
+            events.for_each(|event| batch.minutes.came(event.received_at));
+            answer_of(batch.lists.found(connection, &account, &list, &findings), reply)
         }
         Change::Take { subscriptions, budgets, reply } => {
             answer_of(take(connection, &subscriptions, &budgets, batch), reply)
@@ -220,7 +225,12 @@ fn answer_of<T: 'static>(
     }
 }
 
-fn append(connection: &Connection, event: &Event, key: Option<&str>) -> rusqlite::Result<Appended> {
+pub(super) fn append(
+    connection: &Connection,
+    event: &Event,
+    key: Option<&str>,
+    lists: &Lists,
+) -> rusqlite::Result<Appended> {
     if let Some(key) = key {
         let known = connection
             .prepare_cached(
@@ -237,12 +247,14 @@ fn append(connection: &Connection, event: &Event, key: Option<&str>) -> rusqlite
             return Ok(known);
         }
     }
+    let arrival = lists.arrived(connection, event)?;
     connection
         .prepare_cached(
             // No number is given twice: the newest event may have been forgotten, and what was routed is behind the cursor.
-            "INSERT INTO event (seq, id, account, name, received_at, via, actor, entity_kind, entity_id, fields, key)
+            "INSERT INTO event (seq, id, account, name, received_at, via, actor, entity_kind, entity_id, fields, key,
+                                duplicate, duplicate_of, known)
              VALUES (max(coalesce((SELECT max(seq) FROM event), 0), (SELECT seq FROM cursor WHERE name = 'routed')) + 1,
-                     ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                     ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         )?
         .execute(params![
             event.id.as_bytes(),
@@ -255,6 +267,9 @@ fn append(connection: &Connection, event: &Event, key: Option<&str>) -> rusqlite
             event.entity.as_ref().map(|entity| &entity.id),
             event.fields,
             key,
+            arrival.found_as.map(|_| "found"),
+            arrival.found_as,
+            arrival.listed,
         ])?;
     Ok(Appended::New(event.id))
 }
@@ -271,29 +286,6 @@ fn same_fields(one: &str, other: &str) -> bool {
 
 fn know_user(connection: &Connection, account: &str, user: i64) -> rusqlite::Result<()> {
     connection.prepare_cached("INSERT OR REPLACE INTO account VALUES (?1, ?2)")?.execute(params![account, user])?;
-    Ok(())
-}
-
-fn polled(
-    connection: &Connection,
-    account: &str,
-    list: &str,
-    records: &[(String, String)],
-    events: &[Event],
-) -> rusqlite::Result<()> {
-    for event in events {
-        append(connection, event, None)?;
-    }
-    let mut statement = connection.prepare_cached("INSERT OR REPLACE INTO polled VALUES (?1, ?2, ?3, ?4)")?;
-    let mut forget =
-        connection.prepare_cached("DELETE FROM polled WHERE account = ?1 AND list = ?2 AND record = ?3")?;
-    for (record, says) in records {
-        if says.is_empty() {
-            forget.execute(params![account, list, record])?;
-        } else {
-            statement.execute(params![account, list, record, says])?;
-        }
-    }
     Ok(())
 }
 
@@ -344,8 +336,12 @@ fn claim(
             .prepare_cached("UPDATE delivery SET state = 2, attempts = ?2, at = ?3 WHERE seq = ?1")?
             .execute(params![seq, attempts + 1, now])?;
         let event = connection
-            .prepare_cached(&format!("SELECT {EVENT_COLUMNS} FROM event WHERE seq = ?1"))?
-            .query_row([event], event_from_row)?;
+            .prepare_cached(&format!("SELECT {EVENT_COLUMNS}, known FROM event WHERE seq = ?1"))?
+            .query_row([event], |row| {
+                let mut event = event_from_row(row)?;
+                event.mark(row.get(9)?);
+                Ok(event)
+            })?;
         claimed.push(Claimed {
             delivery: DeliveryId(seq),
             queue: queue.clone(),

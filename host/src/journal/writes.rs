@@ -11,7 +11,8 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
-use super::DeliveryId;
+use super::{DeliveryId, effects};
+use crate::event::content::Content;
 
 /// One write that a plugin asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,10 @@ pub struct Intent {
     pub kind: String,
     /// The record, where its number is known.
     pub record: Option<String>,
+    /// What it says, field by field: digests only.
+    pub content: Content,
+    /// The events that it may cause.
+    pub effects: Vec<effects::Expected>,
 }
 
 /// What is known of a write that is about to be sent.
@@ -127,7 +132,12 @@ pub(super) fn added_before(
 
 pub(super) fn intend(connection: &Connection, intent: &Intent, now: i64) -> rusqlite::Result<Intended> {
     let Write { delivery: DeliveryId(delivery), digest, occurrence } = &intent.write;
-    match known(connection, &intent.write)? {
+    let known = known(connection, &intent.write)?;
+    // One that nobody knows to be done may be sent again, and then its events come again.
+    if !matches!(known, Some(Intended::Answered(_))) {
+        effects::arm(connection, &intent.write, &intent.account, &intent.effects, &intent.content, now)?;
+    }
+    match known {
         Some(known) => Ok(known),
         None => {
             connection
@@ -152,6 +162,10 @@ pub(super) fn intend(connection: &Connection, intent: &Intent, now: i64) -> rusq
 
 pub(super) fn written(connection: &Connection, write: &Write, written: &Written, now: i64) -> rusqlite::Result<()> {
     let Write { delivery: DeliveryId(delivery), digest, occurrence } = write;
+    match written {
+        Written::Answered { record, .. } => effects::answered(connection, write, record.as_deref(), now)?,
+        Written::Withdrawn => effects::withdrawn(connection, write)?,
+    }
     match written {
         Written::Answered { answer, record } => connection
             .prepare_cached(

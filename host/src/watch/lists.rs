@@ -3,6 +3,11 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::event::told::same;
+
+/// What a record says: its watched fields, each as text.
+pub(super) type Says = Map<String, Value>;
+
 /// A list of the CRM that can be watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -37,14 +42,14 @@ impl List {
         }
     }
 
-    /// The families of the events that the CRM itself may send about a record.
-    pub(super) fn kinds(self) -> &'static [&'static str] {
-        match self {
-            Self::Leads => &["lead"],
-            // An act's changes come as `contract.edit` (measured).
-            Self::Documents | Self::Acts => &["contract", "akt"],
-            Self::Deals => &["deal"],
-        }
+    /// Rows of one page (measured; of acts from the source).
+    pub(super) fn rows_of_page(self) -> usize {
+        if self == Self::Acts { 100 } else { 200 }
+    }
+
+    /// The number of the first page: acts count theirs from 1, and answer 0 with it too (source).
+    pub(super) fn first_page(self) -> u32 {
+        u32::from(self == Self::Acts)
     }
 
     fn id(self) -> &'static str {
@@ -54,7 +59,7 @@ impl List {
     /// The fields whose change is told.
     fn watched(self) -> &'static [&'static str] {
         match self {
-            Self::Leads => &["user", "status", "rezult", "clid", "pid", "did"],
+            Self::Leads => &["status", "rezult", "clid", "pid", "did"],
             Self::Documents => &["number", "title", "clid", "did", "payerid", "status", "date.start", "date.end"],
             Self::Acts => &["number", "datum", "summa", "clid", "did", "payerid", "status"],
             Self::Deals => &["title", "clid", "iduser", "step", "datum_plan", "kol", "close", "status_close"],
@@ -68,34 +73,65 @@ pub(super) fn record(list: List, row: &Map<String, Value>) -> Option<String> {
     (number.parse::<u64>().is_ok_and(|number| number > 0)).then_some(number)
 }
 
-/// What a record says: its watched fields.
-pub(super) fn says(list: List, row: &Map<String, Value>) -> String {
-    let fields: Map<String, Value> =
-        list.watched().iter().map(|key| ((*key).to_owned(), text(row.get(*key)).into())).collect();
-    Value::Object(fields).to_string()
+/// What a row says. Whose an enquiry is, only a look at it tells; one that is open is nobody's yet (source).
+pub(super) fn says(list: List, row: &Map<String, Value>) -> Says {
+    let mut says: Says = list.watched().iter().map(|key| ((*key).to_owned(), text(row.get(*key)).into())).collect();
+    if list == List::Leads {
+        if row.contains_key("iduser") {
+            says.insert("iduser".to_owned(), text(row.get("iduser")).into());
+        } else if same(&text(row.get("status")), "0") {
+            says.insert("iduser".to_owned(), "0".into());
+        }
+    }
+    says
+}
+
+/// Reads what is known of a record.
+pub(super) fn parse(known: &str) -> Says {
+    serde_json::from_str(known).unwrap_or_default()
+}
+
+/// Whether what is known and what a row says are the same; a field that nobody told agrees with anything.
+pub(super) fn agrees(known: &Says, now: &Says) -> bool {
+    !now.keys().any(|key| differs(known, now, key))
+}
+
+/// Whether an enquiry is somebody's, and not done.
+pub(super) fn is_at_work(row: &Map<String, Value>) -> bool {
+    text(row.get("status")) == "1"
+}
+
+fn differs(known: &Says, now: &Says, key: &str) -> bool {
+    known.get(key).is_some_and(|told| !same(&text(Some(told)), &text(now.get(key))))
 }
 
 /// The events that a new or changed record becomes.
 pub(super) fn changes(
     list: List,
     row: &Map<String, Value>,
-    before: Option<&str>,
-    says: &str,
+    before: Option<&Says>,
+    now: &Says,
 ) -> Vec<(&'static str, Map<String, Value>)> {
-    let parse = |text: &str| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default();
-    let Some(before) = before.map(parse) else { return vec![addition(list, row)] };
-    let now = parse(says);
-    let changed = |key: &str| text(before.get(key)) != text(now.get(key));
+    let given_to = || ("lead.setuser", fields(list, row, &[("iduser", "iduser")]));
+    let Some(before) = before else {
+        let given = list == List::Leads && !same(&text(now.get("iduser")), "0");
+        return [addition(list, row)].into_iter().chain(given.then(given_to)).collect();
+    };
+    let changed = |key: &str| differs(before, now, key);
     let mut events = Vec::new();
     match list {
         List::Leads => {
-            if changed("user") {
-                events.push(("lead.setuser", fields(list, row, &[("iduser", "user")])));
+            let at_work = changed("status") && is_at_work(row);
+            let given = changed("iduser") || at_work && !before.contains_key("iduser");
+            if given {
+                events.push(given_to());
             }
-            if ["status", "rezult", "clid", "pid", "did"].into_iter().any(changed) {
+            // Giving it to somebody puts it to work.
+            if ["rezult", "clid", "pid", "did"].into_iter().any(changed) || changed("status") && !(given && at_work) {
                 events.push(("lead.do", fields(list, row, &[("clid", "clid"), ("pid", "pid"), ("did", "did")])));
             }
         }
+        List::Documents | List::Acts if agrees(before, now) => {}
         List::Documents => events.push(("contract.edit", addition(list, row).1)),
         List::Acts => events.push(("akt.edit", addition(list, row).1)),
         List::Deals => {
@@ -123,7 +159,9 @@ pub(super) fn changes(
                 .filter(|key| changed(key))
                 .map(|key| (key.to_owned(), text(now.get(key)).into()))
                 .collect();
-            if !edited.is_empty() || events.is_empty() {
+            // A deal that is open again, or has another status of its end, has no event of its own.
+            let other = changed("close") || changed("status_close");
+            if !edited.is_empty() || other && events.is_empty() {
                 let mut all = fields(list, row, &[]);
                 if !edited.is_empty() {
                     all.insert("newparam".to_owned(), Value::Object(edited));
@@ -137,9 +175,7 @@ pub(super) fn changes(
 
 fn addition(list: List, row: &Map<String, Value>) -> (&'static str, Map<String, Value>) {
     match list {
-        List::Leads => {
-            ("lead.add", fields(list, row, &[("clid", "clid"), ("pid", "pid"), ("did", "did"), ("iduser", "user")]))
-        }
+        List::Leads => ("lead.add", fields(list, row, &[("clid", "clid"), ("pid", "pid"), ("did", "did")])),
         List::Documents => (
             "contract.add",
             fields(
@@ -211,8 +247,7 @@ mod tests {
         let told = |changed: Value| -> Value {
             let mut now = row(deal.clone());
             now.extend(row(changed));
-            let says = says(List::Deals, &now);
-            changes(List::Deals, &now, Some(&before), &says)
+            changes(List::Deals, &now, Some(&before), &says(List::Deals, &now))
                 .into_iter()
                 .map(|(name, fields)| json!([name, fields]))
                 .collect()
@@ -229,9 +264,31 @@ mod tests {
             told(json!({ "close": "yes", "kol_fact": 10, "status_close": "Выиграна" })),
             json!([["deal.close", { "did": "1", "summa": "10", "status": "Выиграна" }]])
         );
-        let lead = row(json!({ "id": 4, "clid": 0, "user": 2, "status": 0 }));
-        let (name, fields) = changes(List::Leads, &lead, None, "").remove(0);
-        assert_eq!((name, json!(fields)), ("lead.add", json!({ "id": "4", "clid": "0", "iduser": "2" })));
+        let lead = |changed: Value| {
+            let mut all = row(json!({ "id": 4, "clid": 0, "user": 0, "status": 0, "rezult": null }));
+            all.extend(row(changed));
+            all
+        };
+        let told = |before: Option<Value>, now: Value| -> Value {
+            let before = before.map(|before| says(List::Leads, &lead(before)));
+            let (now, row) = (says(List::Leads, &lead(now.clone())), lead(now));
+            let words = |(name, fields)| json!([name, fields]);
+            changes(List::Leads, &row, before.as_ref(), &now).into_iter().map(words).collect()
+        };
+        let given = |user: i64| json!({ "status": 1, "iduser": user });
+        assert_eq!(told(None, json!({})), json!([["lead.add", { "id": "4", "clid": "0" }]]));
+        assert_eq!(
+            told(None, given(3)),
+            json!([["lead.add", { "id": "4", "clid": "0" }], ["lead.setuser", { "id": "4", "iduser": "3" }]])
+        );
+        // An assignment is told as one, and nothing else.
+        let setuser = |user: &str| json!([["lead.setuser", { "id": "4", "iduser": user }]]);
+        assert_eq!(told(Some(json!({})), given(3)), setuser("3"));
+        assert_eq!(told(Some(given(3)), given(2)), setuser("2"));
+        assert_eq!(
+            told(Some(given(3)), json!({ "status": 2, "iduser": 3, "clid": 9 })),
+            json!([["lead.do", { "id": "4", "clid": "9" }]])
+        );
         assert_eq!(
             deletion(List::Documents, "7").map(|(name, fields)| json!([name, fields])),
             Some(json!(["contract.delete", { "deid": "7" }]))

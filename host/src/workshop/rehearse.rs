@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use crate::capabilities::{Outside, Reach};
 use crate::clock::Clock;
 use crate::crm;
+use crate::event::content::Content;
 use crate::event::{Event, EventId, Via};
 use crate::journal::{self, Intent, Journal, Queue, Settlement, Subscription, Subscriptions, Write};
 use crate::outcome::{Effects, HostCall, LogLine, Next, Outcome, StateWrite};
@@ -360,7 +361,9 @@ async fn prepare(
     for (digest, occurrence, call, answer) in recording.done_before() {
         let write = Write { delivery, digest, occurrence };
         let (account, kind) = (event.account.clone(), "other".to_owned());
-        journal.intend(Intent { write: write.clone(), call, account, kind, record: None }).await?;
+        let (content, effects) = (Content::default(), Vec::new());
+        let intent = Intent { write: write.clone(), call, account, kind, record: None, content, effects };
+        journal.intend(intent).await?;
         journal.written(write, journal::Written::Answered { answer, record: None }).await?;
     }
     Ok(delivery)

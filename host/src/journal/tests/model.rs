@@ -33,7 +33,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..50_i64, any::<bool>()).prop_map(|(after, counts)| How::Again { after, counts }),
     ];
     prop_oneof![
-        5 => (prop::sample::select(vec!["deal.edit", "task.edit", "deal.add"]), proptest::option::weighted(0.8, 0..3_u8), 0..2_u8)
+        5 => (prop::sample::select(vec!["deal.edit", "task.edit", "deal.add", "deal.delete"]), proptest::option::weighted(0.8, 0..3_u8), 0..2_u8)
             .prop_map(|(name, record, says)| Step::Append { name, record, says }),
         3 => (0..4_usize).prop_map(|budget| Step::Take { budget }),
         4 => (any::<usize>(), how).prop_map(|(which, how)| Step::Settle { which, how }),
@@ -132,13 +132,16 @@ impl Model {
                 return Some(("folded", target));
             }
         }
-        let first = of_record.into_iter().find(|earlier| {
-            let other = &self.events[*earlier];
-            other.name == event.name
-                && other.received_at > event.received_at - 24 * 3_600_000
-                && self.duplicates[*earlier].is_none()
-        });
-        first.filter(|_| event.entity.is_some() && event.name.ends_with(".add")).map(|first| ("repeated", first))
+        if event.entity.is_none() || !event.name.ends_with(".add") {
+            return None;
+        }
+        // What came before a deletion is of another record; one that says something else is as well.
+        let since = of_record.into_iter().take_while(|earlier| !self.events[*earlier].name.ends_with(".delete"));
+        let mut adds = since.filter(|i| self.events[*i].name == event.name && self.duplicates[*i].is_none());
+        let last = adds.next()?;
+        let other = &self.events[last];
+        let repeated = other.fields == event.fields && other.received_at > event.received_at - 24 * 3_600_000;
+        repeated.then_some(("repeated", last))
     }
 
     fn take(&mut self, budget: usize, now: i64) -> Vec<Row> {
