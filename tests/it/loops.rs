@@ -111,3 +111,82 @@ async fn another_program_under_the_same_login_is_marked_and_delivered() {
         "{first}"
     );
 }
+
+#[tokio::test]
+async fn another_program_that_writes_something_else_just_after_a_plugin_is_no_echo_of_it() {
+    let (crm, host) = rewriting(&["echo"], "").await;
+    edit(&crm, 2).await;
+    wait_until("the plugin's own event", PATIENCE, async || Ok((crm.events().len() == 2).then_some(()))).await.unwrap();
+    host.idle(PATIENCE).await.unwrap();
+    // The API login's user, the same record, another field; then the plugin's field with another value.
+    for changes in [json!({ "phone": "84959998877" }), json!({ "address": "Казань" })] {
+        crm.ui_edit_client(1, changes, 1).await.unwrap();
+        host.idle(PATIENCE).await.unwrap();
+    }
+    let told: Vec<Value> = paths(&host)
+        .await
+        .iter()
+        .map(|path| json!([path["event"]["same_login"], path["event"]["depth"], path["deliveries"][0]["state"]]))
+        .collect();
+    let somebody = json!([null, null, "done"]);
+    let (own, other) = (json!([null, 1, "skipped"]), json!([true, null, "done"]));
+    assert_eq!(told, [somebody, own.clone(), other.clone(), own.clone(), other, own]);
+}
+
+#[tokio::test]
+async fn who_had_no_part_in_a_chain_goes_on_getting_its_events() {
+    let still = "[plugins.still.settings]\nsin = \"none\"";
+    let (crm, host) = rewriting(&["left", "right", "still"], still).await;
+    edit(&crm, 2).await;
+    wait_until("a parked chain", PATIENCE, async || {
+        Ok((host.api("backlog").await?["dead"].as_u64() > Some(0)).then_some(()))
+    })
+    .await
+    .unwrap();
+    host.idle(PATIENCE).await.unwrap();
+    let paths = paths(&host).await;
+    let mut deepest = 0;
+    for path in &paths {
+        let state = |name: &str| {
+            let all = path["deliveries"].as_array().unwrap().iter();
+            all.filter(|delivery| delivery["plugin"] == name)
+                .map(|delivery| delivery["state"].clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(state("still"), [json!("done")], "{path}");
+        deepest = deepest.max(path["event"]["depth"].as_u64().unwrap_or(0));
+    }
+    assert_eq!(deepest, 6);
+}
+
+#[tokio::test]
+async fn an_addition_says_whether_the_record_is_new_known_or_the_same_again() {
+    let folder = crate::plugins(&[("all", "*")]);
+    let host = Setup::new().unwrap().plugins(folder.path()).start().await.unwrap();
+    let mut told = Vec::new();
+    for body in [
+        // An express form on a client that is there already.
+        "event=client.edit&clid=8&autor=3&user=3&newparam[address]=x",
+        "event=client.add&clid=8&did=0&autor=3&user=0",
+        // All new: twice, the second time with what was made with it.
+        "event=client.add&clid=9&autor=3&user=3",
+        "event=client.add&clid=9&did=5&autor=3&user=0",
+        "event=client.edit&clid=9&autor=3&user=3&newparam[address]=x",
+        "event=client.add&clid=9&did=6&autor=3&user=0",
+        // The number is given again, once after a deletion that was told and once after one that was not.
+        "event=client.delete&clid=9&autor=3",
+        "event=client.add&clid=9&autor=3&user=3",
+        "event=client.add&clid=9&autor=4&user=4",
+        "event=client.add&clid=9&autor=4&user=4",
+        // What a sender says about it counts for nothing.
+        "event=client.add&clid=10&%40known=1",
+    ] {
+        let id = host.accepted(&format!("{body}&sin=none&iduser1=3")).await.unwrap();
+        let path = host.settled(&id).await.unwrap();
+        let event = &path["event"];
+        told.push(json!([event["known"], event["duplicate"]["how"], path["deliveries"].as_array().unwrap().len()]));
+    }
+    let (new, known, again) = (json!([null, null, 1]), json!([true, null, 1]), json!([null, "repeated", 0]));
+    let expected = [&new, &known, &new, &again, &new, &again, &new, &new, &new, &again, &new];
+    assert_eq!(told, expected.map(Clone::clone));
+}

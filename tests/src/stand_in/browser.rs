@@ -46,6 +46,26 @@ impl StandIn {
         self.seed("task", "add", fields)
     }
 
+    /// Stores an enquiry silently; `fields` as for the action `add`.
+    ///
+    /// # Errors
+    /// When the CRM would refuse it.
+    pub fn seed_lead(&self, fields: Value) -> anyhow::Result<i64> {
+        self.seed("lead", "add", fields)
+    }
+
+    /// A user gives an enquiry to another on its page, which tells nobody.
+    ///
+    /// # Errors
+    /// When there is no such enquiry.
+    pub fn ui_give_lead(&self, id: i64, user: i64) -> anyhow::Result<()> {
+        let mut crm = lock(&self.shared.crm);
+        let lead = crm.leads.get_mut(id).ok_or_else(|| anyhow::anyhow!("no lead {id}"))?;
+        lead.set("iduser", user);
+        lead.set("status", 1);
+        Ok(())
+    }
+
     /// A user adds a client on the page.
     ///
     /// # Errors
