@@ -153,6 +153,21 @@ impl Event {
         self.fields.get(name)?.as_str()
     }
 
+    /// Of an `*.add`: whether the host knows that the record was there before. The CRM's express form sends `client.add` and
+    /// `person.add` for records that it only changed. `false` where nothing is known.
+    ///
+    /// The host says so in the field `@known`, which no sender can set.
+    ///
+    /// # Example
+    /// ```
+    /// use salesman_plugin_sdk::testing;
+    /// assert!(!testing::event("client.add", &[("clid", "8")]).known());
+    /// assert!(testing::event("client.add", &[("clid", "8"), ("@known", "1")]).known());
+    /// ```
+    pub fn known(&self) -> bool {
+        self.field("@known") == Some("1")
+    }
+
     /// A top-level field as a whole number; `None` where it is missing or not one. 0 stays 0, although the CRM means
     /// "none" by it in most fields.
     ///
