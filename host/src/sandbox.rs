@@ -32,7 +32,7 @@ use crate::outcome::{Effects, Fault, FaultKind, Outcome};
 use crate::plugin::{Limits, Manifest, RAISE};
 use cache::Cache;
 use compiler::Compiler;
-pub use component::{Inspection, Kind, LoadError, MANIFEST_SECTION, VERSION_SECTION, inspect};
+pub use component::{Inspection, Kind, LoadError, MANIFEST_SECTION, VERSION_SECTION, inspect, manifest_of, read_file};
 use engine::{Engine, StoreLimits};
 use meter::{Load, Meter, Metered};
 

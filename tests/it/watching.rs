@@ -95,7 +95,7 @@ async fn an_enquiry_that_is_given_away_on_its_page_is_told_as_that_and_by_whom_i
     };
     let id = crm.seed_lead(json!({ "title": "Заявка", "phone": "84957770011" })).unwrap().to_string();
     let added = json!(["lead.add", "poll", { "id": id, "clid": "0", "pid": "0", "did": "0" }]);
-    assert_eq!(told(&host, 1).await, [added.clone()]);
+    assert_eq!(told(&host, 1).await, std::slice::from_ref(&added));
     let given = |user: &str| json!(["lead.setuser", "poll", { "id": id, "iduser": user }]);
     crm.ui_give_lead(id.parse().unwrap(), 2).unwrap();
     assert_eq!(told(&host, 2).await, [added.clone(), given("2")]);

@@ -58,6 +58,6 @@ pub fn unknown_plugins(config: &registry::Options, known: &BTreeSet<PluginName>)
 pub fn plugins_in(folder: &Path) -> BTreeSet<PluginName> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let files = entries.filter(|path| path.extension().is_some_and(|extension| extension == "wasm"));
-    let name = |path| Some(sandbox::inspect(&std::fs::read(path).ok()?).ok()?.manifest?.name);
+    let name = |path: std::path::PathBuf| Some(sandbox::manifest_of(&sandbox::read_file(&path).ok()?)?.name);
     files.filter_map(name).collect()
 }

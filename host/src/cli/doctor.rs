@@ -208,7 +208,7 @@ fn plugins(findings: &mut Findings, config: &Config) {
         if path.extension().is_none_or(|extension| extension != "wasm") {
             continue;
         }
-        let manifest = std::fs::read(&path).map_err(|error| error.to_string()).and_then(|bytes| {
+        let manifest = sandbox::read_file(&path).map_err(|error| error.to_string()).and_then(|bytes| {
             let inspection = sandbox::inspect(&bytes).map_err(|error| error.to_string())?;
             inspection.manifest.ok_or_else(|| "it has no manifest".to_owned())
         });

@@ -24,7 +24,7 @@ use super::{Error, MOST_KEPT, Notice, Options, Reread, Snapshot, live, not_appro
 use crate::journal::{Subscription, Subscriptions};
 use crate::parts::Parts;
 use crate::plugin::{Pattern, PluginName};
-use crate::sandbox::{CompiledPlugin, LoadError, Sandbox};
+use crate::sandbox::{self, CompiledPlugin, LoadError, Sandbox};
 use crate::telemetry;
 
 /// How long a file must not have changed before it is looked into.
@@ -197,8 +197,10 @@ impl Loader {
                 continue;
             }
             let found = read(path).and_then(|bytes| {
-                if !self.sandbox.is_compiled(&bytes) && crate::sandbox::inspect(&bytes).is_ok() {
-                    announce(&self.sender, path, &bytes);
+                if !self.sandbox.is_compiled(&bytes)
+                    && let Some(manifest) = sandbox::manifest_of(&bytes)
+                {
+                    announce(&self.sender, path, manifest.name);
                 }
                 load(path, bytes, &self.sandbox)
             });
@@ -422,14 +424,13 @@ fn notice(plugin: Option<&PluginName>, file: &Path, error: &Error) -> Notice {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    std::fs::read(path).map_err(|cause| Error::File { path: path.to_owned(), cause })
+    sandbox::read_file(path).map_err(|cause| Error::File { path: path.to_owned(), cause })
 }
 
 /// Tells that a file is being compiled: an interpreter takes half a minute.
-fn announce(sender: &watch::Sender<Arc<Snapshot>>, path: &Path, bytes: &[u8]) {
-    let name = crate::sandbox::inspect(bytes).ok().and_then(|found| Some(found.manifest?.name));
-    telemetry::compiling(path, name.as_ref());
-    tell_compiling(sender, Some((path.to_owned(), name)));
+fn announce(sender: &watch::Sender<Arc<Snapshot>>, path: &Path, name: PluginName) {
+    telemetry::compiling(path, Some(&name));
+    tell_compiling(sender, Some((path.to_owned(), Some(name))));
 }
 
 fn tell_compiling(sender: &watch::Sender<Arc<Snapshot>>, compiling: Option<(PathBuf, Option<PluginName>)>) {

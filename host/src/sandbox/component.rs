@@ -4,6 +4,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::io::Read;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -11,6 +14,7 @@ use wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAM
 use wasmparser::{ComponentTypeRef, Encoding, Parser, Payload};
 use wit_component::ComponentEncoder;
 
+use super::compiler::MOST_FILE;
 use crate::contract::API_MAJOR;
 use crate::plugin::{Manifest, ManifestError};
 
@@ -29,7 +33,7 @@ const HANDLER: &str = "handle";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum LoadError {
     /// Larger than any plugin.
-    #[error("the file has {0} bytes, a plugin has at most {most}", most = super::compiler::MOST_FILE)]
+    #[error("the file has {0} bytes, a plugin has at most {most}", most = MOST_FILE)]
     TooLarge(usize),
     /// Takes too much to be made ready.
     #[error("making the plugin ready takes {0}: it is no ordinary plugin")]
@@ -154,11 +158,40 @@ pub struct Inspection {
     pub problems: Vec<LoadError>,
 }
 
+/// Reads a plugin's file: a regular one, and no more of it than a plugin can have.
+///
+/// # Errors
+/// As reading a file has them; what is no regular file is refused, because reading it may never end.
+pub fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let most = u64::try_from(MOST_FILE).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// What a file says of itself, where it can be read; nothing else of it is looked at.
+pub fn manifest_of(bytes: &[u8]) -> Option<Manifest> {
+    guarded(|| Examined::new(bytes)?.manifest).ok()
+}
+
 /// Looks at a file without running it and without an engine.
 ///
 /// # Errors
 /// When nothing can be told of it: [`LoadError::Empty`], [`LoadError::NotWasm`], [`LoadError::Damaged`].
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
+    guarded(|| inspected(bytes))
+}
+
+/// Some files make the libraries that read them panic: that is the file's fault.
+fn guarded<T>(look: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadError> {
+    let looked = std::panic::catch_unwind(AssertUnwindSafe(look));
+    looked.unwrap_or_else(|_| Err(LoadError::Damaged("what reads it failed on it".to_owned())))
+}
+
+fn inspected(bytes: &[u8]) -> Result<Inspection, LoadError> {
     let examined = Examined::new(bytes)?;
     validate(bytes)?;
     let shape = examined.shape_error(bytes);

@@ -94,7 +94,7 @@ pub struct Error {
 /// # Errors
 /// When it can't be read. Whatever is wrong with its contents stands in the report.
 pub fn inspect(file: &Path) -> Result<Report, Error> {
-    let bytes = std::fs::read(file).map_err(|cause| Error { path: file.to_owned(), cause })?;
+    let bytes = sandbox::read_file(file).map_err(|cause| Error { path: file.to_owned(), cause })?;
     Ok(match sandbox::inspect(&bytes) {
         Ok(inspection) => report(file, &inspection),
         Err(error) => Report {

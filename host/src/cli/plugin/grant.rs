@@ -106,7 +106,7 @@ fn manifest(plugin: &str, config: &Config) -> anyhow::Result<Manifest> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Option<Manifest>> {
-    let bytes = std::fs::read(path).with_context(|| format!("`{}` can't be read", path.display()))?;
+    let bytes = sandbox::read_file(path).with_context(|| format!("`{}` can't be read", path.display()))?;
     let inspection = sandbox::inspect(&bytes).with_context(|| format!("`{}` is no plugin", path.display()))?;
     Ok(inspection.manifest)
 }

@@ -95,8 +95,8 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
     };
-    let bytes = std::fs::read(&args.file).with_context(|| format!("failed to read `{}`", args.file.display()))?;
-    let name = sandbox::inspect(&bytes).ok().and_then(|found| Some(found.manifest?.name));
+    let bytes = sandbox::read_file(&args.file).with_context(|| format!("failed to read `{}`", args.file.display()))?;
+    let name = sandbox::manifest_of(&bytes).map(|manifest| manifest.name);
     let unread = |config: &Config| config.unread_of(&format!("plugins.{}", name.as_ref()?)).map(str::to_owned);
     if let Some(why) = config.as_ref().and_then(unread) {
         return Ok(told(&Problems(vec![why])));
