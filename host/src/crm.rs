@@ -260,7 +260,9 @@ impl Client {
                 self.inner.send(method, action, arguments).await
             };
             match answer {
-                Err(Error::Transport(_) | Error::Unsent(_)) if let Some(wait) = waits.next() => {
+                Err(Error::Transport(_) | Error::Unsent(_) | Error::NotTheApi(Stranger::Status(504)))
+                    if let Some(wait) = waits.next() =>
+                {
                     tokio::time::sleep(*wait).await
                 }
                 answer => return answer,
@@ -306,9 +308,9 @@ impl Inner {
         let status = response.status();
         match Stranger::of_status(status, response.headers(), jiff::Timestamp::now()) {
             None => {}
-            // Its backend is gone, or answers too slowly.
-            Some(Stranger::Status(status @ (502 | 504))) => {
-                return Err(Error::Transport(format!("the CRM's web server answered {status}")));
+            // Its backend closed the connection. A 504 says only that the proxy waits no longer.
+            Some(Stranger::Status(502)) => {
+                return Err(Error::Transport("the CRM's web server answered 502".to_owned()));
             }
             Some(stranger @ Stranger::Busy { after, .. }) => {
                 let error = Error::NotTheApi(stranger);

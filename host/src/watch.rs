@@ -253,8 +253,15 @@ impl<S: Source> Reader<S> {
         for number in order {
             memory.looked_at = number;
             let record = number.to_string();
-            let (Some(mut row), Some(seen)) = (pass.at_work.remove(&number), self.source.lead(&record).await?) else {
-                continue;
+            let Some(mut row) = pass.at_work.remove(&number) else { continue };
+            let seen = match self.source.lead(&record).await {
+                Ok(Some(seen)) => seen,
+                Ok(None) => continue,
+                Err(error) => {
+                    // What was found before is told all the same.
+                    self.store(pass, findings).await?;
+                    return Err(error.into());
+                }
             };
             row.extend(seen);
             let known = pass.known.get(&record).cloned();

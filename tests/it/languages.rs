@@ -40,7 +40,7 @@ const JS: Side = Side {
     programs: &["node", "npm"],
     native: &["node", "--test", "--test-reporter=tap"],
     helper: ("salesman.test.js", include_str!("../../plugin-sdk/js/salesman.test.js")),
-    passed: "# pass 5",
+    passed: "# pass 6",
     handler: ("handler.js", include_str!("../fixtures/languages/handler.js")),
     told: "Error: the shelf is empty\n",
     place: "handler.js:27:",

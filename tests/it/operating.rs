@@ -236,7 +236,7 @@ fn an_address_that_is_not_there_yet_is_waited_for_and_what_may_pass_has_a_code_o
     let port = taken.local_addr().unwrap().to_string();
     for (listen, more, code, words) in [
         (port.as_str(), "", 6, "can't be listened on"),
-        (port.as_str(), "data_dir = \"host.toml\"", 2, "can't be written"),
+        (port.as_str(), "data_dir = \"host.toml\"", 2, "is a file"),
         ("127.0.0.1:http", "", 2, "listen"),
     ] {
         let ended = serve(listen, more).output().unwrap();

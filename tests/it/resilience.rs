@@ -114,7 +114,7 @@ async fn whatever_answers_in_place_of_the_api_uses_up_no_attempts() {
     let more = "[retry]\nattempts = 1\nfirst_ms = 1";
     let mut setup = Setup::new().unwrap().crm(&crm).plugins(folder.path()).more(more);
     // A write that a page came back for is in doubt for as long as the CRM may still be at it.
-    setup.crm_lines = "timeout_ms = 300".to_owned();
+    setup.crm_lines = "timeout_ms = 300\nlinger_ms = 1000".to_owned();
     let host = setup.start().await.unwrap();
     for (n, (status, retry_after, body, words)) in INSTEAD.into_iter().enumerate() {
         crm.fault_on(None, None, usize::MAX, Fault::Instead { status, retry_after, body });

@@ -99,8 +99,9 @@ fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
     eprintln!("      cargo {}", arguments.join(" "));
     let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
         .current_dir(root())
+        // Not by the environment: the tests run cargo on crates of their own.
+        .args(["--config", "build.rustc-workspace-wrapper = 'clippy-driver'"])
         .args(arguments)
-        .env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver")
         // In the form in which `cargo clippy` hands its own arguments on.
         .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__")
         .status();

@@ -69,6 +69,8 @@ impl Attempt {
         let patience = self.reach.crm.as_ref().map_or(Duration::ZERO, crm::Client::timeout);
         match error {
             crm::Error::NotTheApi(Stranger::Php(_)) => End::Answered,
+            // Somebody between answered: PHP may still be at it.
+            crm::Error::NotTheApi(_) => End::Unknown,
             _ if took < patience => End::Closed,
             _ => End::Unknown,
         }
@@ -113,15 +115,20 @@ impl Attempt {
         let until = match end {
             End::Answered => now,
             End::Closed => now.saturating_add(millis(AFTER_CLOSE)),
-            End::Unknown => now.saturating_add(
-                client.as_ref().map_or(0, |client| millis(client.linger().saturating_sub(client.timeout()))),
-            ),
+            // As long after it was sent as a call can go on.
+            End::Unknown => {
+                let linger = client.as_ref().map_or(0, |client| millis(client.linger()));
+                now.saturating_sub(millis(took)).saturating_add(linger)
+            }
         };
         match asked.target.repeat {
             Repeat::Ask => return Err(self.uncertain(asked)),
             Repeat::Harmless if end == End::Answered => return self.harmless_page(asked).await,
             Repeat::Harmless if first && end == End::Closed && self.has_time_for(FIRST_PAUSE) => {
                 tokio::time::sleep(FIRST_PAUSE).await;
+                // Its events come again.
+                self.reach.journal.written(asked.write.clone(), Written::Withdrawn).await?;
+                self.reach.journal.intend(self.intent_of(asked)).await?;
                 return Ok(Settled::Again);
             }
             Repeat::Harmless => return Ok(Settled::Open),

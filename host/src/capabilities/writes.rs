@@ -190,6 +190,10 @@ impl Attempt {
             self.record_again(&call, &all, Ok(answer), "done before");
             return Ok(fields);
         }
+        if matches!(&known, Some(Intended::Answered(_))) {
+            // Only a part took: what is sent now is a new write, with events of its own.
+            self.reach.journal.written(write.clone(), Written::Withdrawn).await?;
+        }
         if !accepted.is_empty() {
             self.record_again(&call, &all, Ok("the loss of these columns is accepted by the plugin"), "losing");
         }

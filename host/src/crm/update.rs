@@ -182,7 +182,7 @@ async fn judged(
 ) -> Result<Changed, Error> {
     let doubt = match answer {
         Ok(answer) if !caller.shows_writes() || tells(wish, &changed, &answer) => {
-            return Ok(by_answer(wish, changed, &answer));
+            return Ok(by_answer(wish, before, changed, &answer));
         }
         Ok(_) => None,
         // PHP 8 fails after `person.update` has written: the CRM is done with it, and one look tells.
@@ -190,7 +190,10 @@ async fn judged(
         Err(error) if error.nothing_was_done() => return Err(error),
         Err(error) => return looked_for(caller, wish, before, changed, error).await,
     };
-    let after = read::again(caller, wish.kind, wish.id, wish.changes).await?;
+    // The write was sent: what keeps the look after it from coming about says nothing of the write.
+    let after = read::again(caller, wish.kind, wish.id, wish.changes).await.map_err(|error| {
+        Error::Transport(format!("the update was sent, and the record can't be read after it: {error}"))
+    })?;
     let changed = by_record(wish, before, &after, changed);
     match doubt {
         // The database may do better the next time; what it can't store, it never will.
@@ -237,7 +240,7 @@ fn is_identical(answer: &Value) -> bool {
     answer.get("result").and_then(Value::as_str).is_some_and(|text| text.contains("идентичны имеющимся"))
 }
 
-fn by_answer(wish: &Wish<'_>, changed: Vec<String>, answer: &Value) -> Changed {
+fn by_answer(wish: &Wish<'_>, before: &Map<String, Value>, changed: Vec<String>, answer: &Value) -> Changed {
     if !is_identical(answer) {
         return Changed { fields: changed, ..Changed::default() };
     }
@@ -248,6 +251,8 @@ fn by_answer(wish: &Wish<'_>, changed: Vec<String>, answer: &Value) -> Changed {
         match field.as_str() {
             "recv" if details => result.fields.push(field),
             name if columns::by_title(wish.kind).contains(&name) || columns::unseen(wish.kind).contains(&name) => {}
+            // It was there, in the CRM's own form of it.
+            name if wish.changes.get(name).is_some_and(|value| same::took(before, name, value)) => {}
             _ => result.not_written.push(field),
         }
     }
@@ -382,7 +387,7 @@ async fn in_numbers(
 fn number(value: &Value) -> Option<u64> {
     match value {
         Value::Number(number) => number.as_u64(),
-        Value::String(text) => text.parse().ok(),
+        Value::String(text) => text.trim().parse().ok(),
         _ => None,
     }
 }

@@ -89,15 +89,16 @@ impl Writer {
         let refusal = if self.place.holds() { None } else { Some(Error::Misplaced) };
         // The lock at once: between a look and a change the log must not begin anew.
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let mut first = Some(first);
         let result = transaction.and_then(|transaction| {
             let low = self.space.is_low(|| spare(&transaction));
             let (began, now) = (Instant::now(), self.clock.now());
-            let mut next = Some(first);
+            let mut next = first.take();
             while let Some(change) = next {
                 let (arrives, begins) = (change.arrives(), change.begins());
                 if let Some(refusal) = refusal.as_ref().filter(|_| begins) {
                     change.refuse(refusal);
-                } else if matches!(change, Change::Append(..)) && low {
+                } else if arrives && low {
                     change.refuse(&Error::Full);
                 } else {
                     news |= !matches!(change, Change::Take { .. } | Change::Sweep(..));
@@ -119,6 +120,16 @@ impl Writer {
             transaction.commit()
         });
         let result = result.map_err(|error| self.space.explain(&error));
+        // It did not even begin: whoever asked is told why, and not that the journal is closed.
+        if let (Some(change), Err(error)) = (first, &result) {
+            change.refuse(error);
+        }
+        // What was not committed was not learnt; where even that can't be read, what is known stays.
+        if result.is_err()
+            && let Ok(lists) = Lists::load(&self.connection)
+        {
+            self.lists = lists;
+        }
         // Moved away between the look and the commit: its sender keeps it, and nobody finds this one, or both are one by key.
         let lost = answers.iter().any(|(_, arrives)| *arrives) && !self.place.holds();
         // The change that failed has been answered; those before it are told here.

@@ -38,8 +38,8 @@ const MOST_MEMORY: u64 = 2 << 30;
 const MOST_SECONDS: u64 = 60;
 /// How long it may take on a machine that is busy with something else.
 const MOST_WAIT: Duration = Duration::from_secs(600);
-/// Signals of a process that used up its processor time.
-const OUT_OF_TIME: [Signal; 2] = [Signal::XCPU, Signal::KILL];
+/// Threads that compile: stacks and the allocator's arenas count as address space, and must not grow with the machine.
+const THREADS: &str = "4";
 
 /// Where plugins are compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,8 +84,9 @@ fn compile(bytes: &[u8]) -> Result<(Manifest, Vec<u8>), LoadError> {
 /// # Errors
 /// When a bound can't be set, or the host is gone.
 pub fn run(input: impl Read) -> std::io::Result<Vec<u8>> {
-    let bound = |resource, most| {
-        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+    let bound = |resource, most: u64| {
+        // The soft bound first: it ends the process by a signal of its own.
+        let limit = Rlimit { current: Some(most), maximum: Some(most.saturating_add(1)) };
         rustix::process::setrlimit(resource, limit)
     };
     bound(Resource::As, MOST_MEMORY)?;
@@ -111,6 +112,8 @@ fn in_process(program: &PathBuf, bytes: &[u8]) -> Result<(Manifest, Vec<u8>), Lo
     let mut child = Command::new(program)
         .arg(COMMAND)
         .env_clear()
+        .env("RAYON_NUM_THREADS", THREADS)
+        .env("MALLOC_ARENA_MAX", THREADS)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         // What a library says when it fails may quote the file.
@@ -162,8 +165,10 @@ fn parse(said: &[u8]) -> Option<Result<(Manifest, Vec<u8>), LoadError>> {
 /// What a process came to that did not answer.
 fn broken(status: ExitStatus) -> LoadError {
     match status.signal().and_then(Signal::from_named_raw) {
-        Some(signal) if OUT_OF_TIME.contains(&signal) => {
-            LoadError::TooMuch(format!("more than {MOST_SECONDS} s of processor time"))
+        Some(Signal::XCPU) => LoadError::TooMuch(format!("more than {MOST_SECONDS} s of processor time")),
+        // By the system for want of memory, by the host after too long a time, or by an operator.
+        Some(Signal::KILL | Signal::TERM | Signal::INT) => {
+            LoadError::Compiler("its process was ended: the machine has too little memory, or is too busy".to_owned())
         }
         Some(_) => LoadError::TooMuch(format!("more than {} MiB of memory, or its stack", MOST_MEMORY >> 20)),
         None => LoadError::Damaged("what reads it failed on it".to_owned()),

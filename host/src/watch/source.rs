@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::lists::List;
 use crate::crm;
+use crate::crm::stranger::Stranger;
 
 /// One record as a list or a look at it shows it.
 pub(super) type Row = Map<String, Value>;
@@ -44,7 +45,10 @@ impl Source for crm::Client {
                 Some(Value::Object(row)) if row.contains_key("iduser") => Ok(Some(row)),
                 _ => Ok(None),
             },
-            Err(crm::Error::Refused { .. }) => Ok(None),
+            // What one record breaks must not keep the others from being told.
+            Err(crm::Error::Refused { .. } | crm::Error::BadAnswer(_) | crm::Error::NotTheApi(Stranger::Php(_))) => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

@@ -167,9 +167,30 @@ async fn dead_some(State(console): State<Console>, form: Form) -> Response {
         if resolution == Resolution::Drop && chosen.len() > 1 && !form.is_confirmed() {
             return Ok(Step::Asks(confirm::these(&form, &console, &chosen).await?));
         }
-        console.resolve_these(&form.who, chosen, resolution).await.map(|changed| Step::Done(Some(changed)))
+        let meant = match form.number("before") {
+            Some(before) => dead_before(&console, chosen, before).await?,
+            None => chosen,
+        };
+        console.resolve_these(&form.who, meant, resolution).await.map(|changed| Step::Done(Some(changed)))
     };
     form.asked_or_done(done.await)
+}
+
+/// Those of the letters that were given up before a time: one that was retried and died anew meanwhile is another.
+async fn dead_before(console: &Console, chosen: Vec<DeliveryId>, before: i64) -> Result<Vec<DeliveryId>, Problem> {
+    let journal = console.journal.clone();
+    let meant = crate::console::blocking(move || {
+        let mut meant = Vec::new();
+        for DeliveryId(number) in chosen {
+            let filter = LetterFilter { until: Some(before), up_to: Some(number), ..LetterFilter::default() };
+            if !journal.letters(&filter, number.saturating_sub(1), 1)?.is_empty() {
+                meant.push(DeliveryId(number));
+            }
+        }
+        Ok(meant)
+    })
+    .await?;
+    Ok(meant)
 }
 
 async fn dead_all(State(console): State<Console>, form: Form) -> Response {
