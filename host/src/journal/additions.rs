@@ -39,9 +39,6 @@ pub(super) struct Added<'a> {
     pub(super) listed: bool,
 }
 
-/// Milliseconds by which events may overtake each other: a slow delivery of the CRM takes no longer.
-const OVERTAKEN: i64 = 60_000;
-
 /// An earlier `*.add` of the record.
 struct Earlier {
     seq: i64,
@@ -91,8 +88,8 @@ fn before(connection: &Connection, event: &Added<'_>) -> rusqlite::Result<(Optio
             continue;
         }
         if name != event.name {
-            // One that only overtook the addition says nothing of an older record.
-            touched |= row.get::<_, i64>(2)? < event.received_at - OVERTAKEN;
+            // Also one that came a moment ago: the express form on an existing client sends `client.edit`, then `client.add`.
+            touched = true;
             continue;
         }
         let earlier = Earlier {
