@@ -55,6 +55,14 @@ impl Outcome {
         }
     }
 
+    /// The stable code by which its dead letter is found: a fault's, that of the host's own refusal, or the word.
+    pub fn letter_code(&self, effects: &Effects) -> &'static str {
+        match self {
+            Self::Rejected { .. } => effects.refusal.unwrap_or(self.as_str()),
+            other => other.code().unwrap_or(other.as_str()),
+        }
+    }
+
     /// Why, in words; empty where there is nothing to say.
     pub fn reason(&self) -> String {
         match self {
@@ -160,6 +168,8 @@ pub struct Effects {
     pub counted: u32,
     /// Bytes of log, as they count against its limit.
     pub logged: u64,
+    /// The code by which the host itself refused its last safe update.
+    pub refusal: Option<&'static str>,
     /// Whether its last call to the CRM brought no answer, or was still waiting for one.
     pub crm_unanswered: bool,
     /// Whether it ended while nobody could tell whether a write was done: the next attempt looks, which is no failure.

@@ -191,7 +191,7 @@ fn reason(outcome: &Outcome, effects: &Effects) -> String {
     match outcome {
         Outcome::Failed(fault) if fault.kind == FaultKind::Trap => format!("{}: {call}{MORE}", fault.kind.code()),
         Outcome::Failed(fault) => format!("{}: {}", fault.kind.code(), fault.detail),
-        other => format!("{}: {call}{MORE}", other.as_str()),
+        other => format!("{}: {call}{MORE}", other.letter_code(effects)),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use integration_tests::host::Setup;
 use integration_tests::stand_in::{Fault, Options, Row, StandIn};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
@@ -251,6 +252,47 @@ async fn what_was_not_written_is_an_error_that_names_it() {
     );
     let result = changed(&mut caller, Kind::Task, id, json!({ "title": "a 😀" }), &["alert", "maintid"]).await;
     assert_eq!(code(&result), Some(NOT_WRITTEN), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_value_that_is_there_in_the_crms_own_form_is_no_failure() {
+    let (crm, mut caller) = both().await;
+    let id = crm.put_row("client", json!({ "title": "”Ромашка”, ООО", "iduser": 1 }));
+    let title = json!({ "title": "ООО \"Ромашка\"" });
+    let result = changed(&mut caller, Kind::Client, id, title, &[]).await;
+    assert!(result.is_ok(), "{result:?}");
+    assert_eq!(row(&crm, Kind::Client, id).text("title"), "”Ромашка”, ООО");
+}
+
+#[tokio::test]
+async fn an_update_after_which_the_record_can_not_be_read_stays_in_doubt() {
+    let (crm, mut caller) = both().await;
+    let id = crm.put_row("client", json!({ "title": "Второй", "iduser": 1 }));
+    let several = json!({ "des": "раз", "address": "два" });
+    let fault = Fault::Instead {
+        status: "200 OK", retry_after: None, body: "Ошибка подключения к БД: refused"
+    };
+    // The first read is good; those after the write are not.
+    crm.fault_on(Some("client"), Some("update"), 1, Fault::HtmlAfterWrite);
+    crm.fault_after(Some("client"), Some("info"), (1, usize::MAX), fault);
+    let error = changed(&mut caller, Kind::Client, id, several, &[]).await.unwrap_err();
+    assert!(!error.nothing_was_done(), "what was sent is not known to be undone: {error}");
+    assert_eq!(row(&crm, Kind::Client, id).text("des"), "раз");
+}
+
+#[tokio::test]
+async fn a_refusal_that_keeps_columns_takes_one_attempt_and_is_found_by_its_code() {
+    let crm = StandIn::start(Options::default()).await.unwrap();
+    let mut nobodys = a_person(0, 0, 0);
+    nobodys["tel"] = "8 (495) 765-43-21".into();
+    let pid = crm.put_row("person", nobodys);
+    let host = Setup::new().unwrap().crm(&crm).plugins(crate::samples()).start().await.unwrap();
+    let id = host.accepted(&format!("event=person.add&pid={pid}&iduser1=2")).await.unwrap();
+    host.settled(&id).await.unwrap();
+    let letters = host.api("dead?code=crm.would_lose").await.unwrap();
+    let found: Vec<_> = letters["items"].as_array().unwrap().iter().map(|letter| &letter["attempts"]).collect();
+    assert_eq!(found, [1], "{letters}");
+    assert_eq!(row(&crm, Kind::Person, pid).text("tel"), "8 (495) 765-43-21");
 }
 
 #[tokio::test]

@@ -79,6 +79,20 @@ async fn a_lost_answer_is_found_in_the_list_or_told_as_uncertain_and_never_sent_
 }
 
 #[tokio::test]
+async fn a_proxy_that_waits_no_longer_is_no_end_of_the_crms_work() {
+    for hooked in [true, false] {
+        let (crm, host, _folder) = both(hooked).await;
+        // A task that is known to be older.
+        delivered(&host, "event=write.event&id=1&sin=add-task&title=older").await;
+        crm.fault_on(Some("task"), Some("add"), 1, Fault::Impatient(Duration::from_millis(700)));
+        let delivery = delivered(&host, "event=write.event&id=2&sin=add-task&title=wanted").await;
+        assert_eq!(delivery["state"], "done", "{delivery}");
+        let wanted = crm.tasks().iter().filter(|task| task.text("title") == "wanted").count();
+        assert_eq!(wanted, 1, "{hooked} {delivery}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_surely_not_done_is_sent_again() {
     for (fault, times) in [(Fault::Down, 1), (Fault::HtmlFatal, 1), (Fault::Status500, 1), (Fault::Hang, 1)] {
         let (crm, host, _folder) = both(false).await;

@@ -195,12 +195,23 @@ impl StandIn {
 
     /// Plans one fault for the next REST call, whichever it is.
     pub fn fault(&self, fault: Fault) {
-        lock(&self.shared.faults).add(fault, None, None, 1);
+        lock(&self.shared.faults).add(fault, None, None, (0, 1));
     }
 
     /// Plans a fault for the next `times` calls of a method and action; `None` fits any. The chat is the method `chat`.
     pub fn fault_on(&self, method: Option<&str>, action: Option<&str>, times: usize, fault: Fault) {
-        lock(&self.shared.faults).add(fault, method, action, times);
+        self.fault_after(method, action, (0, times), fault);
+    }
+
+    /// As [`StandIn::fault_on`], after a number of fitting calls that go well.
+    pub fn fault_after(
+        &self,
+        method: Option<&str>,
+        action: Option<&str>,
+        skip_and_times: (usize, usize),
+        fault: Fault,
+    ) {
+        lock(&self.shared.faults).add(fault, method, action, skip_and_times);
     }
 
     /// Forgets all planned faults.

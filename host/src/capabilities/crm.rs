@@ -122,7 +122,14 @@ impl Attempt {
             Ok(changes) => changes,
             Err(error) => return Ok(Err(error)),
         };
-        answer_for_plugin(self.crm_update(kind, id, &changes, &accepted).await)
+        let answer = self.crm_update(kind, id, &changes, &accepted).await;
+        self.effects.refusal = match &answer {
+            Err(Failure::Crm(crm::Error::Refused { code: Some(code), .. })) => {
+                [update::WOULD_LOSE, update::NOT_WRITTEN].into_iter().find(|own| own == code)
+            }
+            _ => None,
+        };
+        answer_for_plugin(answer)
     }
 }
 

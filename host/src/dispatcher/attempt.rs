@@ -112,7 +112,7 @@ async fn settle(shared: &Shared, claimed: &Claimed, settlement: Settlement) {
 fn show(shared: &Shared, claimed: &Claimed, settlement: Arc<Settlement>) {
     if settlement.next == Next::Dead && shared.signals.receiver_count() > 0 {
         let (queue, delivery, event) = (claimed.queue.clone(), claimed.delivery, claimed.event.name.clone());
-        let code = settlement.outcome.code().unwrap_or(settlement.outcome.as_str()).to_owned();
+        let code = settlement.outcome.letter_code(&settlement.effects).to_owned();
         shared.signals.send(Signal::DeadLetter { queue, delivery, event, code }).ok();
     }
     if shared.feed.receiver_count() > 0 {

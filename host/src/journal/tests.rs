@@ -81,6 +81,23 @@ fn stateful(claimed: &Claimed, seen: &[(&str, Option<u64>)], writes: &[(&str, St
 }
 
 #[tokio::test]
+async fn a_store_that_somebody_else_holds_is_refused_by_name_and_goes_on_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(1);
+    let journal = open(folder.path(), &clock);
+    let handle = journal.handle();
+    let other = rusqlite::Connection::open(folder.path().join("journal.sqlite")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = handle.append(event("deal.edit", None)).await;
+    assert!(matches!(refused, Err(Error::Store(_))), "whoever gets `Closed` gives up for good: {refused:?}");
+    let refused = handle.take(subscriptions(), budgets(1)).await.map(drop);
+    assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
+    other.execute_batch("ROLLBACK").unwrap();
+    handle.append(event("deal.edit", None)).await.unwrap();
+    assert_eq!(handle.take(subscriptions(), budgets(1)).await.unwrap().claimed.len(), 2);
+}
+
+#[tokio::test]
 async fn state_that_changed_meanwhile_is_never_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::manual(1);

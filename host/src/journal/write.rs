@@ -403,8 +403,7 @@ fn settle(connection: &Connection, settlement: &Settlement, batch: &mut Batch<'_
         Next::Skipped => 4,
         Next::Dead => 5,
     };
-    // The words by which dead letters are found: the fault's code, or what the plugin answered.
-    let code = settlement.outcome.code().unwrap_or(settlement.outcome.as_str());
+    let code = settlement.outcome.letter_code(&settlement.effects);
     connection
         .prepare_cached(
             "UPDATE delivery SET state = ?2, at = ?3, began = 0, reason = nullif(?4, ''), code = ?5 WHERE seq = ?1",

@@ -235,7 +235,7 @@ pub(super) fn attempted(claimed: &crate::journal::Claimed, outcome: &Outcome, ne
         histogram!(DELIVERY, "plugin" => plugin.clone()).record(Duration::from_millis(waited).as_secs_f64());
     }
     if next == Next::Dead {
-        let code = outcome.code().unwrap_or(outcome.as_str());
+        let code = outcome.letter_code(effects);
         counter!(LETTERS, "plugin" => plugin, "code" => code).increment(1);
     }
 }

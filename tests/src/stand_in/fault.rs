@@ -35,6 +35,8 @@ pub enum Fault {
         /// The body.
         body: &'static str,
     },
+    /// A proxy says 504 at once, and PHP goes on: the record is written, and its events are fired, only after this time.
+    Impatient(Duration),
     /// No answer ever: a worker is held until the caller gives up; nothing is written.
     Hang,
 }
@@ -55,15 +57,24 @@ struct Rule {
     method: Option<String>,
     /// `None` fits every action.
     action: Option<String>,
+    /// Fitting calls that go well before the first fault.
+    skip: usize,
     left: usize,
 }
 
 impl Faults {
-    pub(super) fn add(&mut self, fault: Fault, method: Option<&str>, action: Option<&str>, times: usize) {
+    pub(super) fn add(
+        &mut self,
+        fault: Fault,
+        method: Option<&str>,
+        action: Option<&str>,
+        (skip, times): (usize, usize),
+    ) {
         self.rules.push(Rule {
             fault,
             method: method.map(ToOwned::to_owned),
             action: action.map(ToOwned::to_owned),
+            skip,
             left: times,
         });
     }
@@ -74,9 +85,14 @@ impl Faults {
 
     /// Uses up the first rule that fits this call.
     pub(super) fn take(&mut self, method: &str, action: &str) -> Option<Fault> {
-        let rule = self.rules.iter_mut().find(|rule| rule.left > 0 && rule.fits(method, action))?;
-        rule.left -= 1;
-        Some(rule.fault)
+        for rule in self.rules.iter_mut().filter(|rule| rule.left > 0 && rule.fits(method, action)) {
+            if rule.skip == 0 {
+                rule.left -= 1;
+                return Some(rule.fault);
+            }
+            rule.skip -= 1;
+        }
+        None
     }
 }
 

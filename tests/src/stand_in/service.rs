@@ -72,6 +72,10 @@ async fn rest(shared: &Arc<Shared>, mut stream: TcpStream, request: &Request, me
         }
         Some(Fault::HtmlFatal) => return answer(&mut stream, "200 OK", JSON, FATAL_PAGE).await,
         Some(Fault::Slow(delay)) => tokio::time::sleep(delay).await,
+        Some(Fault::Impatient(delay)) => {
+            answer(&mut stream, "504 Gateway Time-out", HTML, "<h1>504 Gateway Time-out</h1>").await?;
+            tokio::time::sleep(delay).await;
+        }
         _ => {}
     }
     let Some(reply) = received.handle(shared, method) else {
@@ -81,7 +85,7 @@ async fn rest(shared: &Arc<Shared>, mut stream: TcpStream, request: &Request, me
         hooks::fire(shared, event).await;
     }
     let body = match fault {
-        Some(Fault::CloseAfterWrite) => return Ok(()),
+        Some(Fault::CloseAfterWrite | Fault::Impatient(_)) => return Ok(()),
         Some(Fault::HtmlAfterWrite) => FATAL_PAGE.to_owned(),
         Some(Fault::JsonThenHtml) => format!("{}{FATAL_PAGE}", reply.body),
         Some(Fault::InvalidJson) => reply.body.chars().take(reply.body.chars().count() / 2).collect(),
