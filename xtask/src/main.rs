@@ -93,11 +93,6 @@ fn test(rest: &[&str]) -> anyhow::Result<()> {
     cargo(&[&["test", "--workspace"], rest].concat())
 }
 
-/// Tests at once: two for each processor.
-fn test_threads() -> usize {
-    std::thread::available_parallelism().map_or(2, std::num::NonZero::get).saturating_mul(2)
-}
-
 /// Runs cargo with clippy as the compiler of the workspace's own code: lints that are denied fail the build, and what the
 /// code depends on is compiled once, where `cargo clippy` would want all of it a second time in a form of its own.
 fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
@@ -107,8 +102,6 @@ fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
         // Not by the environment: the tests run cargo on crates of their own.
         .args(["--config", "build.rustc-workspace-wrapper = 'clippy-driver'"])
         .args(arguments)
-        // Most tests wait for something most of the time.
-        .env("RUST_TEST_THREADS", test_threads().to_string())
         // In the form in which `cargo clippy` hands its own arguments on.
         .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__")
         .status();
