@@ -108,6 +108,10 @@ impl Sandbox {
     /// # Errors
     /// [`LoadError`] says what is wrong with the file and what to do.
     pub fn compile(&self, bytes: &[u8]) -> Result<CompiledPlugin, LoadError> {
+        component::guarded(|| self.prepared(bytes))
+    }
+
+    fn prepared(&self, bytes: &[u8]) -> Result<CompiledPlugin, LoadError> {
         let hash = component::digest(bytes);
         let cached = self.cache.as_ref().and_then(|cache| cache.get(self.engine.wasmtime(), &hash));
         let (manifest, compiled) = match cached {

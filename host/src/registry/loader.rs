@@ -9,7 +9,6 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +23,7 @@ use super::{Error, MOST_KEPT, Notice, Options, Reread, Snapshot, live, not_appro
 use crate::journal::{Subscription, Subscriptions};
 use crate::parts::Parts;
 use crate::plugin::{Pattern, PluginName};
-use crate::sandbox::{self, CompiledPlugin, LoadError, Sandbox};
+use crate::sandbox::{self, CompiledPlugin, Sandbox};
 use crate::telemetry;
 
 /// How long a file must not have changed before it is looked into.
@@ -441,19 +440,13 @@ fn tell_compiling(sender: &watch::Sender<Arc<Snapshot>>, compiling: Option<(Path
 }
 
 fn load(path: &Path, bytes: Vec<u8>, sandbox: &Sandbox) -> Result<(CompiledPlugin, Vec<u8>), Error> {
-    let compiled = compile(sandbox, &bytes).map_err(|cause| Error::Load { path: path.to_owned(), cause })?;
+    let compiled = sandbox.compile(&bytes).map_err(|cause| Error::Load { path: path.to_owned(), cause })?;
     Ok((compiled, bytes))
-}
-
-/// A file can be such that the libraries which read it panic: that is the file's fault, and nobody else's.
-fn compile(sandbox: &Sandbox, bytes: &[u8]) -> Result<CompiledPlugin, LoadError> {
-    let compiled = std::panic::catch_unwind(AssertUnwindSafe(|| sandbox.compile(bytes)));
-    compiled.unwrap_or_else(|_| Err(LoadError::Damaged("reading it fails".to_owned())))
 }
 
 /// A version that was kept; none where it is lost or not what its name says.
 fn kept(versions: &Versions, sandbox: &Sandbox, name: &PluginName, hash: &str) -> Option<Arc<CompiledPlugin>> {
-    let compiled = versions.read(name, hash).ok().and_then(|bytes| compile(sandbox, &bytes).ok());
+    let compiled = versions.read(name, hash).ok().and_then(|bytes| sandbox.compile(&bytes).ok());
     let compiled = compiled.filter(|compiled| compiled.hash == hash && compiled.manifest.name == *name);
     if compiled.is_none() {
         telemetry::version_lost(name, hash);

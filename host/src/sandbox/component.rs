@@ -186,7 +186,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
 }
 
 /// Some files make the libraries that read them panic: that is the file's fault.
-fn guarded<T>(look: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadError> {
+pub(super) fn guarded<T>(look: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadError> {
     let looked = std::panic::catch_unwind(AssertUnwindSafe(look));
     looked.unwrap_or_else(|_| Err(LoadError::Damaged("what reads it failed on it".to_owned())))
 }
