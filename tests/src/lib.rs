@@ -6,6 +6,7 @@ pub mod crash;
 pub mod guest;
 pub mod host;
 pub mod load;
+pub mod mutate;
 pub mod php;
 pub mod stand_in;
 pub mod traffic;
