@@ -6,12 +6,14 @@
 
 pub mod calls;
 mod grants;
+mod limits;
 mod manifest;
 pub mod near;
 pub mod origin;
 
 pub use grants::{Grants, Refusal, Unchosen};
-pub use manifest::{Limits, LimitsPatch, Manifest, ManifestError, Pattern, Permissions, RAISE};
+pub use limits::{KINDS, Kind, Limits, LimitsPatch, RAISE};
+pub use manifest::{Manifest, ManifestError, Pattern, Permissions};
 
 use std::fmt;
 

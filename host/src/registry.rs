@@ -141,6 +141,8 @@ pub struct Notice {
     pub message: String,
     /// What it asks for, where it waits for approval.
     pub asks: Option<Permissions>,
+    /// The SHA-256 of the version that asks.
+    pub hash: Option<String>,
 }
 
 /// Why a plugin, or a version of it, is not live.
@@ -189,6 +191,8 @@ pub enum Error {
         more: Vec<String>,
         /// All that it asks for.
         asks: Box<Permissions>,
+        /// The version's hash.
+        hash: String,
         /// Whether no version of it serves meanwhile.
         first: bool,
     },
@@ -354,25 +358,36 @@ fn given(name: &PluginName, options: &Options) -> Permissions {
 fn not_approved(manifest: &Manifest, serving: Option<&Manifest>, options: &Options) -> Vec<String> {
     let name = &manifest.name;
     let has_section = options.plugins.get(name).is_some_and(|own| own.grants.is_some());
+    // Limits are weighed nowhere but in a grant, or in the configuration's own limits.
     let weighed = match serving {
         _ if options.dev => return Vec::new(),
         Some(serving) => serving.permissions.clone(),
-        None if has_section => return Vec::new(),
+        None if has_section => manifest.permissions.clone(),
         None => Permissions::default(),
     };
     let agreed = given(name, options).and(&weighed);
-    Grants::new(name.clone(), manifest.permissions.clone(), agreed, []).missing()
+    Grants::new(name.clone(), options.asks(manifest), agreed, []).missing()
+}
+
+impl Options {
+    /// What a plugin asks for that has to be granted.
+    pub fn asks(&self, manifest: &Manifest) -> Permissions {
+        let nothing = LimitsPatch::default();
+        manifest.asks(self.plugins.get(&manifest.name).map_or(&nothing, |own| &own.limits))
+    }
 }
 
 /// A compiled plugin with what the manifest asks and the configuration says.
 pub fn live(compiled: Arc<CompiledPlugin>, options: &Options) -> Live {
     let manifest = &compiled.manifest;
     let own = options.plugins.get(&manifest.name).cloned().unwrap_or_default();
-    let asked = manifest.permissions.clone();
-    let grants = if options.dev {
-        Grants::as_asked(manifest.name.clone(), asked, own.http_private)
+    let (asked, own_limits) = (options.asks(manifest), own.limits.clone());
+    let (grants, limits) = if options.dev {
+        (Grants::as_asked(manifest.name.clone(), asked, own.http_private), manifest.limits.clone())
     } else {
-        Grants::new(manifest.name.clone(), asked, given(&manifest.name, options), own.http_private)
+        let given = given(&manifest.name, options);
+        let limits = manifest.limits.within(&given.limits);
+        (Grants::new(manifest.name.clone(), asked, given, own.http_private), limits)
     };
     let mut settings = manifest.settings.clone();
     settings.extend(own.settings);
@@ -380,7 +395,7 @@ pub fn live(compiled: Arc<CompiledPlugin>, options: &Options) -> Live {
         grants: Arc::new(grants),
         settings: Value::Object(settings).to_string().into(),
         secrets: own.secrets.into(),
-        limits: Limits::default().with(&manifest.limits).with(&own.limits),
+        limits: Limits::default().with(&limits).with(&own_limits),
         concurrency: own.concurrency.unwrap_or(if careful(manifest) { 1 } else { options.concurrency }).max(1),
         ordered: !own.unordered,
         generation: 0,

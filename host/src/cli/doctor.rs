@@ -225,7 +225,7 @@ fn plugins(findings: &mut Findings, config: &Config) {
             Some(approved) => own.and(approved),
             None => own,
         };
-        let missing = Grants::new(name.clone(), manifest.permissions, given, []).missing();
+        let missing = Grants::new(name.clone(), config.registry.asks(&manifest), given, []).missing();
         if missing.is_empty() {
             good += 1;
         } else {

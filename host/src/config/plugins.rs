@@ -8,7 +8,7 @@ use toml::Value;
 use super::approvals;
 use super::findings::Findings;
 use super::read::Section;
-use crate::plugin::{LimitsPatch, Pattern, Permissions, PluginName, calls, origin};
+use crate::plugin::{KINDS, LimitsPatch, Pattern, Permissions, PluginName, calls, origin};
 use crate::registry::{self, PluginOptions};
 use crate::secret::Secret;
 
@@ -118,20 +118,14 @@ fn plugin(name: &str, value: Value, base: &Path, findings: &mut Findings) -> Plu
     options
 }
 
-/// A plugin's own limits.
+/// The limits in a section's `limits`: a plugin's own, or those that were granted.
 fn limits(section: &mut Section<'_>) -> LimitsPatch {
     section.known.insert("limits");
     let Some(table) = section.table.get("limits").cloned() else { return LimitsPatch::default() };
     let mut own = Section::new(format!("{}.limits", section.name), Some(table), section.findings);
-    let calls = own.optional_number("calls", 0, u32::MAX.into());
-    let limits = LimitsPatch {
-        memory_mib: own.optional_number("memory_mib", 1, 512),
-        cpu_ms: own.optional("cpu_ms"),
-        time_ms: own.optional("time_ms"),
-        calls: calls.and_then(|calls| u32::try_from(calls).ok()),
-        log_kib: own.optional("log_kib"),
-        reply_kib: own.optional("reply_kib"),
-    };
+    let limits = LimitsPatch::of(
+        KINDS.map(|kind| own.optional_number(kind.key, u64::from(kind.key == "memory_mib"), kind.most)),
+    );
     if limits.time_ms.zip(limits.cpu_ms).is_some_and(|(time, cpu)| time < cpu) {
         own.problem("time_ms", "is shorter than `cpu_ms`: the processor time could never be used up");
     }
@@ -179,6 +173,8 @@ pub(super) fn grants(mut section: Section<'_>, by_hand: bool) -> (Permissions, V
     let http = origins("http");
     let private = if by_hand { origins("http_private") } else { Vec::new() };
     let state = section.optional("state").unwrap_or_default();
+    // By hand they stand in the plugin's own section.
+    let limits = if by_hand { LimitsPatch::default() } else { limits(&mut section) };
     section.end();
-    (Permissions { crm, http, state }, private)
+    (Permissions { crm, http, state, limits }, private)
 }

@@ -280,17 +280,17 @@ impl Console {
         self.not_done(who, ("plugin.rollback", plugin.as_str()), done).await
     }
 
-    /// Grants a plugin what it asks for, with real addresses in place of `*`; or (`false`) takes everything back.
+    /// Grants a plugin what the version of this hash asks for, with these addresses in place of `*`; or (`None`) takes
+    /// everything back.
     pub(super) async fn grant(
         &self,
         who: &Operator,
         plugin: &PluginName,
-        origins: Vec<String>,
-        grant: bool,
+        shown: Option<(String, Vec<String>)>,
     ) -> Result<(), Problem> {
-        let permissions = if grant { Some(self.asked(plugin, origins)?) } else { None };
+        let action = if shown.is_some() { "plugin.grant" } else { "plugin.revoke" };
+        let permissions = shown.map(|(hash, origins)| self.asked(plugin, &hash, &origins)).transpose()?;
         let details = permissions.as_ref().and_then(|given| serde_json::to_string(given).ok()).unwrap_or_default();
-        let action = if grant { "plugin.grant" } else { "plugin.revoke" };
         self.audit(who, action, plugin.as_str(), &details).await?;
         let (approve, of) = (std::sync::Arc::clone(&self.approve), plugin.clone());
         let done = tokio::task::spawn_blocking(move || approve(&of, permissions.as_ref()));
@@ -298,16 +298,20 @@ impl Console {
         self.not_done(who, (action, plugin.as_str()), done).await
     }
 
-    fn asked(&self, plugin: &PluginName, origins: Vec<String>) -> Result<Permissions, Problem> {
+    /// What is granted: the wishes that were shown, of no version that came since.
+    fn asked(&self, plugin: &PluginName, shown: &str, origins: &[String]) -> Result<Permissions, Problem> {
         let snapshot = self.registry.snapshot();
-        let waiting =
-            snapshot.notices.iter().find(|notice| notice.plugin.as_ref() == Some(plugin) && notice.asks.is_some());
-        let asked = match (waiting.and_then(|notice| notice.asks.clone()), snapshot.plugins.get(plugin)) {
-            (Some(asked), _) => asked,
-            (None, Some(live)) => live.compiled.manifest.permissions.clone(),
-            (None, None) => return Err(Problem::not_found("no plugin of this name serves or waits for approval")),
-        };
-        asked.chosen(&origins).map_err(|refusal| Problem::bad_filter(refusal.to_string()))
+        let mut waiting = snapshot.notices.iter().filter(|notice| notice.plugin.as_ref() == Some(plugin));
+        let waiting = waiting.find_map(|notice| notice.hash.clone().zip(notice.asks.clone()));
+        let serving = snapshot.plugins.get(plugin);
+        let asks = waiting.or_else(|| serving.map(|live| (live.compiled.hash.clone(), live.grants.asked().clone())));
+        let (hash, asked) =
+            asks.ok_or_else(|| Problem::not_found("no plugin of this name serves or waits for approval"))?;
+        if hash != shown {
+            let words = "another version of the plugin is there now: look at what it asks for, then grant it";
+            return Err(Problem::new(StatusCode::CONFLICT, "console.other_version", words));
+        }
+        asked.chosen(origins).map_err(|refusal| Problem::bad_filter(refusal.to_string()))
     }
 
     /// Forgets everything about a record; in steps, each of them small.

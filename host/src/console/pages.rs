@@ -262,6 +262,7 @@ struct PluginPage<'a> {
     row: Row,
     path: PluginPath,
     permissions: Vec<(String, bool)>,
+    shown_hash: String,
     open_choice: bool,
     something_missing: bool,
     failures: Vec<FailedAttempt>,
@@ -273,9 +274,21 @@ async fn plugin(State(console): State<Console>, seen: Seen, Path(name): Path<Str
     let path = api::path(&console, &name).await.map_err(frame.refuse())?;
     let row = Row::of(frame.words(), &path.plugin);
     let failures = api::failures_of(&console, Some(name), 10).await.map_err(frame.refuse())?;
-    let (permissions, open_choice) = shown::permissions(&path.plugin);
+    let permissions = shown::permissions(&path.plugin);
+    let asks = path.plugin.asks().map(|(hash, asks)| (hash.to_owned(), asks.http.iter().any(|origin| origin == "*")));
+    let (shown_hash, open_choice) = asks.unwrap_or_default();
     let (w, something_missing) = (frame.words(), permissions.iter().any(|(_, granted)| !granted));
-    Ok(page(&PluginPage { frame: &frame, w, row, path, permissions, open_choice, something_missing, failures }))
+    Ok(page(&PluginPage {
+        frame: &frame,
+        w,
+        row,
+        path,
+        permissions,
+        shown_hash,
+        open_choice,
+        something_missing,
+        failures,
+    }))
 }
 
 #[derive(Template)]

@@ -107,6 +107,11 @@ impl Grants {
         }
     }
 
+    /// What was asked.
+    pub fn asked(&self) -> &Permissions {
+        &self.asked
+    }
+
     /// Whether `call` (as `deal.list`) is allowed.
     ///
     /// # Errors
@@ -194,6 +199,7 @@ impl Grants {
         if self.asked.state && !given.state {
             missing.push("state".to_owned());
         }
+        missing.extend(self.asked.limits.missing(&given.limits));
         missing
     }
 
@@ -229,6 +235,7 @@ mod tests {
             crm: crm.iter().map(|text| Pattern::try_from((*text).to_owned()).unwrap()).collect(),
             http: http.iter().map(|text| (*text).to_owned()).collect(),
             state,
+            ..Permissions::default()
         }
     }
 

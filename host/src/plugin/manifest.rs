@@ -1,11 +1,10 @@
 //! `plugin.toml`, as it is embedded in a plugin's file.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::PluginName;
+use super::limits::LimitsPatch;
 use crate::text;
 
 /// What a plugin says of itself.
@@ -45,6 +44,50 @@ pub enum ManifestError {
     /// It asks for no event at all.
     #[error("the manifest names no event: add `events = [\"client.*\"]`")]
     NoEvents,
+    /// It holds more than a manifest may, or what does not look like what it is.
+    #[error("the manifest can't be used: {0}")]
+    Bounds(String),
+}
+
+/// Bytes of a whole manifest, settings included.
+const MOST_BYTES: usize = 64 << 10;
+/// Bytes of the version's text: it is stored with every attempt.
+const MOST_VERSION: usize = 64;
+/// Bytes of the description.
+const MOST_DESCRIPTION: usize = 2_000;
+/// Entries of one list.
+const MOST_ENTRIES: usize = 200;
+/// Bytes of one entry.
+const MOST_ENTRY: usize = 300;
+
+/// A text that people read on one line: bounded, and nothing in it that acts on a terminal or nobody sees.
+fn one_line(key: &str, text: &str, most: usize) -> Result<(), String> {
+    if text.len() > most {
+        return Err(format!("`{key}` has {} bytes, {most} are allowed", text.len()));
+    }
+    match text.chars().find(|character| character.is_control() || text::is_invisible(*character)) {
+        None => Ok(()),
+        Some(found) => {
+            Err(format!("`{key}` holds the character U+{:04X}, which nobody sees: type it anew", u32::from(found)))
+        }
+    }
+}
+
+fn list<'a>(key: &str, entries: impl ExactSizeIterator<Item = &'a str>) -> Result<(), String> {
+    if entries.len() > MOST_ENTRIES {
+        return Err(format!("`{key}` has {} entries, {MOST_ENTRIES} are allowed", entries.len()));
+    }
+    entries.into_iter().try_for_each(|entry| one_line(key, entry, MOST_ENTRY))
+}
+
+/// A text with what nobody sees, but for ends of lines, in a form that is seen: it quotes the file.
+fn printable(text: &str) -> String {
+    let shown = |character: char| match character {
+        '\n' => "\n".to_owned(),
+        other if other.is_control() || text::is_invisible(other) => other.escape_debug().to_string(),
+        other => other.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 impl Manifest {
@@ -53,16 +96,44 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`] names the line and the key.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        if bytes.len() > MOST_BYTES {
+            return Err(ManifestError::Bounds(format!("it has {} bytes, {MOST_BYTES} are allowed", bytes.len())));
+        }
         let text = text::of(bytes.to_vec()).map_err(|error| ManifestError::NotText(error.to_string()))?;
-        let manifest: Self = toml::from_str(&text).map_err(|error| ManifestError::Form(error.to_string()))?;
-        if manifest.events.is_empty() {
+        let manifest: Self =
+            toml::from_str(&text).map_err(|error| ManifestError::Form(printable(&error.to_string())))?;
+        manifest.checked()
+    }
+
+    /// This manifest, where all in it has its bounds and looks like what it is.
+    ///
+    /// # Errors
+    /// [`ManifestError::NoEvents`], [`ManifestError::Bounds`].
+    pub fn checked(self) -> Result<Self, ManifestError> {
+        if self.events.is_empty() {
             return Err(ManifestError::NoEvents);
         }
-        if let Some(name) = unseen(&manifest.settings) {
-            let words = format!("the setting `{}` has an invisible character in its name", name.escape_debug());
-            return Err(ManifestError::Form(words));
+        self.bounds().map_err(ManifestError::Bounds)?;
+        Ok(self)
+    }
+
+    fn bounds(&self) -> Result<(), String> {
+        one_line("version", &self.version, MOST_VERSION)?;
+        one_line("description", &self.description, MOST_DESCRIPTION)?;
+        list("events", self.events.iter().map(Pattern::as_str))?;
+        list("permissions.crm", self.permissions.crm.iter().map(Pattern::as_str))?;
+        list("permissions.http", self.permissions.http.iter().map(String::as_str))?;
+        self.limits.check().map_err(|words| format!("of its limits, {words}"))?;
+        if let Some(name) = unseen(&self.settings) {
+            return Err(format!("the setting `{}` has an invisible character in its name", printable(name)));
         }
-        Ok(manifest)
+        Ok(())
+    }
+
+    /// All that it asks of an administrator: its permissions, and its limits where they lie above the host's defaults and
+    /// the administrator has not `decided` them.
+    pub fn asks(&self, decided: &LimitsPatch) -> Permissions {
+        Permissions { limits: self.limits.raised(decided), ..self.permissions.clone() }
     }
 
     /// Whether the plugin wants events of this name.
@@ -144,6 +215,9 @@ pub struct Permissions {
     /// The plugin's own state.
     #[serde(default)]
     pub state: bool,
+    /// Limits above the host's defaults; a manifest has them in a section of their own.
+    #[serde(skip_deserializing, skip_serializing_if = "LimitsPatch::is_empty")]
+    pub limits: LimitsPatch,
 }
 
 impl Permissions {
@@ -153,78 +227,14 @@ impl Permissions {
         self.crm.extend(others.crm.iter().cloned());
         self.http.extend(others.http.iter().cloned());
         self.state |= others.state;
+        self.limits = self.limits.and(&others.limits);
         self
     }
-}
 
-/// Where a limit is raised, for the words of faults.
-pub const RAISE: &str =
-    "under `[limits]` of `plugin.toml`, or under `[plugins.NAME.limits]` of the host's configuration";
-
-/// The bounds of one attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of memory, all memories of the plugin together.
-    pub memory: u64,
-    /// Processor time.
-    pub cpu: Duration,
-    /// Time from start to end, waiting for the CRM included.
-    pub time: Duration,
-    /// Calls to the CRM, to the outside and to state, together.
-    pub calls: u32,
-    /// Bytes of log.
-    pub log: u64,
-    /// Bytes of the reply's text.
-    pub reply: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            memory: 64 << 20,
-            cpu: Duration::from_secs(1),
-            time: Duration::from_secs(30),
-            calls: 1_000,
-            log: 64 << 10,
-            reply: 16 << 10,
-        }
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.crm.is_empty() && self.http.is_empty() && !self.state && self.limits.is_empty()
     }
-}
-
-impl Limits {
-    /// The largest memory that any plugin can be given; the instance pool is made for it.
-    pub const MOST_MEMORY: u64 = 512 << 20;
-
-    /// These limits with the patch's own in their place.
-    #[must_use]
-    pub fn with(&self, patch: &LimitsPatch) -> Self {
-        Self {
-            memory: patch.memory_mib.map_or(self.memory, |mib| (mib << 20).min(Self::MOST_MEMORY)),
-            cpu: patch.cpu_ms.map_or(self.cpu, Duration::from_millis),
-            time: patch.time_ms.map_or(self.time, Duration::from_millis),
-            calls: patch.calls.unwrap_or(self.calls),
-            log: patch.log_kib.map_or(self.log, |kib| kib << 10),
-            reply: patch.reply_kib.map_or(self.reply, |kib| kib << 10),
-        }
-    }
-}
-
-/// Some limits; the others stay as they are.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LimitsPatch {
-    /// Mebibytes of memory, at most 512.
-    pub memory_mib: Option<u64>,
-    /// Milliseconds of processor time.
-    pub cpu_ms: Option<u64>,
-    /// Milliseconds from start to end.
-    pub time_ms: Option<u64>,
-    /// Host calls.
-    pub calls: Option<u32>,
-    /// Kibibytes of log.
-    pub log_kib: Option<u64>,
-    /// Kibibytes of the reply's text.
-    pub reply_kib: Option<u64>,
 }
 
 #[cfg(test)]

@@ -337,7 +337,8 @@ impl Loader {
                     path: file.clone(),
                     name: name.clone(),
                     more,
-                    asks: Box::new(compiled.manifest.permissions.clone()),
+                    asks: Box::new(self.options.asks(&compiled.manifest)),
+                    hash: compiled.hash.clone(),
                     first,
                 },
             ));
@@ -415,11 +416,18 @@ fn stamps(reread: Option<&Reread>) -> BTreeMap<PathBuf, Option<Stamp>> {
 }
 
 fn notice(plugin: Option<&PluginName>, file: &Path, error: &Error) -> Notice {
-    let asks = match error {
-        Error::WaitsForApproval { asks, .. } => Some((**asks).clone()),
-        _ => None,
+    let (asks, hash) = match error {
+        Error::WaitsForApproval { asks, hash, .. } => (Some((**asks).clone()), Some(hash.clone())),
+        _ => (None, None),
     };
-    Notice { plugin: plugin.cloned(), file: file.to_owned(), code: error.code(), message: error.to_string(), asks }
+    Notice {
+        plugin: plugin.cloned(),
+        file: file.to_owned(),
+        code: error.code(),
+        message: error.to_string(),
+        asks,
+        hash,
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {

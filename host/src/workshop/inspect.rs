@@ -118,7 +118,7 @@ pub fn report(file: &Path, inspection: &Inspection) -> Report {
         description: manifest.description.clone(),
         events: manifest.events.iter().map(wanted).collect(),
         permissions: manifest.permissions.clone(),
-        permissions_in_words: permissions::in_words(&manifest.permissions),
+        permissions_in_words: permissions::in_words(&manifest.asks(&LimitsPatch::default())),
         limits: manifest.limits.clone(),
         settings: manifest.settings.keys().cloned().collect(),
     });

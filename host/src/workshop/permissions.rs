@@ -4,7 +4,7 @@
 //! - The manifest's own line stands behind the words, because that is what is granted.
 
 use crate::crm;
-use crate::plugin::Permissions;
+use crate::plugin::{Kind, Permissions};
 
 /// The CRM's methods, and what they are about.
 const RECORDS: [(&str, &str); 17] = [
@@ -34,7 +34,12 @@ pub fn in_words(asked: &Permissions) -> Vec<String> {
         "*" => "send requests to an address that you choose (`*`)".to_owned(),
         origin => format!("send requests to {origin}"),
     });
-    calls.chain(requests).chain(asked.state.then(|| "keep its own state".to_owned())).collect()
+    let state = asked.state.then(|| "keep its own state".to_owned());
+    calls.chain(requests).chain(state).chain(asked.limits.set().map(limit_in_words)).collect()
+}
+
+fn limit_in_words((kind, limit): (Kind, u64)) -> String {
+    format!("use up to {limit} {} instead of {} (`{} = {limit}`)", kind.words, kind.default, kind.key)
 }
 
 fn call_in_words(call: &str) -> String {
@@ -76,7 +81,7 @@ fn verb(action: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::Pattern;
+    use crate::plugin::{LimitsPatch, Pattern};
 
     #[test]
     fn a_call_that_deletes_or_changes_is_not_shown_as_one_that_reads() {
@@ -106,12 +111,14 @@ mod tests {
             crm: vec![Pattern::try_from("lead.list".to_owned()).unwrap()],
             http: vec!["https://chat.example.com".to_owned(), "*".to_owned()],
             state: true,
+            limits: LimitsPatch { memory_mib: Some(256), ..LimitsPatch::default() },
         };
         let expected = [
             "read leads (`lead.list`)",
             "send requests to https://chat.example.com",
             "send requests to an address that you choose (`*`)",
             "keep its own state",
+            "use up to 256 MiB of memory instead of 64 (`memory_mib = 256`)",
         ];
         assert_eq!(in_words(&asked), expected);
         assert_eq!(in_words(&Permissions::default()), Vec::<String>::new());

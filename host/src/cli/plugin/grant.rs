@@ -50,7 +50,7 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let manifest = manifest(&args.plugin, &config)?;
-    let permissions = chosen(&manifest.permissions, &args.http)?;
+    let permissions = chosen(&config.registry.asks(&manifest), &args.http)?;
     let name = &manifest.name;
     let words = in_words(&permissions);
     if words.is_empty() {

@@ -70,15 +70,7 @@ fn line(label: &str, values: impl IntoIterator<Item = impl AsRef<str>>) {
 }
 
 fn limits(patch: &LimitsPatch) -> Vec<String> {
-    let own = [
-        ("memory_mib", patch.memory_mib),
-        ("cpu_ms", patch.cpu_ms),
-        ("time_ms", patch.time_ms),
-        ("calls", patch.calls.map(u64::from)),
-        ("log_kib", patch.log_kib),
-        ("reply_kib", patch.reply_kib),
-    ];
-    let own: Vec<String> = own.iter().filter_map(|(key, limit)| Some(format!("{key} = {}", (*limit)?))).collect();
+    let own: Vec<String> = patch.set().map(|(kind, limit)| format!("{} = {limit}", kind.key)).collect();
     if own.is_empty() { vec!["the host's defaults".to_owned()] } else { own }
 }
 

@@ -40,6 +40,14 @@ pub(in crate::console) struct Plugin {
     pub(in crate::console) waits_for_approval: bool,
 }
 
+impl Plugin {
+    /// What can be granted, and the hash of the version that asks it: the one that waits, else the one that serves.
+    pub(in crate::console) fn asks(&self) -> Option<(&str, &Permissions)> {
+        let waiting = self.notices.iter().find_map(|notice| notice.hash.as_deref().zip(notice.asks.as_ref()));
+        waiting.or_else(|| self.serving.as_ref().map(|serving| (serving.hash.as_str(), &serving.asks)))
+    }
+}
+
 /// What serves.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(in crate::console) struct Serving {
@@ -82,13 +90,17 @@ pub(in crate::console) struct LimitsView {
     pub(in crate::console) log: u64,
     /// Bytes of the reply's text.
     pub(in crate::console) reply: u64,
+    /// Bytes of state for each CRM.
+    pub(in crate::console) state: u64,
+    /// Keys of state for each CRM.
+    pub(in crate::console) state_keys: u64,
 }
 
 impl From<&Limits> for LimitsView {
     fn from(limits: &Limits) -> Self {
-        let Limits { memory, cpu, time, calls, log, reply } = limits;
+        let Limits { memory, cpu, time, calls, log, reply, state, keys: state_keys } = limits.clone();
         let (cpu_ms, time_ms) = (cpu.as_millis(), time.as_millis());
-        Self { memory: *memory, cpu_ms, time_ms, calls: *calls, log: *log, reply: *reply }
+        Self { memory, cpu_ms, time_ms, calls, log, reply, state, state_keys }
     }
 }
 
@@ -142,7 +154,7 @@ pub(in crate::console) async fn views(console: &Console) -> Result<Vec<Plugin>, 
             hash: live.compiled.hash.clone(),
             size: live.compiled.size,
             events: manifest.events.clone(),
-            asks: manifest.permissions.clone(),
+            asks: live.grants.asked().clone(),
             granted: live.grants.given().cloned(),
             not_granted: live.grants.missing(),
             limits: LimitsView::from(&live.limits),
@@ -278,15 +290,18 @@ pub(super) async fn roll_back(
     Ok(Json(RolledBack { hash }))
 }
 
-/// What is granted beyond the plain wishes.
-#[derive(Deserialize, Default, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+/// Which version's wishes are granted, and what beyond them.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Granted {
+    /// The SHA-256 of the version whose wishes were looked at: the notice's that waits for approval, else the plugin's own.
+    hash: String,
     /// Addresses for a plugin that leaves the choice to you (`http = ["*"]`).
+    #[serde(default)]
     http: Vec<String>,
 }
 
-/// Grants a plugin what it asks for.
+/// Grants a plugin what the version that was looked at asks for: permissions, and limits above the host's defaults.
 #[utoipa::path(post, path = "/api/v1/plugins/{name}/grant", params(("name" = String, Path)), request_body = Granted, responses((status = 200, body = Done), (status = "default", body = Refused)))]
 pub(super) async fn grant(
     State(console): State<Console>,
@@ -294,9 +309,12 @@ pub(super) async fn grant(
     Path(name): Path<String>,
     granted: Result<Json<Granted>, JsonRejection>,
 ) -> Result<Json<Done>, Problem> {
-    let Json(Granted { http }) =
-        granted.map_err(|_| Problem::bad_filter("send a JSON object, with `http` where needed"))?;
-    console.grant(&who, &named(name)?, http, true).await?;
+    let Json(Granted { hash, http }) = granted.map_err(|_| {
+        Problem::bad_filter(
+            "send a JSON object with `hash`, of the version that was looked at, and `http` where needed",
+        )
+    })?;
+    console.grant(&who, &named(name)?, Some((hash, http))).await?;
     Ok(Json(Done { done: true }))
 }
 
@@ -309,7 +327,7 @@ pub(super) async fn revoke(
     nothing: Result<Json<super::wishes::Nothing>, JsonRejection>,
 ) -> Result<Json<Done>, Problem> {
     super::wishes::empty(nothing)?;
-    console.grant(&who, &named(name)?, Vec::new(), false).await?;
+    console.grant(&who, &named(name)?, None).await?;
     Ok(Json(Done { done: true }))
 }
 

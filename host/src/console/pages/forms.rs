@@ -226,9 +226,9 @@ async fn plugin(State(console): State<Console>, Path((name, wish)): Path<(String
             "resume" => console.hold(who, &name, false).await?,
             "grant" => {
                 let lines = form.asked.get("http").split_whitespace().map(str::to_owned).collect();
-                console.grant(who, &name, lines, true).await?;
+                console.grant(who, &name, Some((form.asked.get("hash").to_owned(), lines))).await?;
             }
-            "revoke" => console.grant(who, &name, Vec::new(), false).await?,
+            "revoke" => console.grant(who, &name, None).await?,
             "rollback" => {
                 let to = Some(form.asked.get("to").to_owned()).filter(|to| !to.is_empty());
                 console.roll_back(who, &name, to, form.asked.get("newest") == "1").await?;

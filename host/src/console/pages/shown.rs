@@ -6,7 +6,7 @@ use crate::console::Problem;
 use crate::console::api::{EventQuery, Plugin};
 use crate::dispatcher::gate::Mode;
 use crate::journal::{LetterFilter, Wanted};
-use crate::plugin::{Grants, PluginName};
+use crate::plugin::{Grants, Permissions, PluginName};
 
 /// A plugin in a list.
 pub(super) struct Row {
@@ -59,43 +59,39 @@ pub(super) fn rows(w: &'static Words, plugins: &[Plugin]) -> Vec<Row> {
     plugins.iter().map(|plugin| Row::of(w, plugin)).collect()
 }
 
-/// Each thing that a plugin asks for, and whether it was granted; and whether it leaves the choice of addresses open.
-pub(super) fn permissions(plugin: &Plugin) -> (Vec<(String, bool)>, bool) {
-    let waiting = plugin.notices.iter().find_map(|notice| notice.asks.clone());
-    let is_waiting = waiting.is_some();
-    let serving = plugin.serving.as_ref();
-    let Some(asked) = waiting.or_else(|| serving.map(|serving| serving.asks.clone())) else {
-        return (Vec::new(), false);
+/// Each thing that a plugin asks for, and whether it was granted.
+pub(super) fn permissions(plugin: &Plugin) -> Vec<(String, bool)> {
+    let Some((_, asked)) = plugin.asks() else { return Vec::new() };
+    let given = match &plugin.serving {
+        Some(serving) => serving.granted.clone(),
+        None => Some(Permissions::default()),
     };
-    let given = match (serving, is_waiting) {
-        (Some(serving), _) => serving.granted.clone(),
-        (None, _) => Some(crate::plugin::Permissions::default()),
-    };
-    let open = asked.http.iter().any(|origin| origin == "*");
-    let grants = match given {
-        Some(given) => Grants::new(plugin.name.clone(), asked.clone(), given, []),
-        None => Grants::as_asked(plugin.name.clone(), asked.clone(), []),
+    let had = |one: Permissions| match &given {
+        None => true,
+        Some(given) => Grants::new(plugin.name.clone(), one, given.clone(), []).missing().is_empty(),
     };
     let mut list = Vec::new();
     for pattern in &asked.crm {
-        let one = crate::plugin::Permissions { crm: vec![pattern.clone()], ..Default::default() };
-        list.push((format!("crm {}", pattern.as_str()), covers(&grants, &plugin.name, one)));
+        let one = Permissions { crm: vec![pattern.clone()], ..Permissions::default() };
+        list.push((format!("crm {}", pattern.as_str()), had(one)));
     }
     for origin in &asked.http {
-        let one = crate::plugin::Permissions { http: vec![origin.clone()], ..Default::default() };
-        list.push((format!("http {origin}"), covers(&grants, &plugin.name, one)));
+        let one = Permissions { http: vec![origin.clone()], ..Permissions::default() };
+        list.push((format!("http {origin}"), had(one)));
     }
     if asked.state {
-        list.push(("state".to_owned(), grants.state().is_ok()));
+        list.push(("state".to_owned(), had(Permissions { state: true, ..Permissions::default() })));
     }
-    (list, open)
-}
-
-fn covers(grants: &Grants, name: &PluginName, one: crate::plugin::Permissions) -> bool {
-    match grants.given() {
-        None => true,
-        Some(given) => Grants::new(name.clone(), one, given.clone(), []).missing().is_empty(),
+    let granted = given.as_ref().map(|given| &given.limits);
+    for (kind, limit) in asked.limits.set() {
+        let missing = granted.map(|granted| asked.limits.missing(granted)).unwrap_or_default();
+        let line = format!("limit {} = {limit}", kind.key);
+        list.push((
+            format!("{line} ({} {}, instead of {})", limit, kind.words, kind.default),
+            !missing.contains(&line),
+        ));
     }
+    list
 }
 
 /// A time of a form, or why it can't be read.
