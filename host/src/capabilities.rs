@@ -25,8 +25,8 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::contract;
-use crate::journal::{self, DeliveryId, StateView};
-use crate::outcome::{Effects, FaultKind, HostCall};
+use crate::journal::{self, DeliveryId, StateUse, StateView};
+use crate::outcome::{Effects, FaultKind, HostCall, Quota};
 use crate::plugin::{Grants, Limits, RAISE};
 use crate::secret::Secret;
 pub use http::{Outside, OutsideAnswer, OutsideAnswers, OutsideRequest};
@@ -93,6 +93,11 @@ pub(crate) struct Attempt {
     asked: BTreeMap<[u8; 16], u32>,
     /// The plugin's own writes, which its reads must see.
     overlay: BTreeMap<String, state::Pending>,
+    /// What its plugin may keep, and what it kept when that was looked at.
+    quota: Quota,
+    kept_state: Option<StateUse>,
+    /// Bytes of keys and values in `overlay`.
+    written: u64,
     /// Keys whose stored value is recorded.
     state_read: BTreeSet<String>,
     wasi: WasiCtx,
@@ -115,6 +120,9 @@ impl Attempt {
             effects: Effects::default(),
             asked: BTreeMap::new(),
             overlay: BTreeMap::new(),
+            quota: Quota { bytes: limits.state, keys: limits.keys },
+            kept_state: None,
+            written: 0,
             state_read: BTreeSet::new(),
             // No folder, no variable, no argument, no socket; standard output and error go nowhere.
             wasi: WasiCtx::builder().build(),
@@ -130,6 +138,7 @@ impl Attempt {
     /// What the attempt leaves behind.
     pub(crate) fn into_effects(mut self) -> Effects {
         self.effects.state.writes = state::writes(self.overlay);
+        self.effects.state.quota = Some(self.quota);
         self.effects.counted = self.calls.saturating_sub(self.calls_left);
         self.effects.logged = self.log.saturating_sub(self.log_left);
         self.effects

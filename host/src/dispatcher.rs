@@ -1,7 +1,7 @@
 //! Decides what runs: one loop that routes, claims, hands out, and settles what comes back.
 //!
 //! - It holds no queue of its own: what waits is in the journal. What is claimed is bounded per queue.
-//! - A place is taken before an instance is made (`places`), and none is taken for a queue that is held back (`gate`).
+//! - A place is taken before an instance is made (`places`), with the memory that it may need (`memory`); and none is taken for a queue that is held back (`gate`).
 //! - An outcome is handed to the journal until it is stored, for as long as the host runs.
 //! - A host bug costs one attempt, not the process. A delivery that ends the process again and again is found out by
 //!   running those of its queue that are under suspicion one at a time, and given up.
@@ -10,6 +10,7 @@
 
 mod attempt;
 pub mod gate;
+mod memory;
 mod places;
 pub mod retry;
 
@@ -31,6 +32,8 @@ use crate::registry;
 use crate::sandbox::Sandbox;
 use crate::{crm, telemetry};
 use gate::{Breaker, Gate, Mode};
+pub use memory::of_machine;
+pub use places::Standing;
 use places::{Places, Seat};
 use retry::Policy;
 
@@ -55,6 +58,8 @@ pub struct Options {
     pub breaker: Breaker,
     /// Plugins at once, all together.
     pub instances: usize,
+    /// Bytes of memory that they may hold, all together.
+    pub memory: u64,
     /// How long running plugins may go on when the host stops.
     pub drain: Duration,
     /// The names of all CRMs.
@@ -182,6 +187,11 @@ impl Handle {
         Ok(())
     }
 
+    /// The places in which plugins run, and their memory.
+    pub fn standing(&self) -> Standing {
+        self.shared.places.standing()
+    }
+
     /// Every queue of a live plugin, and every other that ever had a delivery.
     pub fn queues(&self) -> Vec<QueueView> {
         let lines: Vec<Arc<Line>> = locked(&self.shared.lines).values().cloned().collect();
@@ -278,7 +288,7 @@ impl Drop for Counted {
 impl Dispatcher {
     /// A dispatcher; nothing runs yet.
     pub fn new(options: Options, tools: Tools) -> Self {
-        let places = Places::new(options.instances);
+        let places = Places::new(options.instances, options.memory);
         let ((feed, _), (signals, _)) = (broadcast::channel(FEED), broadcast::channel(SIGNALS));
         let (lines, held, bell) = (Mutex::default(), Mutex::default(), Notify::new());
         Self { shared: Arc::new(Shared { tools, options, places, lines, bell, feed, signals, held }) }

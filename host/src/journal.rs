@@ -10,6 +10,7 @@
 //! attempt   (delivery, number) ─ times, outcome, reason, code, usage, log
 //! host_call (delivery, attempt, ordinal) ─ what was called, what came back
 //! state     (plugin, account, key) ─ value, version
+//! state_use (plugin, account) ─ keys and bytes of state; counted as they change
 //! tally     (queue, code) ─ deliveries that are open (no code) or dead; counted as they change
 //! minute    (minute, queue) ─ what came, what ended and how
 //! audit     what operators did
@@ -47,6 +48,7 @@ mod retention;
 mod route;
 mod search;
 mod space;
+mod state;
 mod subscription;
 mod waiting;
 mod write;
@@ -81,6 +83,7 @@ pub use read::{
 pub use retention::{Retention, Swept, keep};
 pub use search::{EventFilter, FailedAttempt, Found, Wanted};
 pub use space::Disk;
+pub use state::{StateOf, StateUse};
 pub use subscription::{Subscription, Subscriptions};
 pub use writes::{Intended, Intent, Write, WriteView, Written};
 
@@ -98,12 +101,19 @@ pub struct Options {
     pub duplicates: Duplicates,
     /// Bytes that must be free on the disk; with less, new events are refused. 0: the disk is not looked at.
     pub least_free: u64,
+    /// Bytes that the state of all plugins may have, all together.
+    pub most_state: u64,
 }
 
 impl Options {
     /// A store in this folder, with everything else as it is by default; the disk's room is not looked at.
     pub fn in_folder(data_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), duplicates: Duplicates { fold: true, repeated_add: true }, least_free: 0 }
+        Self {
+            data_dir: data_dir.into(),
+            duplicates: Duplicates { fold: true, repeated_add: true },
+            least_free: 0,
+            most_state: u64::MAX,
+        }
     }
 }
 
@@ -227,6 +237,12 @@ pub enum Settled {
     Applied,
     /// The plugin's state changed under the attempt: nothing of it took effect, and it is ready to run again.
     Conflict,
+    /// The plugin (`all`: all plugins together) would keep more state than it may: nothing took effect, and the attempt
+    /// has yet to be settled otherwise.
+    StateFull {
+        /// Whether it is the bound on all plugins together.
+        all: bool,
+    },
 }
 
 enum Change {
@@ -307,7 +323,7 @@ impl Journal {
             connection,
             clock,
             Arc::clone(&bell),
-            options.duplicates,
+            (options.duplicates, options.most_state),
             space::Space::new(Arc::clone(&room)),
             Arc::clone(&place),
             checkpointer,

@@ -114,6 +114,8 @@ pub enum FaultKind {
     ReplyLimit,
     /// It made more host calls than it may.
     CallLimit,
+    /// It would keep more state than it may.
+    StateLimit,
     /// It handed over a text that is not UTF-8.
     Text,
     /// It handed over a pointer or a length that leads out of its memory.
@@ -139,6 +141,7 @@ impl FaultKind {
             Self::TimeLimit => "plugin.time_limit",
             Self::MemoryLimit => "plugin.memory_limit",
             Self::TableLimit => "plugin.table_limit",
+            Self::StateLimit => "plugin.state_limit",
             Self::Text => "plugin.bad_text",
             Self::Pointer => "plugin.bad_pointer",
             Self::Reply => "plugin.bad_value",
@@ -186,6 +189,17 @@ pub struct StateEffects {
     pub seen: Vec<(String, Option<u64>)>,
     /// The last word on each key, in order of the keys.
     pub writes: Vec<(String, StateWrite)>,
+    /// What its plugin may keep; `None`: it is not looked at.
+    pub quota: Option<Quota>,
+}
+
+/// What a plugin may keep of one account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// How many keys.
+    pub keys: u64,
 }
 
 /// The last word on one key.

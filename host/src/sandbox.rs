@@ -4,6 +4,7 @@
 //! - **Every bound ends in its own fault**: processor time, time, memory, tables, stack, calls, reply. The host goes on.
 //! - **Processor time is the thread's own**, so a plugin is not charged for a busy machine. A plugin that computes
 //!   yields every few milliseconds; those that compute much share all processors but one, so that the rest never waits.
+//! - **Plugins run on threads of their own** (`threads`): an instruction that takes long holds up no event that comes in.
 //! - **What was compiled once is loaded** from a cache of the host's own (`cache`), and compiled again where that is damaged.
 //! - No folder, no variable, no socket. Clocks and random numbers are there.
 //!
@@ -16,6 +17,7 @@ mod component;
 mod engine;
 mod fault;
 mod meter;
+mod threads;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -35,6 +37,7 @@ use compiler::Compiler;
 pub use component::{Inspection, Kind, LoadError, MANIFEST_SECTION, VERSION_SECTION, inspect, manifest_of, read_file};
 use engine::{Engine, StoreLimits};
 use meter::{Load, Meter, Metered};
+use threads::Threads;
 
 /// How soon an attempt that waits for its turn is looked at again when its time seems to be over.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -58,6 +61,7 @@ pub struct Sandbox {
     linker: Linker<Running>,
     cache: Option<Cache>,
     compiler: Compiler,
+    threads: Threads,
 }
 
 /// A plugin that is ready to run.
@@ -99,7 +103,13 @@ impl Sandbox {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         contract::Plugin::add_to_linker::<Running, HasSelf<Attempt>>(&mut linker, |running| &mut running.attempt)?;
         let cache = options.cache.as_deref().and_then(|folder| Cache::open(folder, engine.fingerprint()));
-        Ok(Self { engine, linker, cache, compiler: options.compiler.clone() })
+        let threads = Threads::start()?;
+        Ok(Self { engine, linker, cache, compiler: options.compiler.clone(), threads })
+    }
+
+    /// The threads that attempts run on.
+    pub fn threads(&self) -> &tokio::runtime::Handle {
+        self.threads.handle()
     }
 
     /// Makes a plugin of a file: a core module of `wasm32-wasip1`, or a component. Takes processor time, unless the

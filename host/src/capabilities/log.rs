@@ -5,7 +5,7 @@ use crate::contract::log::{Host, Level};
 use crate::outcome::LogLine;
 
 /// Bytes that a line costs besides its text, so that empty lines are bounded too.
-const LINE_COST: u64 = 16;
+const LINE_COST: u64 = 64;
 /// Bytes of one line.
 const MOST_LINE: usize = 8 << 10;
 

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use super::{Attempt, LimitHit};
 use crate::contract::state::{Error, Host};
-use crate::outcome::{FaultKind, StateWrite};
+use crate::journal::StateUse;
+use crate::outcome::{FaultKind, Quota, StateWrite};
+use crate::plugin::{Limits, RAISE};
 
 /// Bytes of a key.
 const MOST_KEY: usize = 256;
@@ -33,6 +35,16 @@ pub(super) fn writes(overlay: BTreeMap<String, Pending>) -> Vec<(String, StateWr
     overlay.into_iter().map(|(key, pending)| (key, pending.write)).collect()
 }
 
+impl Pending {
+    fn bytes(&self) -> u64 {
+        self.value.as_ref().map_or(0, |value| size(value))
+    }
+}
+
+fn size(text: &str) -> u64 {
+    u64::try_from(text.len()).unwrap_or(u64::MAX)
+}
+
 type Answer<T> = wasmtime::Result<Result<T, Error>>;
 
 impl Attempt {
@@ -48,6 +60,51 @@ impl Attempt {
         Ok(Ok(()))
     }
 
+    /// Takes up a write, if the attempt may write so much, and its plugin keep it. Only near the plugin's bound is it
+    /// looked at what each key had before; what other attempts write meanwhile is seen when the outcome is stored.
+    fn take_up(&mut self, key: String, pending: Pending) -> Answer<()> {
+        let had = self.overlay.get(&key).map_or(0, |before| size(&key) + before.bytes());
+        let written = self.written - had + size(&key) + pending.bytes();
+        if written > Limits::STATE_WRITES {
+            let words = format!("one attempt writes at most {} bytes of state", Limits::STATE_WRITES);
+            return Ok(Err(full(&words)));
+        }
+        let kept = match self.kept_state {
+            Some(kept) => kept,
+            None => *self.kept_state.insert(self.reach.state.used().map_err(unreadable)?),
+        };
+        let keys = u64::try_from(self.overlay.len()).unwrap_or(u64::MAX) + 1;
+        let replaced = self.overlay.insert(key.clone(), pending);
+        let near = kept.bytes + written > self.quota.bytes || kept.keys + keys > self.quota.keys;
+        if near && self.has_grown_too_far(kept)? {
+            match replaced {
+                Some(before) => self.overlay.insert(key, before),
+                None => self.overlay.remove(&key),
+            };
+            let Quota { bytes, keys } = self.quota;
+            let words = format!(
+                "the plugin's state is full, {} MiB and {keys} keys for each CRM are allowed: delete what is no longer \
+                 needed, or have `state_mib` or `state_keys` raised {RAISE}",
+                bytes >> 20
+            );
+            return Ok(Err(full(&words)));
+        }
+        self.written = written;
+        Ok(Ok(()))
+    }
+
+    /// Whether what is written makes more of what was kept, and more than may be.
+    fn has_grown_too_far(&self, kept: StateUse) -> Result<bool, LimitHit> {
+        let (mut bytes, mut keys) = (kept.bytes, kept.keys);
+        for (key, pending) in &self.overlay {
+            let before = self.reach.state.size(key).map_err(unreadable)?;
+            let after = if pending.value.is_some() { size(key) + pending.bytes() } else { 0 };
+            bytes = (bytes + after).saturating_sub(before);
+            keys = (keys + u64::from(after > 0)).saturating_sub(u64::from(before > 0));
+        }
+        Ok(bytes > self.quota.bytes.max(kept.bytes) || keys > self.quota.keys.max(kept.keys))
+    }
+
     fn stored(&mut self, key: &str) -> Result<Option<(String, u64)>, LimitHit> {
         let at = self.since_start();
         let stored = self.reach.state.get(key).map_err(unreadable)?;
@@ -59,6 +116,11 @@ impl Attempt {
         }
         Ok(stored)
     }
+}
+
+/// A refusal with the code by which it is known.
+fn full(words: &str) -> Error {
+    Error::Invalid(format!("{}: {words}", FaultKind::StateLimit.code()))
 }
 
 /// The store's trouble is not the plugin's: the attempt ends as the host's fault, and is made again.
@@ -98,16 +160,14 @@ impl Host for Attempt {
                 value.len()
             ))));
         }
-        self.overlay.insert(key, Pending { write: StateWrite::Set(value.clone()), value: Some(value) });
-        Ok(Ok(()))
+        self.take_up(key, Pending { write: StateWrite::Set(value.clone()), value: Some(value) })
     }
 
     async fn delete(&mut self, key: String) -> Answer<()> {
         if let Err(error) = self.state_call(&key)? {
             return Ok(Err(error));
         }
-        self.overlay.insert(key, Pending { write: StateWrite::Delete, value: None });
-        Ok(Ok(()))
+        self.take_up(key, Pending { write: StateWrite::Delete, value: None })
     }
 
     async fn increment(&mut self, key: String, amount: i64) -> Answer<i64> {
@@ -132,8 +192,7 @@ impl Host for Attempt {
             Some(StateWrite::Add(before)) => StateWrite::Add(before.saturating_add(amount)),
             None => StateWrite::Add(amount),
         };
-        self.overlay.insert(key, Pending { write, value: Some(sum.to_string()) });
-        Ok(Ok(sum))
+        Ok(self.take_up(key, Pending { write, value: Some(sum.to_string()) })?.map(|()| sum))
     }
 
     async fn keys(&mut self, prefix: String, after: Option<String>) -> Answer<Vec<String>> {

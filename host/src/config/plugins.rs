@@ -8,6 +8,7 @@ use toml::Value;
 use super::approvals;
 use super::findings::Findings;
 use super::read::Section;
+use crate::dispatcher;
 use crate::plugin::{KINDS, LimitsPatch, Pattern, Permissions, PluginName, calls, origin};
 use crate::registry::{self, PluginOptions};
 use crate::secret::Secret;
@@ -17,10 +18,14 @@ pub(super) fn plugins(
     base: &Path,
     dev: bool,
     findings: &mut Findings,
-) -> (registry::Options, u32) {
+) -> (registry::Options, (u32, u64)) {
     let mut section = Section::new("plugins", value, findings);
     let dir: PathBuf = section.required("dir");
     let instances = u32::try_from(section.number("instances", 1, 1_000)).unwrap_or(1);
+    let memory = match section.number("memory_mib", 0, 1 << 30) {
+        0 => dispatcher::of_machine(),
+        mib => mib << 20,
+    };
     let concurrency = usize::try_from(section.number("concurrency", 1, 1_000)).unwrap_or(1);
     let grants_file = base.join(section.required::<PathBuf>("grants"));
     let own: Vec<(String, Value)> = section
@@ -61,7 +66,7 @@ pub(super) fn plugins(
         plugins,
         accounts: BTreeMap::new(),
     };
-    (options, instances)
+    (options, (instances, memory))
 }
 
 /// Puts secrets into the place of `{ env = "NAME" }` and `{ file = "path" }`, wherever they stand in a plugin's settings.

@@ -71,7 +71,9 @@ pub(super) fn without_live_parts(table: &mut Table) {
             act(section);
         }
     };
-    section(table, "plugins", &|plugins| plugins.retain(|key, _| matches!(key, "dir" | "grants" | "instances")));
+    section(table, "plugins", &|plugins| {
+        plugins.retain(|key, _| matches!(key, "dir" | "grants" | "instances" | "memory_mib"))
+    });
     section(table, "crm", &|crm| {
         for (_, account) in crm.iter_mut() {
             if let Value::Table(account) = account {
@@ -242,7 +244,7 @@ pub(super) fn config(table: &Table, places: Places, base: &Path, source: &Source
 
     let Accounts { clients: crm, intake: accounts, plugins: own_plugins, users, watches } =
         accounts(sections.remove("crm"), base, &mut findings);
-    let (mut registry, instances) = plugins(sections.remove("plugins"), base, source.dev, &mut findings);
+    let (mut registry, (instances, memory)) = plugins(sections.remove("plugins"), base, source.dev, &mut findings);
     registry.store = base.join(&data_dir).join("plugins");
 
     registry.accounts = own_plugins;
@@ -312,12 +314,18 @@ pub(super) fn config(table: &Table, places: Places, base: &Path, source: &Source
             max_senders: usize::try_from(max_senders).unwrap_or(usize::MAX),
             told: None,
         },
-        journal: journal::Options { data_dir: base.join(&data_dir), duplicates, least_free },
+        journal: journal::Options {
+            data_dir: base.join(&data_dir),
+            duplicates,
+            least_free,
+            most_state: retention.size / 2,
+        },
         retention,
         dispatcher: dispatcher::Options {
             retry: policy,
             breaker,
             instances: usize::try_from(instances).unwrap_or(1),
+            memory,
             drain,
             accounts: accounts.keys().cloned().collect(),
         },

@@ -16,11 +16,15 @@ pub(super) fn routes() -> Router<Console> {
 
 async fn metrics(State(console): State<Console>) -> Result<Response, Problem> {
     let (journal, now) = (console.journal.clone(), console.clock.now());
-    let (backlog, queues, disk) =
-        blocking(move || Ok((journal.backlog()?, journal.queue_minutes(now)?, journal.disk()))).await?;
+    let read = move || Ok((journal.backlog()?, journal.queue_minutes(now)?, journal.disk(), journal.state_uses()?));
+    let (backlog, queues, disk, state) = blocking(read).await?;
     let snapshot = console.registry.snapshot();
     let serves = |name: &str| snapshot.plugins.keys().any(|plugin| plugin.as_str() == name);
+    let places = console.queues.standing();
     let standing = Standing {
+        state: state.into_iter().map(|of| (of.plugin, of.account, of.bytes)).collect(),
+        plugin_memory: (places.memory, places.memory_taken),
+        waiting: u64::try_from(places.waiting).unwrap_or(u64::MAX),
         backlog: vec![
             ("unrouted", backlog.unrouted),
             ("open", backlog.open),

@@ -150,6 +150,7 @@ words! {
     last_one: "The last one", "Последнее";
     let_serve: "Let it serve", "Включить";
     letters: "One by one", "По одному";
+    plugin_memory: "Memory of running plugins", "Память работающих плагинов";
     kept_state: "state", "память плагина";
     limits: "Limits", "Пределы";
     lines_dropped: "Lines that did not fit", "Строк не поместилось";

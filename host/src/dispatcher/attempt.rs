@@ -10,6 +10,7 @@ use super::{Counted, Delivered, STORE_AGAIN, Shared, Signal, retry};
 use crate::capabilities::Reach;
 use crate::journal::{self, Claimed, Settled, Settlement};
 use crate::outcome::{Effects, Fault, FaultKind, Next, Outcome};
+use crate::plugin::RAISE;
 use crate::registry::Live;
 use crate::telemetry;
 
@@ -44,13 +45,18 @@ async fn attempt(shared: &Arc<Shared>, claimed: &Claimed, counted: &Counted) {
     let suspect = claimed.interruptions >= SUSPECT_AFTER;
     let line = Arc::clone(&counted.line);
     let alone = if suspect { Some(line.alone.lock().await) } else { None };
-    let Some(place) = shared.places.take(counted.line.seat).await else {
-        // The queue is held back, or the host stops: what has not begun does not begin.
-        return release(shared, claimed).await;
-    };
-    // The newest version, however long it waited; one that was removed meanwhile runs when it returns.
-    let Some(live) = shared.tools.registry.snapshot().plugins.get(&claimed.queue.plugin).cloned() else {
-        return release(shared, claimed).await;
+    let newest = || shared.tools.registry.snapshot().plugins.get(&claimed.queue.plugin).cloned();
+    let (place, live) = loop {
+        let Some(before) = newest() else { return release(shared, claimed).await };
+        let Some(place) = shared.places.take(counted.line.seat, before.limits.held()).await else {
+            // The queue is held back, or the host stops: what has not begun does not begin.
+            return release(shared, claimed).await;
+        };
+        // The newest version, however long it waited; one that was removed meanwhile runs when it returns.
+        let Some(live) = newest() else { return release(shared, claimed).await };
+        if live.limits.held() <= before.limits.held() {
+            break (place, live);
+        }
     };
     let started_at = shared.tools.clock.now();
     let given_up = claimed.crashes >= MOST_CRASHES;
@@ -87,19 +93,49 @@ async fn attempt(shared: &Arc<Shared>, claimed: &Claimed, counted: &Counted) {
     telemetry::delivered(claimed, &outcome, next, &effects, ended_at);
     let (delivery, attempt, version) = (claimed.delivery, claimed.attempt, live.version());
     let settlement = Settlement { delivery, attempt, version, started_at, ended_at, outcome, effects, next };
-    settle(shared, claimed, settlement).await;
+    // Kept for the case that there is no room; a settlement without state has always room.
+    let again = Some(&settlement).filter(|settlement| !settlement.effects.state.writes.is_empty()).cloned();
+    if let (Some(all), Some(settlement)) = (settle(shared, claimed, settlement).await, again) {
+        let outcome = Outcome::Failed(Fault::new(FaultKind::StateLimit, state_full(&live, all)));
+        let next = retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), ended_at);
+        judge(shared, claimed, counted, gate::verdict(&outcome, false), ended_at);
+        telemetry::delivered(claimed, &outcome, next, &settlement.effects, ended_at);
+        settle(shared, claimed, Settlement { outcome, next, ..settlement }).await;
+    }
     drop(alone);
 }
 
-async fn settle(shared: &Shared, claimed: &Claimed, settlement: Settlement) {
+fn state_full(live: &Live, all: bool) -> String {
+    if all {
+        return "the state of all plugins together has half of the journal's size: raise `retention.max_mib`, or have \
+                what is no longer needed deleted"
+            .to_owned();
+    }
+    format!(
+        "the plugin would keep more than {} MiB or {} keys of state for this CRM: raise `state_mib` or `state_keys` \
+         {RAISE} if it needs more",
+        live.limits.state >> 20,
+        live.limits.keys
+    )
+}
+
+/// Stores an attempt; where its state has no room, tells whether that of all plugins has none.
+async fn settle(shared: &Shared, claimed: &Claimed, settlement: Settlement) -> Option<bool> {
     // Shared, so that asking the store again costs no copy of the log and the calls.
     let settlement = Arc::new(settlement);
     loop {
         match shared.tools.journal.settle(Arc::clone(&settlement)).await {
-            Ok(Settled::Applied) => return show(shared, claimed, settlement),
-            Ok(Settled::Conflict) => return telemetry::state_conflict(claimed),
+            Ok(Settled::Applied) => {
+                show(shared, claimed, settlement);
+                return None;
+            }
+            Ok(Settled::Conflict) => {
+                telemetry::state_conflict(claimed);
+                return None;
+            }
+            Ok(Settled::StateFull { all }) => return Some(all),
             // The journal ends after the dispatcher; what it no longer takes is run again at the next start.
-            Err(journal::Error::Closed) => return,
+            Err(journal::Error::Closed) => return None,
             Err(error) => {
                 telemetry::store_refused("settle", &error);
                 tokio::time::sleep(STORE_AGAIN).await;
@@ -201,10 +237,11 @@ async fn invoke(shared: &Arc<Shared>, live: &Arc<Live>, claimed: &Claimed) -> (O
         secrets: Arc::clone(&live.secrets),
     };
     let (sandbox, live) = (Arc::clone(&tools.sandbox), Arc::clone(live));
+    let threads = sandbox.threads().clone();
     let (event, attempt) = (claimed.event.clone(), claimed.attempt);
     // A task of its own, so that a panic in the host's part ends as this attempt's fault.
     let running =
-        tokio::spawn(async move { sandbox.invoke(&live.compiled, &event, attempt, reach, &live.limits).await });
+        threads.spawn(async move { sandbox.invoke(&live.compiled, &event, attempt, reach, &live.limits).await });
     running.await.unwrap_or_else(|error| {
         telemetry::host_fault("sandbox", &error);
         let fault = Fault::new(FaultKind::Host, "the host failed while it ran the plugin: its log says more");

@@ -202,6 +202,28 @@ pub(super) const STEPS: &[&str] = &["
     CREATE INDEX effect_write ON effect (delivery, digest, occurrence);
     CREATE INDEX write_about ON write (account, kind, record) WHERE record IS NOT NULL;
     ALTER TABLE event ADD COLUMN known INTEGER NOT NULL DEFAULT 0;
+", "
+    CREATE TABLE state_use (
+        plugin INTEGER NOT NULL,
+        account TEXT NOT NULL,
+        keys INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        PRIMARY KEY (plugin, account)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO state_use
+        SELECT plugin, account, count(*), sum(octet_length(key) + octet_length(value)) FROM state GROUP BY plugin, account;
+    CREATE TRIGGER state_added AFTER INSERT ON state BEGIN
+        INSERT INTO state_use VALUES (NEW.plugin, NEW.account, 1, octet_length(NEW.key) + octet_length(NEW.value))
+            ON CONFLICT (plugin, account) DO UPDATE SET keys = keys + 1, bytes = bytes + excluded.bytes;
+    END;
+    CREATE TRIGGER state_changed AFTER UPDATE ON state BEGIN
+        UPDATE state_use SET bytes = bytes + octet_length(NEW.value) - octet_length(OLD.value)
+         WHERE plugin = NEW.plugin AND account = NEW.account;
+    END;
+    CREATE TRIGGER state_removed AFTER DELETE ON state BEGIN
+        UPDATE state_use SET keys = keys - 1, bytes = bytes - octet_length(OLD.key) - octet_length(OLD.value)
+         WHERE plugin = OLD.plugin AND account = OLD.account;
+    END;
 "];
 
 /// The journal's file in a data folder.

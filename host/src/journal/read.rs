@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 use serde::Serialize;
 
+use super::StateUse;
 use super::causes::{self, Cause};
 use super::search::Fate;
 use super::writes::{self, Intended, Write, WriteView};
@@ -490,6 +491,43 @@ impl StateView {
                     Ok((row.get(0)?, u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0)))
                 })
                 .optional()
+        })
+    }
+
+    /// Bytes of `key` and its stored value; 0 where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn size(&self, key: &str) -> Result<u64, Error> {
+        self.readers.read(|connection| {
+            let size = connection
+                .prepare_cached(
+                    "SELECT octet_length(key) + octet_length(value) FROM state
+                      WHERE plugin = (SELECT number FROM plugin WHERE name = ?1) AND account = ?2 AND key = ?3",
+                )?
+                .query_row(params![self.plugin.as_str(), self.account, key], |row| row.get::<_, i64>(0))
+                .optional()?;
+            Ok(size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0))
+        })
+    }
+
+    /// What is kept.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn used(&self) -> Result<StateUse, Error> {
+        self.readers.read(|connection| {
+            let number = |value: i64| u64::try_from(value).unwrap_or(0);
+            let used = connection
+                .prepare_cached(
+                    "SELECT keys, bytes FROM state_use
+                      WHERE plugin = (SELECT number FROM plugin WHERE name = ?1) AND account = ?2",
+                )?
+                .query_row(params![self.plugin.as_str(), self.account], |row| {
+                    Ok(StateUse { keys: number(row.get(0)?), bytes: number(row.get(1)?) })
+                })
+                .optional()?;
+            Ok(used.unwrap_or_default())
         })
     }
 

@@ -2,7 +2,8 @@
 //!
 //! - Only events are removed of which nothing waits, runs or is a dead letter, with all that belongs to them.
 //! - In small steps, bounded in events and time, so that intake never waits long behind one.
-//! - What is younger than a day stays, however large the store is.
+//! - An event that is younger than a day stays, however large the store is; what attempts at it recorded (calls, log)
+//!   does not, so that a plugin can't fill the disk.
 //! - The newest routed event stays, because numbers are given after the highest.
 //!
 //! Not here: a plugin's state, which has no age.
@@ -81,6 +82,10 @@ impl Sweep {
                     remove(connection, seq)?;
                     swept.removed += 1;
                 }
+            } else if over && !needed {
+                remove_records(connection, seq)?;
+            } else if over {
+                // It is needed, and so is what was recorded of it.
             } else if received_at <= now {
                 swept.more = false;
                 break;
@@ -103,6 +108,17 @@ fn used(connection: &Connection) -> rusqlite::Result<u64> {
     let ask = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
     let pages = ask("page_count")?.saturating_sub(ask("freelist_count")?);
     Ok(u64::try_from(pages.saturating_mul(ask("page_size")?)).unwrap_or(0))
+}
+
+/// Removes what attempts at an event recorded; that there were any stays.
+fn remove_records(connection: &Connection, event: i64) -> rusqlite::Result<()> {
+    for statement in [
+        "DELETE FROM host_call WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
+        "UPDATE attempt SET lines = '[]' WHERE lines <> '[]' AND delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
+    ] {
+        connection.prepare_cached(statement)?.execute([event])?;
+    }
+    Ok(())
 }
 
 pub(super) fn remove(connection: &Connection, event: i64) -> rusqlite::Result<()> {

@@ -18,13 +18,14 @@ use super::place::Place;
 use super::read::{EVENT_COLUMNS, event_from_row};
 use super::retention::Sweep;
 use super::space::Space;
+use super::state::{self, WrittenState};
 use super::{
     Bell, Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken, letters,
     operate, route, waiting, writes,
 };
 use crate::clock::Clock;
 use crate::event::{Appended, Event, EventId};
-use crate::outcome::{Effects, Next, Outcome, StateWrite};
+use crate::outcome::{Next, Outcome};
 
 /// How long changes are gathered before they are committed, however many wait: one plugin's many settlements must not
 /// hold up another's.
@@ -35,6 +36,7 @@ pub(super) struct Writer {
     clock: Clock,
     bell: Arc<Bell>,
     duplicates: Duplicates,
+    most_state: u64,
     space: Space,
     place: Arc<Place>,
     sweep: Sweep,
@@ -59,14 +61,27 @@ impl Writer {
         connection: Connection,
         clock: Clock,
         bell: Arc<Bell>,
-        duplicates: Duplicates,
+        (duplicates, most_state): (Duplicates, u64),
         space: Space,
         place: Arc<Place>,
         checkpointer: Checkpointer,
     ) -> rusqlite::Result<Self> {
         let lists = Lists::load(&connection)?;
         let (sweep, minutes, tally) = (Sweep::new(space.room()), Minutes::default(), Tally::default());
-        Ok(Self { connection, clock, bell, duplicates, space, place, sweep, minutes, tally, lists, checkpointer })
+        Ok(Self {
+            connection,
+            clock,
+            bell,
+            duplicates,
+            most_state,
+            space,
+            place,
+            sweep,
+            minutes,
+            tally,
+            lists,
+            checkpointer,
+        })
     }
 
     pub(super) fn run(mut self, mut changes: mpsc::Receiver<Change>, most: usize) {
@@ -105,6 +120,7 @@ impl Writer {
                     let mut batch = Batch {
                         now,
                         duplicates: self.duplicates,
+                        most_state: self.most_state,
                         sweep: &mut self.sweep,
                         minutes: &mut self.minutes,
                         tally: &mut self.tally,
@@ -178,6 +194,7 @@ impl Change {
 struct Batch<'a> {
     now: i64,
     duplicates: Duplicates,
+    most_state: u64,
     sweep: &'a mut Sweep,
     minutes: &'a mut Minutes,
     tally: &'a mut Tally,
@@ -384,12 +401,16 @@ fn settle(connection: &Connection, settlement: &Settlement, batch: &mut Batch<'_
 
     let good = matches!(settlement.outcome, Outcome::Done | Outcome::Skipped { .. });
     if good && !settlement.effects.state.writes.is_empty() {
-        if state_moved(connection, plugin, &account, &settlement.effects)? {
+        if state::moved(connection, plugin, &account, &settlement.effects)? {
             record(connection, settlement, "conflict", "another delivery changed the plugin's state meanwhile")?;
             again(connection, seq, now, false, "the plugin's state changed meanwhile")?;
             return Ok(Settled::Conflict);
         }
-        write_state(connection, plugin, &account, settlement)?;
+        match state::write(connection, (plugin, &account), settlement, batch.most_state)? {
+            WrittenState::Applied => {}
+            WrittenState::Full => return Ok(Settled::StateFull { all: false }),
+            WrittenState::AllFull => return Ok(Settled::StateFull { all: true }),
+        }
     }
     let reason = settlement.outcome.reason();
     batch.minutes.ended(queue, settlement, since);
@@ -456,58 +477,6 @@ fn again(connection: &Connection, seq: i64, at: i64, counts: bool, reason: &str)
             "UPDATE delivery SET state = 0, began = 0, at = ?2, failures = failures + ?3, reason = ?4 WHERE seq = ?1",
         )?
         .execute(params![seq, at, counts, reason])?;
-    Ok(())
-}
-
-fn state_moved(connection: &Connection, plugin: i64, account: &str, effects: &Effects) -> rusqlite::Result<bool> {
-    let mut version =
-        connection.prepare_cached("SELECT version FROM state WHERE plugin = ?1 AND account = ?2 AND key = ?3")?;
-    for (key, seen) in &effects.state.seen {
-        let stored: Option<i64> = version.query_row(params![plugin, account, key], |row| row.get(0)).optional()?;
-        if stored != seen.map(|seen| i64::try_from(seen).unwrap_or(i64::MAX)) {
-            return Ok(true);
-        }
-    }
-    // A number that another delivery has replaced by something else can't be added to.
-    for (key, write) in &effects.state.writes {
-        if let StateWrite::Add(amount) = write
-            && grown(connection, plugin, account, key, *amount)?.is_none()
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// The number at `key` with `amount` added; `None` where there is no number, or none that can grow so far.
-fn grown(connection: &Connection, plugin: i64, account: &str, key: &str, amount: i64) -> rusqlite::Result<Option<i64>> {
-    let stored: Option<String> = connection
-        .prepare_cached("SELECT value FROM state WHERE plugin = ?1 AND account = ?2 AND key = ?3")?
-        .query_row(params![plugin, account, key], |row| row.get(0))
-        .optional()?;
-    Ok(stored.map_or(Some(0), |text| text.parse::<i64>().ok()).and_then(|number| number.checked_add(amount)))
-}
-
-fn write_state(connection: &Connection, plugin: i64, account: &str, settlement: &Settlement) -> rusqlite::Result<()> {
-    // No two settlements share a delivery and an attempt, so a version never comes back.
-    let DeliveryId(seq) = settlement.delivery;
-    let version = (seq << 16) | i64::from(settlement.attempt & 0xffff);
-    for (key, write) in &settlement.effects.state.writes {
-        match write {
-            StateWrite::Set(value) => connection
-                .prepare_cached("INSERT OR REPLACE INTO state VALUES (?1, ?2, ?3, ?4, ?5)")?
-                .execute(params![plugin, account, key, value, version])?,
-            StateWrite::Add(amount) => {
-                let sum = grown(connection, plugin, account, key, *amount)?.unwrap_or_default();
-                connection
-                    .prepare_cached("INSERT OR REPLACE INTO state VALUES (?1, ?2, ?3, ?4, ?5)")?
-                    .execute(params![plugin, account, key, sum.to_string(), version])?
-            }
-            StateWrite::Delete => connection
-                .prepare_cached("DELETE FROM state WHERE plugin = ?1 AND account = ?2 AND key = ?3")?
-                .execute(params![plugin, account, key])?,
-        };
-    }
     Ok(())
 }
 

@@ -41,6 +41,9 @@ const DEAD: &str = "salesman_dead_letters";
 const MODE: &str = "salesman_plugin_mode";
 const REACHABLE: &str = "salesman_crm_reachable";
 const NOTICES: &str = "salesman_plugin_notices";
+const STATE: &str = "salesman_state_bytes";
+const PLUGIN_MEMORY: &str = "salesman_plugin_memory_bytes";
+const WAITING: &str = "salesman_waiting_for_place";
 const DISK: &str = "salesman_disk_free_bytes";
 const STORE: &str = "salesman_journal_bytes";
 const MEMORY: &str = "process_resident_memory_bytes";
@@ -111,6 +114,13 @@ pub(super) fn start() -> Result<Metrics, String> {
     describe_gauge!(REACHABLE, "1 where a CRM answers, 0 where it does not, by account.");
     describe_gauge!(NOTICES, "Plugin files, or versions, that are not served.");
     describe_gauge!(DISK, Unit::Bytes, "Free bytes on the disk with the data folder.");
+    describe_gauge!(STATE, Unit::Bytes, "What plugins keep, by plugin and account.");
+    describe_gauge!(
+        PLUGIN_MEMORY,
+        Unit::Bytes,
+        "Memory for all plugins together: the most, and what those that run may need (taken)."
+    );
+    describe_gauge!(WAITING, "Deliveries that were claimed and wait for a place or for memory.");
     describe_gauge!(STORE, Unit::Bytes, "Bytes of the journal's files.");
     describe_gauge!(MEMORY, Unit::Bytes, "Resident memory.");
     describe_gauge!(BUILD, "1, with the version.");
@@ -133,6 +143,12 @@ pub struct Standing {
     pub notices: usize,
     /// Free bytes of the disk.
     pub disk_free: Option<u64>,
+    /// What plugins keep: plugin, account, bytes.
+    pub state: Vec<(String, String, u64)>,
+    /// Bytes of memory for all plugins together, and those that are taken.
+    pub plugin_memory: (u64, u64),
+    /// Deliveries that were claimed and wait for a place or for memory.
+    pub waiting: u64,
     /// Bytes of the store.
     pub store: u64,
 }
@@ -171,6 +187,12 @@ impl Metrics {
             gauge!(DISK).set(float(free));
         }
         gauge!(STORE).set(float(standing.store));
+        for (plugin, account, bytes) in &standing.state {
+            gauge!(STATE, "plugin" => plugin.clone(), "account" => account.clone()).set(float(*bytes));
+        }
+        gauge!(PLUGIN_MEMORY, "kind" => "most").set(float(standing.plugin_memory.0));
+        gauge!(PLUGIN_MEMORY, "kind" => "taken").set(float(standing.plugin_memory.1));
+        gauge!(WAITING).set(float(standing.waiting));
         if let Some(bytes) = resident() {
             gauge!(MEMORY).set(float(bytes));
         }

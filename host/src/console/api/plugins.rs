@@ -13,7 +13,7 @@ use crate::console::access::Operator;
 use crate::console::problem::Refused;
 use crate::console::{Console, Problem, blocking};
 use crate::dispatcher::QueueView;
-use crate::journal::{Held, QueueMinutes};
+use crate::journal::{Held, QueueMinutes, StateOf};
 use crate::plugin::{Limits, Pattern, Permissions, PluginName};
 use crate::registry::Notice;
 use crate::telemetry;
@@ -32,6 +32,8 @@ pub(in crate::console) struct Plugin {
     pub(in crate::console) queues: Vec<QueueView>,
     /// What it did in the last hour, and what waits for it, per CRM.
     pub(in crate::console) hour: Vec<QueueMinutes>,
+    /// What it keeps, per CRM.
+    pub(in crate::console) state: Vec<StateOf>,
     /// Why its file, or a version, is not served.
     pub(in crate::console) notices: Vec<Notice>,
     /// Whether its file is being compiled just now.
@@ -130,7 +132,8 @@ pub(in crate::console) struct PluginPath {
 /// Every plugin that serves, has something waiting, or can't be served.
 pub(in crate::console) async fn views(console: &Console) -> Result<Vec<Plugin>, Problem> {
     let (journal, from) = (console.journal.clone(), console.clock.now() - 3_600_000);
-    let (hours, held) = blocking(move || Ok((journal.queue_minutes(from)?, journal.held()?))).await?;
+    let read = move || Ok((journal.queue_minutes(from)?, journal.held()?, journal.state_uses()?));
+    let (hours, held, state) = blocking(read).await?;
     let snapshot = console.registry.snapshot();
     let mut plugins: BTreeMap<PluginName, Plugin> = BTreeMap::new();
     let mut entry = |name: &PluginName, change: &mut dyn FnMut(&mut Plugin)| {
@@ -140,6 +143,7 @@ pub(in crate::console) async fn views(console: &Console) -> Result<Vec<Plugin>, 
             held: held.get(name).cloned(),
             queues: Vec::new(),
             hour: Vec::new(),
+            state: Vec::new(),
             notices: Vec::new(),
             compiling: false,
             waits_for_approval: false,
@@ -183,6 +187,7 @@ pub(in crate::console) async fn views(console: &Console) -> Result<Vec<Plugin>, 
     for plugin in &mut plugins {
         let waits = plugin.notices.iter().any(|notice| notice.asks.is_some());
         plugin.waits_for_approval = plugin.serving.is_none() && waits;
+        plugin.state = state.iter().filter(|of| of.plugin == plugin.name.as_str()).cloned().collect();
         plugin.queues = queues.iter().filter(|queue| queue.plugin == plugin.name.as_str()).cloned().collect();
     }
     Ok(plugins)

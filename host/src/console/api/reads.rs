@@ -11,7 +11,7 @@ use crate::console::jobs::Job;
 use crate::console::problem::Refused;
 use crate::console::{Console, MOST_ROWS, Problem, blocking};
 use crate::crm::check::Checkup;
-use crate::dispatcher::QueueView;
+use crate::dispatcher::{QueueView, Standing};
 use crate::event::{Entity, EventId};
 use crate::journal::{
     Audited, Backlog, Counted, DeliveryId, DeliveryPath, EventFilter, EventPath, FailedAttempt, Forgettable, Found,
@@ -175,6 +175,8 @@ pub(in crate::console) struct Overview {
     pub(in crate::console) queues: Vec<QueueMinutes>,
     /// Each CRM.
     pub(in crate::console) crms: Vec<CrmView>,
+    /// The places in which plugins run, and their memory.
+    pub(in crate::console) places: Standing,
 }
 
 /// A CRM.
@@ -200,7 +202,7 @@ pub(in crate::console) async fn overview_of(console: &Console, span: i64, step: 
     let (journal, from) = (console.journal.clone(), console.clock.now() - span * 60_000);
     let read = move || Ok((journal.backlog()?, journal.minutes(from, step)?, journal.queue_minutes(from)?));
     let (backlog, minutes, queues) = blocking(read).await?;
-    Ok(Overview { backlog, minutes, queues, crms: crm_views(console) })
+    Ok(Overview { backlog, minutes, queues, crms: crm_views(console), places: console.queues.standing() })
 }
 
 /// How things stand: backlog, the last hour minute by minute, plugins, CRMs.
