@@ -79,15 +79,18 @@ impl Memory {
     }
 }
 
+/// What plugins may hold together at most where the configuration says nothing.
+const MOST_BY_DEFAULT: u64 = 2 << 30;
+
 /// What plugins may hold together where the configuration says nothing: a quarter of what the machine, or the group of
-/// processes that the host runs in, has.
+/// processes that the host runs in, has; at most 2 GiB, which are all places with the default limits.
 pub fn of_machine() -> u64 {
     let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = told.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
     let all = line.and_then(|kib| kib.trim().parse::<u64>().ok()).unwrap_or(0) << 10;
-    group_bound(Path::new("/sys/fs/cgroup"), &std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default())
-        .map_or(all, |bound| bound.min(all))
-        / 4
+    let group =
+        group_bound(Path::new("/sys/fs/cgroup"), &std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default());
+    (group.map_or(all, |bound| bound.min(all)) / 4).min(MOST_BY_DEFAULT)
 }
 
 /// The smallest bound on memory of a group and those around it; of both versions of the system's groups.
