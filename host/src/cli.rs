@@ -112,6 +112,9 @@ struct EventsPhp {
     /// Hand events to the CRM's own `developer/webhooks.php` as well, so that its webhook rows go on working.
     #[arg(long)]
     relay: bool,
+    /// The CRM's own address, as its own machine reaches it; `url` of the `[crm.NAME]` section by default.
+    #[arg(long, value_name = "URL")]
+    crm_url: Option<String>,
     /// The folder in which events wait while the host can't be reached, with its whole path.
     #[arg(long, value_name = "FOLDER", default_value = "")]
     spool: String,
@@ -252,6 +255,12 @@ fn write_events_php(wanted: EventsPhp) -> anyhow::Result<ExitCode> {
         connect_ms: wanted.connect_ms,
         total_ms: wanted.total_ms,
         relay: wanted.relay,
+        crm_url: match wanted.crm_url {
+            Some(url) => {
+                crate::crm::connection::address(&url).map_err(|why| anyhow::anyhow!("`--crm-url` {why}"))?.into()
+            }
+            None => config.crm.get(name).map(|crm| crm.url.to_string()).unwrap_or_default(),
+        },
         spool: wanted.spool,
     })
     .map_err(anyhow::Error::msg)?;

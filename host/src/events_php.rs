@@ -23,6 +23,8 @@ pub struct Options {
     pub total_ms: u32,
     /// Whether events also go to the CRM's own `developer/webhooks.php`.
     pub relay: bool,
+    /// The CRM's own address, which no visitor chooses; empty: not known.
+    pub crm_url: String,
     /// The folder in which events wait; empty: beside the CRM's cache.
     pub spool: String,
 }
@@ -32,10 +34,20 @@ pub struct Options {
 /// # Errors
 /// When a text can't stand in it; the words say which.
 pub fn file(options: &Options) -> Result<String, String> {
-    for (name, text) in [("url", &options.url), ("token", &options.token), ("spool", &options.spool)] {
+    for (name, text) in [
+        ("url", &options.url),
+        ("token", &options.token),
+        ("spool", &options.spool),
+        ("CRM's address", &options.crm_url),
+    ] {
         if text.chars().any(char::is_control) {
             return Err(format!("the {name} holds a control character"));
         }
+    }
+    if options.relay && options.crm_url.is_empty() {
+        return Err(
+            "the relay needs the CRM's own address: set `url` of its `[crm.NAME]`, or give `--crm-url`".to_owned()
+        );
     }
     let relative = !options.spool.is_empty() && !options.spool.starts_with('/') && !options.spool.contains(":\\");
     if relative {
@@ -47,6 +59,7 @@ pub fn file(options: &Options) -> Result<String, String> {
         ("CONNECT_MS", options.connect_ms.to_string()),
         ("TOTAL_MS", options.total_ms.to_string()),
         ("RELAY", options.relay.to_string()),
+        ("CRM_URL", quoted(&options.crm_url)),
         ("SPOOL", quoted(&options.spool)),
         ("VERSION", env!("CARGO_PKG_VERSION").to_owned()),
     ];
@@ -88,6 +101,7 @@ mod tests {
             connect_ms: 300,
             total_ms: 1_000,
             relay: false,
+            crm_url: String::new(),
             spool: String::new(),
         };
         let text = file(&options).unwrap();
@@ -95,6 +109,7 @@ mod tests {
         assert!(text.contains("'url' => 'http://127.0.0.1:8787/events',") && text.contains("'relay' => false,"));
         assert_eq!(text.matches("@@").count(), 2, "only the token's own");
         assert!(file(&Options { token: "a\nb".to_owned(), ..options.clone() }).is_err());
+        assert!(file(&Options { relay: true, ..options.clone() }).is_err(), "a visitor would choose where events go");
         assert!(file(&Options { spool: "relative".to_owned(), ..options }).is_err());
     }
 }

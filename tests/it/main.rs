@@ -24,6 +24,7 @@ mod operators;
 mod output;
 mod overload;
 mod php;
+mod php_closed;
 mod proxies;
 
 mod rehearsal;

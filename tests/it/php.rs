@@ -16,7 +16,7 @@ use xtask::php::Php;
 const TOKEN: &str = "to'k\\en-0123456789abcdef";
 
 /// PHP, found or unpacked; where neither works the test says why it is skipped.
-fn php() -> Option<Arc<Php>> {
+pub(crate) fn php() -> Option<Arc<Php>> {
     static PHP: OnceLock<Option<Arc<Php>>> = OnceLock::new();
     let found = PHP.get_or_init(|| match xtask::php::ensure(&xtask::root()) {
         Ok(php) => Some(Arc::new(php)),
@@ -28,12 +28,20 @@ fn php() -> Option<Arc<Php>> {
     found.clone()
 }
 
-fn options(url: String) -> Options {
-    Options { url, token: TOKEN.to_owned(), connect_ms: 300, total_ms: 1_000, relay: false, spool: String::new() }
+pub(crate) fn options(url: String) -> Options {
+    Options {
+        url,
+        token: TOKEN.to_owned(),
+        connect_ms: 300,
+        total_ms: 1_000,
+        relay: false,
+        crm_url: String::new(),
+        spool: String::new(),
+    }
 }
 
 /// The marks "did not answer a moment ago" are short here, so that sending is tried often.
-fn file(url: String) -> String {
+pub(crate) fn file(url: String) -> String {
     let text = events_php::file(&options(url)).unwrap();
     assert!(text.contains("'down_seconds' => 5"), "the setting has another name now");
     text.replace("'down_seconds' => 5", "'down_seconds' => 0.2")
@@ -150,7 +158,7 @@ async fn what_comes_while_the_host_is_down_is_delivered_in_order_once_it_is_back
 }
 
 /// How many files lie in a folder of the spool.
-fn count(crm: &Crm, folder: &str) -> usize {
+pub(crate) fn count(crm: &Crm, folder: &str) -> usize {
     std::fs::read_dir(crm.spool().join(folder)).map_or(0, Iterator::count)
 }
 
@@ -382,27 +390,4 @@ async fn a_full_spool_disk_breaks_no_page_and_keeps_what_fitted() {
     assert_eq!(*fitted, (0..fitted.len() as u64).collect::<Vec<_>>());
     drop(orders);
     shell.wait().unwrap();
-}
-
-#[tokio::test]
-async fn the_relay_goes_to_the_crms_own_webhooks_without_the_session() {
-    let Some(php) = php() else { return };
-    let receiver = Receiver::start().await.unwrap();
-    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let relay = format!("http://{}/developer/webhooks.php", listener.local_addr().unwrap());
-    let route = axum::routing::post(move |body: String| async move { told.send(body).unwrap() });
-    let server =
-        tokio::spawn(axum::serve(listener, axum::Router::new().route("/developer/webhooks.php", route)).into_future());
-    let text = events_php::file(&Options { relay: true, ..options(receiver.url()) }).unwrap();
-    let text = text.replace("'relay_url' => ''", &format!("'relay_url' => '{relay}'"));
-    let crm = Crm::new(&php, &text).unwrap();
-    crm.page(&json!([["client.edit", { "clid": 1, "ses": "planted", "newparam": { "title": "Ы" } }], ["task.remove", { "id": 1 }]]))
-        .await
-        .unwrap();
-    wait_until("both events", PATIENCE, async || Ok((receiver.taken().len() == 2).then_some(()))).await.unwrap();
-    let body = heard.recv().await.unwrap();
-    assert_eq!(body, "clid=1&newparam%5Btitle%5D=%D0%AB&event=client.edit&identity=1&iduser1=7");
-    assert!(heard.try_recv().is_err(), "the stock file does not relay this one");
-    server.abort();
 }

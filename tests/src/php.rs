@@ -64,7 +64,9 @@ impl Crm {
         }
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/php");
         std::fs::copy(fixtures.join("event.php"), folder.path().join("inc/event.php"))?;
-        std::fs::copy(fixtures.join("page.php"), folder.path().join("run/page.php"))?;
+        for page in ["page.php", "bare.php"] {
+            std::fs::copy(fixtures.join(page), folder.path().join("run").join(page))?;
+        }
         std::fs::write(folder.path().join("developer/events.php"), events_php)?;
         Ok(Self { folder, php: Arc::clone(php), serial: AtomicUsize::new(0) })
     }
@@ -92,6 +94,23 @@ impl Crm {
         command.arg(run.join("page.php")).arg(self.folder.path()).arg(file).arg(&times);
         command.args(pause.map(|pause| pause.to_string()));
         Ok((command, times))
+    }
+
+    /// Runs a page that calls no function of PHP's own and fires two events, under PHP with these settings; returns what it
+    /// printed and what it complained. `site`: the web server's root, for it to see.
+    ///
+    /// # Errors
+    /// When PHP can't be started.
+    pub async fn bare(&self, settings: &[String], site: &Path) -> anyhow::Result<(String, String)> {
+        let mut command = self.php.command();
+        command.args(["-d", "display_errors=1", "-d", "error_reporting=-1"]);
+        for setting in settings {
+            command.args(["-d", setting]);
+        }
+        command.arg(self.folder.path().join("run/bare.php")).arg(self.folder.path()).arg(site);
+        let output = tokio::task::spawn_blocking(move || command.output()).await??;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((text(&output.stdout), text(&output.stderr)))
     }
 
     /// Starts a page that fires these events.

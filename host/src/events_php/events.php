@@ -1,19 +1,22 @@
 <?php
 /*
- * SalesMan Plugin Host @@VERSION@@: файл developer/events.php для SalesMan CRM (PHP 7.2 и новее, расширение curl).
+ * SalesMan Plugin Host @@VERSION@@: файл developer/events.php для SalesMan CRM (PHP 7.2 и новее).
  * Передаёт события CRM программе salesman-host. Если она недоступна, событие ждёт в папке-очереди и уходит позже, по порядку.
  * Cron (от имени пользователя веб-сервера), раз в минуту:  php /путь/crm/developer/events.php --flush     Состояние: --status
  * Событие, которое не проходит (его отвергает прокси), после нескольких попыток откладывается; вернуть такие в очередь: --retry
  * Файл создан командой `salesman-host events-php` и содержит секрет (token): храните его как пароль.
  *
- * SalesMan Plugin Host @@VERSION@@: a developer/events.php for SalesMan CRM (PHP 7.2 or later, with curl).
+ * SalesMan Plugin Host @@VERSION@@: a developer/events.php for SalesMan CRM (PHP 7.2 or later).
  * Hands the CRM's events to salesman-host. When that can't be reached, an event waits in the spool folder and goes later, in order.
  * Cron (as the web server's user), every minute:  php /path/crm/developer/events.php --flush     State: --status
  * An event that can't go (a proxy refuses it) is set aside after some tries, and the others go on; put such back into the spool: --retry
  * Printed by `salesman-host events-php`; it holds a secret (the token): keep it as you would a password.
  */
 
-if (!function_exists('salesman_host_settings')) {
+try {
+if (empty($GLOBALS['salesman_host_loaded'])) {
+    $GLOBALS['salesman_host_loaded'] = true;
+
     function salesman_host_settings(): array {
         return [
             // Адрес программы. Лучше IP, чем имя: поиск имени может длиться дольше всех ограничений.
@@ -24,8 +27,8 @@ if (!function_exists('salesman_host_settings')) {
             // How many milliseconds a page of the CRM may wait: for the connection; all together in one request of a user.
             'connect_ms' => @@CONNECT_MS@@,
             'total_ms' => @@TOTAL_MS@@,
-            // Папка-очередь на локальном диске; '' = <crm>/cash/salesman-host-spool. Для nginx закройте её: location ^~ /cash/salesman-host-spool/ { deny all; }
-            // The spool, on a local disk; '' = <crm>/cash/salesman-host-spool. With nginx, close it: location ^~ /cash/salesman-host-spool/ { deny all; }
+            // Папка-очередь на локальном диске. '' = рядом с папкой CRM, если там можно писать и это вне сайта; иначе <crm>/cash/salesman-host-spool.
+            // The spool, on a local disk. '' = beside the CRM's folder, if that can be written and is outside the site; else <crm>/cash/salesman-host-spool.
             'spool' => '@@SPOOL@@',
             'spool_files' => 200000,
             'spool_bytes' => 200 * 1024 * 1024,
@@ -42,11 +45,13 @@ if (!function_exists('salesman_host_settings')) {
             // For so many seconds after a failure nobody waits: events go to the spool at once.
             'down_seconds' => 5,
             // Штатная передача в developer/webhooks.php, чтобы работали строки «Webhooks» панели (без `ses`). Каждое событие - ещё один
-            // запрос CRM к самой себе. Строки с адресом этой же программы удалите: событие придёт дважды. relay_url: '' = по имени из запроса.
+            // запрос CRM к самой себе. Строки с адресом этой же программы удалите: событие придёт дважды. Адрес CRM постоянный: имя из запроса
+            // выбирает посетитель. Без него передачи нет.
             // The stock relay to developer/webhooks.php, so that webhook rows of the panel work (without `ses`). Each event costs one more request
-            // of the CRM to itself. Delete rows that lead to this same host: events would come twice. relay_url: '' = by the request's host name.
+            // of the CRM to itself. Delete rows that lead to this same host: events would come twice. The CRM's address is fixed: the name in a
+            // request is the visitor's choice. Without an address nothing is relayed.
             'relay' => @@RELAY@@,
-            'relay_url' => '',
+            'crm_url' => '@@CRM_URL@@',
             'relay_ms' => 1000,
             // Их штатный файл в webhooks.php не передаёт. / The stock file does not relay these.
             'not_relayed' => ['deal.change.datum_plan', 'invoice.delete', 'task.remove', 'document.add'],
@@ -105,41 +110,109 @@ if (!function_exists('salesman_host_settings')) {
         ];
     }
 
+    // Есть ли такая функция: disable_functions отнимает любые. Чего нет, обходим; о том, без чего нельзя, говорим.
+    // Whether PHP has this function: disable_functions takes any away. What is missing is got round; what can't be is told.
+    function salesman_host_can(string $name): bool {
+        static $can = [];
+        try { return $can[$name] ?? ($can[$name] = function_exists($name) !== false); } catch (Throwable $none) { return true; }
+    }
+
+    // Без них событие может не дойти; те, для которых есть замена, проверяются на месте (salesman_host_can).
+    // Without these an event may not get through; those with a substitute are looked for where they are used (salesman_host_can).
+    function salesman_host_missing(): array {
+        $missing = [];
+        foreach ([
+            'abs', 'array_shift', 'array_sum', 'basename', 'count', 'crc32', 'date', 'dirname', 'explode', 'fileowner', 'filegroup',
+            'get_class', 'get_object_vars', 'http_build_query', 'in_array', 'intdiv', 'is_array', 'is_bool', 'is_dir', 'is_file', 'is_float', 'is_int', 'is_object',
+            'is_string', 'json_decode', 'json_encode', 'max', 'min', 'mkdir', 'preg_match', 'realpath', 'rename', 'rmdir', 'rtrim', 'sort', 'sprintf',
+            'str_replace', 'strlen', 'strpos', 'strtolower', 'substr', 'time', 'unlink',
+        ] as $name) {
+            if (!salesman_host_can($name)) { $missing[] = $name; }
+        }
+        return $missing;
+    }
+
+    // Предупреждений этого файла никто не видит; ответ возвращает всё как было. / Nobody sees this file's warnings; what is returned puts everything back.
+    function salesman_host_hush(): Closure {
+        $back = [];
+        if (salesman_host_can('umask')) {
+            $mask = umask(0077);
+            $back[] = static function () use ($mask) { umask($mask); };
+        }
+        if (salesman_host_can('set_error_handler')) {
+            $handler = set_error_handler(static function () { return true; });
+            $back[] = static function () use ($handler) { salesman_host_can('restore_error_handler') ? restore_error_handler() : set_error_handler($handler); };
+        } elseif (salesman_host_can('error_reporting')) {
+            $level = error_reporting(0);
+            $back[] = static function () use ($level) { error_reporting($level); };
+        }
+        return static function () use ($back) { foreach ($back as $one) { $one(); } };
+    }
+
+    function salesman_host_now(): float {
+        return salesman_host_can('microtime') ? microtime(true) : (float)(new DateTime())->format('U.u');
+    }
+
+    // 32 шестнадцатеричные цифры, которых больше ни у кого нет. / 32 hexadecimal digits that nobody else has.
+    function salesman_host_key(): string {
+        static $count = 0;
+        if (salesman_host_can('random_bytes') && salesman_host_can('bin2hex')) { return bin2hex(random_bytes(16)); }
+        $seed = salesman_host_now() . ' ' . ++$count . ' ' . ($_SERVER['REMOTE_PORT'] ?? '') . ' ' . __FILE__;
+        foreach (['random_int' => [0, PHP_INT_MAX], 'mt_rand' => [], 'getmypid' => [], 'uniqid' => ['', true]] as $name => $arguments) {
+            if (salesman_host_can($name)) { $seed .= ' ' . $name(...$arguments); }
+        }
+        return salesman_host_can('md5') ? md5($seed) : sprintf('%08x%08x%08x%08x', crc32("1$seed"), crc32("2$seed"), crc32("3$seed"), crc32("4$seed"));
+    }
+
     // Одно событие: вызывает класс event. Ничего не выводит, не бросает исключений, ожидание ограничено.
     // One event: called by the class event. Prints nothing, throws nothing, waits for a bounded time.
     function salesman_host_event(string $event, $args): void {
-        set_error_handler(static function () { return true; });
+        $back = null;
         try {
-            $settings = salesman_host_settings();
-            $args = is_array($args) ? $args : (is_object($args) ? get_object_vars($args) : []);
-            $names = [$event];
-            if ($event === 'client.expressadd') {
-                // Как в штатном файле: под своим именем не уходит. / As in the stock file: never sent under its own name.
-                $names = [];
-                foreach (['clid' => 'client.add', 'pid' => 'person.add', 'tid' => 'task.add'] as $id => $name) {
-                    if (isset($args[$id]) && $args[$id] > 0) { $names[] = $name; }
-                }
-            }
-            foreach ($names as $name) {
-                $args['event'] = $name;
-                $args['identity'] = $GLOBALS['identity'] ?? null;
-                $args['iduser1'] = $GLOBALS['iduser1'] ?? null;
-                $room = 100000;
-                $clean = salesman_host_clean($args, 0, $room);
-                $body = json_encode($clean, JSON_UNESCAPED_UNICODE | JSON_UNESCAPED_SLASHES | JSON_INVALID_UTF8_SUBSTITUTE | JSON_PARTIAL_OUTPUT_ON_ERROR);
-                $run = &salesman_host_run();
-                $run['began'] = microtime(true);
-                try {
-                    salesman_host_deliver((string)$body);
-                } finally {
-                    $run['spent'] += max(0.0, (microtime(true) - $run['began']) * 1000);
-                    if ($settings['relay'] && !in_array($name, $settings['not_relayed'], true)) { salesman_host_relay($args); }
-                }
-            }
+            $back = salesman_host_hush();
+            salesman_host_handle($event, $args);
         } catch (Throwable $error) {
-            salesman_host_log('fault in line ' . $error->getLine() . ': ' . get_class($error));
-        } finally {
-            restore_error_handler();
+            salesman_host_say('AN EVENT IS LOST: line ' . $error->getLine() . ': ' . $error->getMessage());
+        }
+        try { if ($back) { $back(); } } catch (Throwable $none) { }
+    }
+
+    function salesman_host_handle(string $event, $args): void {
+        $settings = salesman_host_settings();
+        $missing = salesman_host_missing();
+        if ($missing) {
+            $names = '';
+            foreach ($missing as $name) { $names .= " $name"; }
+            try { salesman_host_log('PHP lacks functions that are needed (disable_functions):' . $names); } catch (Throwable $none) { salesman_host_say('PHP lacks functions that are needed (disable_functions):' . $names); }
+        }
+        $args = is_array($args) ? $args : (is_object($args) ? get_object_vars($args) : []);
+        $names = [$event];
+        if ($event === 'client.expressadd') {
+            // Как в штатном файле: под своим именем не уходит. / As in the stock file: never sent under its own name.
+            $names = [];
+            foreach (['clid' => 'client.add', 'pid' => 'person.add', 'tid' => 'task.add'] as $id => $name) {
+                if (isset($args[$id]) && $args[$id] > 0) { $names[] = $name; }
+            }
+        }
+        foreach ($names as $name) {
+            $args['event'] = $name;
+            $args['identity'] = $GLOBALS['identity'] ?? null;
+            $args['iduser1'] = $GLOBALS['iduser1'] ?? null;
+            $room = 100000;
+            $body = (string)json_encode(salesman_host_clean($args, 0, $room), JSON_UNESCAPED_UNICODE | JSON_UNESCAPED_SLASHES | JSON_INVALID_UTF8_SUBSTITUTE | JSON_PARTIAL_OUTPUT_ON_ERROR);
+            $key = salesman_host_key();
+            $run = &salesman_host_run();
+            $run['began'] = salesman_host_now();
+            try {
+                salesman_host_deliver($body, $key);
+            } catch (Throwable $error) {
+                // Ключ тот же: дважды программа его не примет. / The key is the same: the host does not take it twice.
+                $status = salesman_host_post($body, $key, $settings['connect_ms'], $settings['total_ms']);
+                salesman_host_say(($status === 202 ? '' : 'AN EVENT IS LOST: ') . 'line ' . $error->getLine() . ': ' . $error->getMessage());
+            } finally {
+                $run['spent'] += max(0.0, (salesman_host_now() - $run['began']) * 1000);
+                if ($settings['relay'] && !in_array($name, $settings['not_relayed'], true)) { salesman_host_relay($args); }
+            }
         }
     }
 
@@ -163,8 +236,7 @@ if (!function_exists('salesman_host_settings')) {
 
     // Сразу, если очередь пуста; иначе в её конец. Ключ один и тот же, сколько бы раз событие ни отправлялось.
     // At once if the spool is empty; behind it otherwise. The key stays the same, however often the event is sent.
-    function salesman_host_deliver(string $body): void {
-        $key = bin2hex(random_bytes(16));
+    function salesman_host_deliver(string $body, string $key): void {
         $status = salesman_host_pending() ? -1 : salesman_host_send($body, $key);
         if (salesman_host_refused($status)) { salesman_host_aside('refused', $status, $key, $body, ''); }
         if ($status === 202 || salesman_host_refused($status)) { return; }
@@ -183,7 +255,7 @@ if (!function_exists('salesman_host_settings')) {
     // Что уже истрачено в этом запросе пользователя. / What this request of a user has used up.
     function &salesman_host_run(): array {
         static $run = ['since' => 0.0];
-        $now = microtime(true);
+        $now = salesman_host_now();
         if ($now < $run['since'] || $now > $run['since'] + 30) { $run = ['since' => $now, 'began' => $now, 'spent' => 0.0, 'failed' => false, 'relay' => 0.0]; }
         return $run;
     }
@@ -197,7 +269,7 @@ if (!function_exists('salesman_host_settings')) {
     function salesman_host_time(): int {
         $run = &salesman_host_run();
         $total = salesman_host_settings()['total_ms'];
-        $left = (int)($total - $run['spent'] - max(0.0, (microtime(true) - $run['began']) * 1000));
+        $left = (int)($total - $run['spent'] - max(0.0, (salesman_host_now() - $run['began']) * 1000));
         return $left < min(50, $total / 2) ? 0 : $left;
     }
 
@@ -219,38 +291,69 @@ if (!function_exists('salesman_host_settings')) {
     // Ответ: код HTTP самой программы; код чужого ответа (прокси) - со знаком минус; 0 - ответа нет. Своё программа подписывает заголовком и JSON. -1 - нет и соединения.
     // Returns the host's own HTTP status; another's (a proxy's) negated; 0 for no answer. The host's own bears a header, and its JSON. -1: not even a connection.
     function salesman_host_post(string $body, string $key, int $connect, int $total): int {
-        static $curl = null;
-        if (!function_exists('curl_init') || !function_exists('curl_exec')) { return 0; }
         $settings = salesman_host_settings();
         $headers = ['Content-Type: application/json', 'Authorization: Bearer ' . $settings['token']];
         if ($key !== '') { $headers[] = 'Idempotency-Key: ' . $key; }
+        list($status, $own, $text) = salesman_host_has_curl() ? salesman_host_curl($body, $headers, max(1, $connect), max(1, $total)) : salesman_host_stream($body, $headers, max(1, $total));
+        $said = json_decode($text, true);
+        $code = is_array($said) && is_string($said['code'] ?? null) ? $said['code'] : '';
+        $own = $own || (is_array($said) && (strpos($code, 'ingress.') === 0 || (($said['status'] ?? '') === 'accepted' && isset($said['id']))));
+        return $own ? $status : ($status > 0 ? -$status : $status);
+    }
+
+    function salesman_host_has_curl(): bool {
+        return salesman_host_can('curl_init') && salesman_host_can('curl_setopt') && salesman_host_can('curl_exec') && salesman_host_can('curl_getinfo') && salesman_host_can('curl_errno');
+    }
+
+    function salesman_host_curl(string $body, array $headers, int $connect, int $total): array {
+        static $curl = null;
         if (strlen($body) <= 1024 * 1024) { $headers[] = 'Expect:'; }
         $own = false;
         $text = '';
         $curl = $curl ?: curl_init();
-        curl_setopt_array($curl, [
-            CURLOPT_URL => $settings['url'], CURLOPT_POST => true, CURLOPT_POSTFIELDS => $body, CURLOPT_HTTPHEADER => $headers,
+        foreach ([
+            CURLOPT_URL => salesman_host_settings()['url'], CURLOPT_POST => true, CURLOPT_POSTFIELDS => $body, CURLOPT_HTTPHEADER => $headers,
             CURLOPT_USERAGENT => 'salesman-host-events/@@VERSION@@', CURLOPT_HTTP_VERSION => CURL_HTTP_VERSION_1_1,
             CURLOPT_FOLLOWLOCATION => false, CURLOPT_PROXY => '', CURLOPT_NOSIGNAL => true,
-            CURLOPT_CONNECTTIMEOUT_MS => max(1, $connect), CURLOPT_TIMEOUT_MS => max(1, $total),
+            CURLOPT_CONNECTTIMEOUT_MS => $connect, CURLOPT_TIMEOUT_MS => $total,
             CURLOPT_HEADERFUNCTION => static function ($curl, $line) use (&$own) {
-                $own = $own || stripos($line, 'x-salesman-host:') === 0;
+                $own = $own || strpos(strtolower($line), 'x-salesman-host:') === 0;
                 return strlen($line);
             },
             CURLOPT_WRITEFUNCTION => static function ($curl, $part) use (&$text) {
                 $text .= substr($part, 0, max(0, 4096 - strlen($text)));
                 return strlen($part);
             },
-        ]);
+        ] as $option => $value) { curl_setopt($curl, $option, $value); }
         $done = curl_exec($curl);
         $status = (int)curl_getinfo($curl, CURLINFO_HTTP_CODE);
         // Без соединения: программы нет ни для какого события. / Without a connection: the host is there for no event.
         $unreached = !$done && $status === 0 && (in_array(curl_errno($curl), [6, 7], true) || (float)curl_getinfo($curl, CURLINFO_CONNECT_TIME) <= 0.0);
         if (!$done) { $curl = null; }
-        $said = json_decode($text, true);
-        $code = is_array($said) && is_string($said['code'] ?? null) ? $said['code'] : '';
-        $own = $own || (is_array($said) && (strpos($code, 'ingress.') === 0 || (($said['status'] ?? '') === 'accepted' && isset($said['id']))));
-        return $unreached ? -1 : ($own ? $status : -$status);
+        return [$unreached ? -1 : $status, $own, $text];
+    }
+
+    // Без curl: потоки самого PHP (allow_url_fopen). / Without curl: PHP's own streams (allow_url_fopen).
+    function salesman_host_stream(string $body, array $headers, int $total): array {
+        foreach (['stream_context_create', 'fopen', 'stream_get_meta_data', 'stream_get_contents', 'fclose'] as $name) {
+            if (!salesman_host_can($name)) {
+                salesman_host_log("events can't be sent: PHP has neither curl nor $name (disable_functions); they wait in the spool");
+                return [-1, false, ''];
+            }
+        }
+        $http = ['method' => 'POST', 'header' => $headers, 'content' => $body, 'timeout' => $total / 2000, 'follow_location' => 0, 'ignore_errors' => true,
+            'user_agent' => 'salesman-host-events/@@VERSION@@', 'protocol_version' => 1.0];
+        $handle = fopen(salesman_host_settings()['url'], 'rb', false, stream_context_create(['http' => $http]));
+        if (!$handle) { return [-1, false, '']; }
+        $status = 0;
+        $own = false;
+        foreach ((array)(stream_get_meta_data($handle)['wrapper_data'] ?? []) as $line) {
+            if (preg_match('~^HTTP/\S+ (\d{3})~', (string)$line, $match)) { $status = (int)$match[1]; }
+            $own = $own || strpos(strtolower((string)$line), 'x-salesman-host:') === 0;
+        }
+        $text = (string)stream_get_contents($handle, 4096);
+        fclose($handle);
+        return [$status, $own, $text];
     }
 
     // Эти ответы программы окончательны, остальные, кроме 202, - нет. / These answers of the host are final; all others but 202 are not.
@@ -270,103 +373,196 @@ if (!function_exists('salesman_host_settings')) {
 
     // Которая это подряд неудача первого в очереди. / The how manieth failure in a row of the first in the spool this is.
     function salesman_host_tried(string $key): int {
-        $file = salesman_host_spool() . '/tries';
-        $known = explode(' ', (string)file_get_contents($file));
+        $known = explode(' ', salesman_host_read('/tries'));
         $count = $known[0] === $key ? (int)($known[1] ?? 0) + 1 : 1;
-        file_put_contents($file, "$key $count");
+        salesman_host_note('/tries', "$key $count");
         return $count;
     }
 
     // Отметка «недоступна» для всех процессов: сколько секунд осталось. / The mark "down" for all processes: how many seconds are left.
     function salesman_host_down(bool $mark = false, int $status = 0): float {
         $seconds = salesman_host_settings()['down_seconds'];
-        $file = salesman_host_spool() . '/down';
-        if ($mark) {
-            $text = sprintf('%.3F %d', microtime(true) + $seconds, $status);
-            return file_put_contents($file, $text) === false && salesman_host_prepare() && file_put_contents($file, $text) === false ? 0.0 : $seconds;
-        }
-        $left = (float)file_get_contents($file) - microtime(true);
+        if ($mark) { return salesman_host_prepare() && salesman_host_note('/down', sprintf('%.3F %d', salesman_host_now() + $seconds, $status)) ? $seconds : 0.0; }
+        $left = (float)salesman_host_read('/down') - salesman_host_now();
         return $left > 0 && $left <= $seconds ? $left : 0.0;
     }
 
-    // ---- Очередь. q/<номер/1000>/<номер>-<ключ>-<crc32>.json: одно событие, целиком. Номер выдаётся под замком файла state
+    // ---- Очередь. q/<номер/1000>/<номер>-<ключ>-<crc32>.php: одно событие, целиком. Номер выдаётся под замком файла state
     //      («номер файлов байтов»), он же порядок. Отправляет один процесс за раз: замок файла flush. Пишется сперва в tmp.
-    // ---- The spool. q/<number/1000>/<number>-<key>-<crc32>.json: one event, whole. The number is given under the lock on the file state
+    //      Папки и файлы - только свои (0700, 0600): чужой папке и ссылкам не верим. Файл начинается так, что веб-сервер его не покажет.
+    // ---- The spool. q/<number/1000>/<number>-<key>-<crc32>.php: one event, whole. The number is given under the lock on the file state
     //      ("number files bytes"), and is the order. One process sends at a time: the lock on the file flush. Written in tmp first.
+    //      Folders and files are this user's own (0700, 0600): no other's folder and no link is trusted. A file begins so that no web server shows it.
+    function salesman_host_guard(): string {
+        return "<?php __halt_compiler();\n";
+    }
+
+    // '' - нет папки, которой можно верить. / '': there is no folder that can be trusted.
     function salesman_host_spool(): string {
         static $spool = null;
-        $root = dirname(__DIR__) . '/cash';
-        $spool = $spool ?: (rtrim(salesman_host_settings()['spool'], '/\\') ?: (is_dir($root) ? $root : __DIR__) . '/salesman-host-spool');
-        return $spool;
+        if ($spool !== null) { return $spool; }
+        $spool = '';
+        $set = rtrim(salesman_host_settings()['spool'], '/\\');
+        $crm = dirname(__DIR__);
+        $inside = (is_dir("$crm/cash") ? "$crm/cash" : __DIR__) . '/salesman-host-spool';
+        $beside = dirname($crm) . '/salesman-host-spool-' . sprintf('%08x', crc32($crm));
+        // Где пишут все, рядом не ставим ничего. / Where everybody writes, nothing is put beside.
+        $parent = new SplFileInfo(dirname($crm));
+        $choice = $set !== '' ? [$set] : (($parent->getPerms() & 0002) === 0 ? [$inside, $beside] : [$inside]);
+        foreach ($choice as $folder) {
+            if ((new SplFileInfo($folder))->isLink() || is_dir($folder)) {
+                if (salesman_host_own($folder)) { return $spool = $folder; }
+                salesman_host_say("the spool folder $folder is a link or another user's: it is not used");
+            }
+        }
+        // Ещё нет: вне сайта, если можно. / Not there yet: outside the site if possible.
+        $site = empty($_SERVER['DOCUMENT_ROOT']) ? false : realpath($_SERVER['DOCUMENT_ROOT']);
+        if (count($choice) > 1 && $site && strpos($parent . '/', rtrim($site, '/') . '/') !== 0 && $parent->isWritable()) { $choice = [$beside, $inside]; }
+        foreach ($choice as $folder) {
+            if (!is_dir($folder) && !(new SplFileInfo($folder))->isLink()) { return $spool = $folder; }
+        }
+        return $spool = '';
+    }
+
+    // Кто этот процесс. / Who this process is.
+    function salesman_host_user(): int {
+        static $user = null;
+        if ($user !== null) { return $user; }
+        if (salesman_host_can('posix_geteuid')) { return $user = posix_geteuid(); }
+        if (salesman_host_can('tmpfile') && salesman_host_can('fstat')) {
+            $handle = tmpfile();
+            return $user = $handle ? (int)fstat($handle)['uid'] : -1;
+        }
+        return $user = -1;
+    }
+
+    // Настоящая папка этого пользователя; лишние права отнимаются. / A real folder of this user's; rights of others are taken away.
+    function salesman_host_own(string $path): bool {
+        $info = new SplFileInfo($path);
+        try {
+            if ($info->isLink() || !$info->isDir() || $info->getOwner() !== salesman_host_user()) { return false; }
+            if (DIRECTORY_SEPARATOR === '\\' || ($info->getPerms() & 0077) === 0) { return true; }
+            return salesman_host_can('chmod') ? chmod($path, 0700) : ($info->getPerms() & 0022) === 0;
+        } catch (Exception $none) {
+            return false;
+        }
     }
 
     function salesman_host_prepare(): bool {
         $spool = salesman_host_spool();
-        foreach (['', '/q', '/tmp', '/refused', '/aside'] as $folder) { mkdir($spool . $folder, 0700, true); }
+        if ($spool === '') { return false; }
+        foreach (['', '/q', '/tmp', '/refused', '/aside'] as $folder) {
+            is_dir($spool . $folder) || mkdir($spool . $folder, 0700, true);
+            if (!salesman_host_own($spool . $folder)) { return false; }
+        }
         salesman_host_write($spool . '/index.html', '');
         salesman_host_write($spool . '/.htaccess', "<IfModule mod_authz_core.c>\nRequire all denied\n</IfModule>\n"
             . "<IfModule !mod_authz_core.c>\nDeny from all\n</IfModule>\n");
         return true;
     }
 
-    function salesman_host_write(string $file, string $text): bool {
-        $handle = fopen($file, 'xb');
-        if (!$handle) { return false; }
-        $whole = fwrite($handle, $text) === strlen($text) && fflush($handle);
-        return fclose($handle) && $whole;
+    // Открывает свой файл, и никакой другой. / Opens a file of this user's own, and no other.
+    function salesman_host_open(string $path, string $mode) {
+        try {
+            if ((new SplFileInfo($path))->isLink()) { return null; }
+            $file = new SplFileObject($path, $mode);
+            $stat = $file->fstat();
+            return $stat['uid'] === salesman_host_user() && $stat['nlink'] <= 1 && ($stat['mode'] & 0170000) === 0100000 ? $file : null;
+        } catch (Exception $none) {
+            return null;
+        }
+    }
+
+    // Новый файл: через ссылку он не создаётся. / A new file: none is made through a link.
+    function salesman_host_write(string $path, string $text): bool {
+        $file = salesman_host_open($path, 'xb');
+        if (!$file) { return false; }
+        if (salesman_host_can('chmod')) { chmod($path, 0600); }
+        return $file->fwrite($text) === strlen($text) && $file->fflush();
+    }
+
+    // Заметка в очереди: пишется заново. / A note in the spool: written anew.
+    function salesman_host_note(string $name, string $text): bool {
+        $file = salesman_host_spool() === '' ? null : salesman_host_open(salesman_host_spool() . $name, 'c+b');
+        return $file && $file->ftruncate(0) && $file->fwrite($text) === strlen($text);
+    }
+
+    function salesman_host_read(string $name): string {
+        $file = salesman_host_spool() === '' ? null : salesman_host_open(salesman_host_spool() . $name, 'rb');
+        $size = $file ? $file->fstat()['size'] : 0;
+        return $size > 0 ? (string)$file->fread($size) : '';
+    }
+
+    // Событие из файла очереди; null - файла нет или он чужой. / The event in a file of the spool; null: there is no such file, or it is another's.
+    function salesman_host_body(string $path) {
+        $file = salesman_host_open($path, 'rb');
+        if (!$file) { return null; }
+        $text = '';
+        while (!$file->eof() && ($part = $file->fread(65536)) !== false && $part !== '') { $text .= $part; }
+        return strpos($text, salesman_host_guard()) === 0 ? substr($text, strlen(salesman_host_guard())) : $text;
     }
 
     function salesman_host_names(string $folder, string $pattern): array {
-        return array_values(preg_grep($pattern, scandir($folder) ?: []));
+        $names = [];
+        try {
+            foreach (new DirectoryIterator($folder) as $file) {
+                if (preg_match($pattern, $file->getFilename())) { $names[] = $file->getFilename(); }
+            }
+        } catch (Exception $none) { }
+        sort($names);
+        return $names;
     }
 
     function salesman_host_pending(): bool {
-        $found = false;
-        $folder = opendir(salesman_host_spool() . '/q');
-        while ($folder && !$found && ($name = readdir($folder)) !== false) { $found = ctype_digit($name); }
-        if ($folder) { closedir($folder); }
-        return $found;
+        if (salesman_host_spool() === '') { return false; }
+        try {
+            foreach (new DirectoryIterator(salesman_host_spool() . '/q') as $file) {
+                if (preg_match('/^\d+$/', $file->getFilename())) { return true; }
+            }
+        } catch (Exception $none) { }
+        return false;
     }
 
     function salesman_host_lock(string $name, int $ms) {
-        $handle = fopen(salesman_host_spool() . '/' . $name, 'c+b');
-        for ($waited = 0; $handle && !flock($handle, LOCK_EX | LOCK_NB); $waited++) {
-            if ($waited >= $ms) { return null; }
-            usleep(1000);
+        $file = salesman_host_open(salesman_host_spool() . '/' . $name, 'c+b');
+        for ($until = salesman_host_now() + $ms / 1000; $file && !$file->flock(LOCK_EX | LOCK_NB);) {
+            if (salesman_host_now() >= $until) { return null; }
+            if (salesman_host_can('usleep')) { usleep(1000); }
         }
-        return $handle ?: null;
+        return $file;
     }
 
     // Под замком state: [последний номер, файлов, байтов]; нечитаемое считается заново. / Under the lock on state: [last number, files, bytes]; unreadable, it is counted anew.
-    function salesman_host_state($handle, array $new = []): array {
-        rewind($handle);
+    function salesman_host_state($file, array $new = []): array {
+        $file->fseek(0);
         if ($new) {
             $text = sprintf("%012d %09d %015d\n", $new[0], max(0, $new[1]), max(0, $new[2]));
-            return fwrite($handle, $text) === strlen($text) ? $new : [];
+            return $file->fwrite($text) === strlen($text) ? $new : [];
         }
-        if (preg_match('/^(\d{12}) (\d{9}) (\d{15})$/', (string)fread($handle, 64), $match)) {
+        if (preg_match('/^(\d{12}) (\d{9}) (\d{15})$/', (string)$file->fread(64), $match)) {
             return [(int)$match[1], (int)$match[2], (int)$match[3]];
         }
         $state = [0, 0, 0];
         $queue = salesman_host_spool() . '/q/';
         foreach (salesman_host_names($queue, '/^\d{9}$/') as $part) {
             foreach (salesman_host_names($queue . $part, '/^\d{12}-/') as $name) {
-                $state = [max($state[0], (int)substr($name, 0, 12)), $state[1] + 1, $state[2] + (int)filesize("$queue$part/$name")];
+                $state = [max($state[0], (int)substr($name, 0, 12)), $state[1] + 1, $state[2] + (int)(new SplFileInfo("$queue$part/$name"))->getSize()];
             }
         }
         return $state;
     }
 
     function salesman_host_append(string $body, string $key): bool {
-        $file = salesman_host_spool() . '/tmp/' . $key . '-' . hash('crc32b', $body) . '.json';
-        $whole = salesman_host_write($file, $body);
-        if (!$whole) {
-            unlink($file);
-            $whole = salesman_host_prepare() && salesman_host_write($file, $body);
+        $spool = salesman_host_spool();
+        $file = $spool . '/tmp/' . $key . '-' . sprintf('%08x', crc32($body)) . '.php';
+        $whole = $spool !== '' && salesman_host_own($spool) && salesman_host_own($spool . '/tmp') && salesman_host_write($file, salesman_host_guard() . $body);
+        if (!$whole && $spool !== '') {
+            is_file($file) && unlink($file);
+            $whole = salesman_host_prepare() && salesman_host_write($file, salesman_host_guard() . $body);
         }
         if ($whole && salesman_host_enqueue($file, strlen($body))) { return true; }
-        unlink($file);
-        salesman_host_log('the spool is full or can\'t be written: ' . salesman_host_spool());
+        if ($spool !== '' && is_file($file)) { unlink($file); }
+        salesman_host_log('the spool is full or can\'t be written: ' . $spool);
         return false;
     }
 
@@ -380,11 +576,10 @@ if (!function_exists('salesman_host_settings')) {
         $done = $files < $settings['spool_files'] && $total + $bytes <= $settings['spool_bytes']
             && salesman_host_state($lock, [$last + 1, $files + 1, $total + $bytes]);
         if ($done) {
-            mkdir($part, 0700);
-            $done = rename($file, $part . '/' . sprintf('%012d-', $last + 1) . basename($file));
+            is_dir($part) || mkdir($part, 0700);
+            $done = salesman_host_own($part) && rename($file, $part . '/' . sprintf('%012d-', $last + 1) . basename($file));
             if (!$done) { salesman_host_state($lock, [$last + 1, $files, $total]); }
         }
-        fclose($lock);
         return $done;
     }
 
@@ -396,7 +591,7 @@ if (!function_exists('salesman_host_settings')) {
             $lock = salesman_host_pending() ? salesman_host_lock('flush', $wait) : null;
             $tally['busy'] = !$lock;
             $empty = $lock && salesman_host_flush_locked($send, $tally);
-            if ($lock) { fclose($lock); }
+            $lock = null;
         } while ($empty && salesman_host_pending());
         return $tally;
     }
@@ -409,12 +604,12 @@ if (!function_exists('salesman_host_settings')) {
         try {
             while ($parts = salesman_host_names($spool . '/q', '/^\d+$/')) {
                 $part = $spool . '/q/' . $parts[0] . '/';
-                $names = salesman_host_names($part, '/^\d{12}-[0-9a-f]{32}-[0-9a-f]{8}\.json$/');
+                $names = salesman_host_own($spool . '/q/' . $parts[0]) ? salesman_host_names($part, '/^\d{12}-[0-9a-f]{32}-[0-9a-f]{8}\.(?:json|php)$/') : [];
                 foreach ($names as $name) {
-                    $body = file_get_contents($part . $name);
-                    if ($body === false) { return false; }
+                    $body = salesman_host_body($part . $name);
+                    if ($body === null) { return false; }
                     $key = substr($name, 13, 32);
-                    $whole = hash('crc32b', $body) === substr($name, 46, 8);
+                    $whole = sprintf('%08x', crc32($body)) === substr($name, 46, 8);
                     $tally['status'] = $status = $whole ? $send($body, $key) : 400;
                     $end = $status === 202 ? 'sent' : (salesman_host_refused($status) ? 'refused' : 'aside');
                     if ($end === 'aside' && (!salesman_host_blocked($status, $send) || salesman_host_tried($key) < $settings['tries'])) { return false; }
@@ -422,7 +617,7 @@ if (!function_exists('salesman_host_settings')) {
                     if ($end === 'aside') {
                         // Остальные не виноваты: они идут дальше. / The others are not to blame: they go on.
                         $run['failed'] = false;
-                        unlink($spool . '/down');
+                        is_file($spool . '/down') && unlink($spool . '/down');
                     }
                     $tally[$end]++;
                     $files++;
@@ -432,9 +627,9 @@ if (!function_exists('salesman_host_settings')) {
                 $lock = $names ? null : salesman_host_lock('state', 1000);
                 if ($lock) {
                     $kept = !rmdir($part) && !salesman_host_names($part, '/^\d{12}-/') && !rename($part, $spool . '/refused/' . time() . '-' . $parts[0]);
-                    fclose($lock);
-                }
-                if (!$names && (!$lock || $kept)) { return false; }
+                    $lock = null;
+                    if ($kept) { return false; }
+                } elseif (!$names) { return false; }
             }
             salesman_host_recover();
             return true;
@@ -443,7 +638,6 @@ if (!function_exists('salesman_host_settings')) {
             if ($lock) {
                 list($last, $had, $total) = salesman_host_state($lock);
                 salesman_host_state($lock, salesman_host_pending() ? [$last, $had - $files, $total - $bytes] : [$last, 0, 0]);
-                fclose($lock);
             }
         }
     }
@@ -451,14 +645,13 @@ if (!function_exists('salesman_host_settings')) {
     // Целое событие из tmp, чей процесс убили перед постановкой в очередь, ставится в неё; обрывки удаляются.
     // A whole event in tmp whose process was killed just before it joined the spool joins it now; fragments are deleted.
     function salesman_host_recover(): void {
-        foreach (salesman_host_names(salesman_host_spool() . '/tmp', '/^[0-9a-f]{32}-[0-9a-f]{8}\.json$/') as $name) {
+        if (!salesman_host_own(salesman_host_spool() . '/tmp')) { return; }
+        foreach (salesman_host_names(salesman_host_spool() . '/tmp', '/^[0-9a-f]{32}-[0-9a-f]{8}\.(?:json|php)$/') as $name) {
             $file = salesman_host_spool() . '/tmp/' . $name;
-            if (time() - (int)filemtime($file) > 60) {
-                $body = (string)file_get_contents($file);
-                if (hash('crc32b', $body) !== substr($name, 33, 8)) {
-                    unlink($file);
-                } elseif (!salesman_host_enqueue($file, strlen($body))) { return; }
-            }
+            $body = time() - (int)(new SplFileInfo($file))->getMTime() > 60 ? salesman_host_body($file) : null;
+            if ($body !== null && sprintf('%08x', crc32($body)) !== substr($name, 33, 8)) {
+                unlink($file);
+            } elseif ($body !== null && !salesman_host_enqueue($file, strlen($body))) { return; }
         }
     }
 
@@ -467,8 +660,10 @@ if (!function_exists('salesman_host_settings')) {
         $settings = salesman_host_settings();
         $folder = salesman_host_spool() . '/' . $where;
         is_dir($folder) || salesman_host_prepare();
-        $old = salesman_host_names($folder, '/^\d+-[0-9a-f]{32}-\d+\.json$/');
-        $sizes = array_map(static function ($name) use ($folder) { return (int)filesize($folder . '/' . $name); }, $old);
+        $safe = salesman_host_spool() !== '' && salesman_host_own($folder);
+        $old = $safe ? salesman_host_names($folder, '/^\d+-[0-9a-f]{32}-\d+\.(?:json|php)$/') : [];
+        $sizes = [];
+        foreach ($old as $name) { $sizes[] = (int)(new SplFileInfo("$folder/$name"))->getSize(); }
         while ($old && (count($old) >= $settings[$where . '_files'] || array_sum($sizes) + strlen($body) > $settings[$where . '_bytes'])) {
             unlink($folder . '/' . array_shift($old));
             array_shift($sizes);
@@ -476,8 +671,9 @@ if (!function_exists('salesman_host_settings')) {
         }
         // Отложенные хранят свой номер в очереди, то есть порядок. / What is set aside keeps its number in the spool, which is its order.
         $number = $where === 'aside' ? substr(basename($file), 0, 12) : (string)time();
-        $target = sprintf('%s/%s-%s-%d.json', $folder, $number, $key, abs($status));
-        $kept = strlen($body) <= $settings[$where . '_bytes'] && ($file === '' ? salesman_host_write($target, $body) : rename($file, $target));
+        $target = sprintf('%s/%s-%s-%d.php', $folder, $number, $key, abs($status));
+        $kept = $safe && strlen($body) <= $settings[$where . '_bytes'] && ($file === '' || substr($file, -5) === '.json' ? salesman_host_write($target, salesman_host_guard() . $body) : rename($file, $target));
+        if ($kept && $file !== '' && is_file($file)) { unlink($file); }
         $words = $where === 'aside' ? 'an event is set aside (' . salesman_host_words($status) . ')' : "the host refused an event with $status";
         salesman_host_log(($status || $where === 'aside' ? $words : 'a damaged event') . ($kept ? ': ' . $target : ', not kept'));
         return $kept || ($file !== '' && unlink($file));
@@ -487,9 +683,9 @@ if (!function_exists('salesman_host_settings')) {
     function salesman_host_retry(string $where): int {
         $folder = salesman_host_spool() . '/' . $where;
         $count = 0;
-        foreach (salesman_host_names($folder, '/^\d+-[0-9a-f]{32}-\d+\.json$/') as $name) {
-            $body = file_get_contents($folder . '/' . $name);
-            if ($body === false || !salesman_host_append($body, explode('-', $name)[1])) { break; }
+        foreach (salesman_host_own($folder) ? salesman_host_names($folder, '/^\d+-[0-9a-f]{32}-\d+\.(?:json|php)$/') : [] as $name) {
+            $body = salesman_host_body($folder . '/' . $name);
+            if ($body === null || !salesman_host_append($body, explode('-', $name)[1])) { break; }
             unlink($folder . '/' . $name);
             $count++;
         }
@@ -499,66 +695,90 @@ if (!function_exists('salesman_host_settings')) {
     // Не чаще строки в минуту, без содержимого событий. / One line a minute at most, without what events hold.
     function salesman_host_log(string $text, bool $lost = false): void {
         $run = &salesman_host_run();
-        $mark = salesman_host_spool() . ($lost ? '/lost' : '/logged');
-        clearstatcache(true, $mark);
-        if (empty($run[$mark]) && (!is_file($mark) || time() - (int)filemtime($mark) >= 60)) {
+        $mark = $lost ? '/lost' : '/logged';
+        $last = (int)salesman_host_read($mark);
+        if (empty($run[$mark]) && ($last > time() || time() - $last >= 60)) {
             $run[$mark] = true;
-            touch($mark);
-            error_log('salesman-host: ' . $text);
+            salesman_host_note($mark, (string)time());
+            salesman_host_say($text);
         }
     }
 
-    // Штатная передача: форма на developer/webhooks.php этой же CRM. / The stock relay: a form to this same CRM's developer/webhooks.php.
+    // Туда, где администратор увидит: в журнал ошибок PHP, иначе в системный; и в --status. / To where an administrator sees it: PHP's error log, else the system's; and --status.
+    function salesman_host_say(string $text): void {
+        try { salesman_host_note('/said', date('c') . " $text"); } catch (Throwable $none) { }
+        foreach (['error_log' => ['salesman-host: ' . $text], 'syslog' => [LOG_ERR, 'salesman-host: ' . $text]] as $name => $arguments) {
+            try {
+                if (salesman_host_can($name)) {
+                    $name(...$arguments);
+                    return;
+                }
+            } catch (Throwable $none) { }
+        }
+    }
+
+    // Штатная передача: форма на developer/webhooks.php этой же CRM, по её постоянному адресу. / The stock relay: a form to this same CRM's developer/webhooks.php, at its fixed address.
     function salesman_host_relay(array $args): void {
         $settings = salesman_host_settings();
         $run = &salesman_host_run();
-        $url = $settings['relay_url'] ?: (empty($_SERVER['HTTP_HOST']) ? '' : salesman_host_base() . '/developer/webhooks.php');
-        if ($url === '' || !function_exists('curl_init') || !function_exists('curl_exec')) { return; }
+        if ($settings['crm_url'] === '' || !salesman_host_has_curl()) {
+            salesman_host_log('nothing is relayed to webhooks.php: ' . ($settings['crm_url'] === '' ? 'crm_url is empty' : 'PHP has no curl (disable_functions)'));
+            return;
+        }
         unset($args['ses']);
-        $began = microtime(true);
-        $curl = curl_init($url);
-        curl_setopt_array($curl, [
+        $began = salesman_host_now();
+        $curl = curl_init(rtrim($settings['crm_url'], '/') . '/developer/webhooks.php');
+        foreach ([
             CURLOPT_POSTFIELDS => http_build_query($args), CURLOPT_RETURNTRANSFER => true, CURLOPT_SSL_VERIFYPEER => false, CURLOPT_NOSIGNAL => true,
-            CURLOPT_TIMEOUT_MS => (int)max(200, $settings['relay_ms'] - $run['relay']),
-        ]);
+            CURLOPT_FOLLOWLOCATION => false, CURLOPT_TIMEOUT_MS => (int)max(200, $settings['relay_ms'] - $run['relay']),
+        ] as $option => $value) { curl_setopt($curl, $option, $value); }
         curl_exec($curl);
-        $run['relay'] += max(0.0, (microtime(true) - $began) * 1000);
+        $run['relay'] += max(0.0, (salesman_host_now() - $began) * 1000);
     }
 
+    // Штатный файл задаёт и глобальную $baseURL: другой код может на неё рассчитывать. / The stock file sets the global $baseURL too: other code may count on it.
     function salesman_host_base(): string {
+        $fixed = rtrim(salesman_host_settings()['crm_url'], '/');
+        if ($fixed !== '') { return $fixed; }
         $secure = (!empty($_SERVER['HTTPS']) && $_SERVER['HTTPS'] !== 'off') || (int)($_SERVER['SERVER_PORT'] ?? 0) === 443;
         return ($secure ? 'https://' : 'http://') . ($_SERVER['HTTP_HOST'] ?? '');
     }
 
-    // Штатный файл задаёт и глобальную $baseURL: другой код может на неё рассчитывать. / The stock file sets the global $baseURL too: other code may count on it.
     function salesman_host_register(): void {
-        static $registered = false;
-        if ($registered || !class_exists('event') || !method_exists('event', 'register')) { return; }
-        $registered = true;
+        if (salesman_host_can('class_exists') && !class_exists('event')) { return; }
         $GLOBALS['baseURL'] = $GLOBALS['baseURL'] ?? salesman_host_base();
         foreach (salesman_host_settings()['events'] as $name) {
             event::register($name, static function ($args = []) use ($name) { salesman_host_event($name, $args); });
         }
+        $GLOBALS['salesman_host_registered'] = true;
     }
 
     // Командная строка: --flush отправляет всё (код 0, если очередь пуста), --status показывает, --retry возвращает отложенные (--retry refused: отвергнутые).
     // Command line: --flush sends all (0 if the spool is empty then), --status shows, --retry puts back what was set aside (--retry refused: what was refused).
     function salesman_host_cli(array $argv): int {
-        set_error_handler(static function () { return true; });
-        $spool = salesman_host_spool();
-        $owner = is_dir($spool) ? fileowner($spool) : false;
+        salesman_host_hush();
+        $missing = salesman_host_missing();
+        if ($missing) { echo 'PHP lacks functions that are needed (disable_functions): ', json_encode($missing), "\n"; }
+        $crm = dirname(__DIR__);
+        foreach ([salesman_host_settings()['spool'], "$crm/cash/salesman-host-spool", dirname($crm) . '/salesman-host-spool-' . sprintf('%08x', crc32($crm))] as $folder) {
+            if ($folder !== '' && is_dir($folder) && !(new SplFileInfo($folder))->isLink()) { break; }
+        }
+        $owner = is_dir($folder) && !(new SplFileInfo($folder))->isLink() ? fileowner($folder) : false;
         // Иначе веб-сервер не смог бы писать в свою очередь. / Else the web server could not write to its own spool.
-        if ($owner !== false && function_exists('posix_geteuid') && posix_geteuid() !== $owner && (!posix_setegid(filegroup($spool)) || !posix_seteuid($owner))) {
-            echo "Run this as the owner of $spool (user id $owner).\n";
+        if ($owner !== false && salesman_host_can('posix_geteuid') && posix_geteuid() !== $owner
+            && !(salesman_host_can('posix_setegid') && salesman_host_can('posix_seteuid') && posix_setegid(filegroup($folder)) && posix_seteuid($owner))) {
+            echo "Run this as the owner of $folder (user id $owner).\n";
             return 1;
         }
+        $spool = salesman_host_spool();
+        if ($spool === '') { echo "There is no spool folder that can be used: the error log says why.\n"; }
         $command = $argv[1] ?? '';
         if ($command === '--flush') {
-            salesman_host_recover();
+            if ($spool !== '') { salesman_host_recover(); }
             $tally = salesman_host_flush(static function (string $body, string $key): int {
                 $settings = salesman_host_settings();
                 $status = salesman_host_post($body, $key, 10 * $settings['connect_ms'], 10 * $settings['total_ms']);
-                if ($status === 202) { unlink(salesman_host_spool() . '/down'); }
+                if ($status === 202 && is_file(salesman_host_spool() . '/down')) { unlink(salesman_host_spool() . '/down'); }
                 return $status;
             }, 5000);
             $empty = !salesman_host_pending();
@@ -569,7 +789,7 @@ if (!function_exists('salesman_host_settings')) {
         if ($command === '--retry' && in_array($argv[2] ?? 'aside', ['aside', 'refused'], true)) {
             $where = $argv[2] ?? 'aside';
             $count = salesman_host_retry($where);
-            $left = count(salesman_host_names("$spool/$where", '/\.json$/'));
+            $left = count(salesman_host_names("$spool/$where", '/\.(?:json|php)$/'));
             echo "put back into the spool: $count, left: $left\n";
             return $left ? 1 : 0;
         }
@@ -579,21 +799,30 @@ if (!function_exists('salesman_host_settings')) {
         }
         $files = $bytes = $oldest = 0;
         foreach (salesman_host_names($spool . '/q', '/^\d+$/') as $part) {
-            foreach (salesman_host_names("$spool/q/$part", '/\.json$/') as $name) {
-                $oldest = $files++ ? $oldest : (int)filemtime("$spool/q/$part/$name");
-                $bytes += (int)filesize("$spool/q/$part/$name");
+            foreach (salesman_host_names("$spool/q/$part", '/\.(?:json|php)$/') as $name) {
+                $file = new SplFileInfo("$spool/q/$part/$name");
+                $oldest = $files++ ? $oldest : (int)$file->getMTime();
+                $bytes += (int)$file->getSize();
             }
         }
-        list($refused, $aside) = array_map(static function ($where) use ($spool) { return count(salesman_host_names("$spool/$where", '/\.json$/')); }, ['refused', 'aside']);
-        $last = explode(' ', (string)file_get_contents($spool . '/down'));
+        $aside = count(salesman_host_names("$spool/aside", '/\.(?:json|php)$/'));
+        $refused = count(salesman_host_names("$spool/refused", '/\.(?:json|php)$/'));
+        $last = explode(' ', salesman_host_read('/down'));
+        $said = salesman_host_read('/said');
         echo "spool: $spool\nwaiting: $files events, $bytes bytes", $files ? ', oldest from ' . date('c', $oldest) : '',
             "\nset aside: $aside", $aside ? ' (they can\'t go; --retry puts them back)' : '', "\nrefused: $refused\n",
-            'host: ', salesman_host_down() > 0 ? 'did not take an event a moment ago: ' . salesman_host_words((int)($last[1] ?? 0)) : 'no recent failure', "\n";
+            'host: ', salesman_host_down() > 0 ? 'did not take an event a moment ago: ' . salesman_host_words((int)($last[1] ?? 0)) : 'no recent failure', "\n",
+            $said === '' ? '' : "last told: $said\n";
         return $files || $aside ? 1 : 0;
     }
 }
 
-if (PHP_SAPI === 'cli' && isset($_SERVER['SCRIPT_FILENAME']) && realpath($_SERVER['SCRIPT_FILENAME']) === __FILE__) {
+$salesman_host_script = PHP_SAPI === 'cli' ? $_SERVER['SCRIPT_FILENAME'] ?? '' : '';
+if ($salesman_host_script !== '' && ($salesman_host_script === __FILE__ || (salesman_host_can('realpath') && realpath($salesman_host_script) === __FILE__))) {
     exit(salesman_host_cli($_SERVER['argv']));
 }
-salesman_host_register();
+if (empty($GLOBALS['salesman_host_registered'])) { salesman_host_register(); }
+} catch (Throwable $error) {
+    // Без класса event - не страница CRM; остальное видно в журнале ошибок. / Without the class event this is no page of the CRM; the rest shows in the error log.
+    try { salesman_host_say('events are not handed over: ' . $error->getMessage()); } catch (Throwable $none) { }
+}

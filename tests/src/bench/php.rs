@@ -36,6 +36,7 @@ pub(crate) async fn measure() -> anyhow::Result<Value> {
         connect_ms: 300,
         total_ms: 1_000,
         relay: false,
+        crm_url: String::new(),
         spool: String::new(),
     };
     let up = Crm::new(&php, &events_php::file(&options).map_err(anyhow::Error::msg)?)?;
