@@ -4,7 +4,9 @@
 //! - No line holds a token, a key, a payload or an address of the outside.
 //! - A line about an event, a delivery or a call names both ids.
 //! - What is logged is counted here as well (`metrics`).
+//! - Lines that others can cause at will are bounded, and what was left out of them is told (`bounded`).
 
+mod bounded;
 pub mod log;
 pub mod metrics;
 
@@ -151,21 +153,43 @@ pub(crate) fn event_accepted(account: &str, took: Duration) {
     metrics::accepted(account, took);
 }
 
-pub(crate) fn event_refused(code: &str, reason: &str) {
+pub(crate) fn event_refused(code: &'static str, reason: &dyn Display) {
     metrics::refused(code);
-    warn!(code, reason, "Event refused.");
+    if bounded::may("Event refused.", code) {
+        warn!(code, %reason, "Event refused.");
+    }
 }
 
 pub(crate) fn key_reused(account: &str, first: EventId, event: &str) {
-    warn!(account, event, %first, "An event came under the key of another one, which stays.");
+    if bounded::may("An event came under the key of another one, which stays.", "") {
+        warn!(account, event, %first, "An event came under the key of another one, which stays.");
+    }
 }
 
 pub(crate) fn connection_refused() {
-    warn!("Connection closed: too many are open, in all or from its address.");
+    if bounded::may("Connection closed.", "") {
+        warn!("Connection closed: too many are open, in all or from its address.");
+    }
+}
+
+pub(crate) fn connection_made_room() {
+    if bounded::may("Connection closed to make room.", "") {
+        warn!(
+            "Connection closed to make room for a new one: all places were taken, and it had brought nothing or was idle."
+        );
+    }
+}
+
+pub(crate) fn not_accepted(reason: &dyn Display) {
+    if bounded::may("A connection can't be accepted.", "") {
+        error!(%reason, "A connection can't be accepted.");
+    }
 }
 
 pub(crate) fn event_not_stored(reason: &dyn Display) {
-    error!(code = "ingress.not_stored", %reason, "Event not stored; its sender was told so.");
+    if bounded::may("Event not stored; its sender was told so.", "ingress.not_stored") {
+        error!(code = "ingress.not_stored", %reason, "Event not stored; its sender was told so.");
+    }
 }
 
 pub(crate) fn delivered(claimed: &Claimed, outcome: &Outcome, next: Next, effects: &Effects, now: i64) {
@@ -273,7 +297,9 @@ pub(crate) fn operator_did(who: &str, action: &str, object: &str) {
 }
 
 pub(crate) fn login_failed(from: std::net::IpAddr) {
-    warn!(%from, "Somebody could not log in to the console.");
+    if bounded::may("Somebody could not log in to the console.", "") {
+        warn!(%from, "Somebody could not log in to the console.");
+    }
 }
 
 pub(crate) fn alerted(kind: &'static str, failure: Option<&str>) {
@@ -300,8 +326,10 @@ pub(crate) fn store_refused(step: &str, reason: &dyn Display) {
     error!(step, %reason, "The journal refused; it is asked again.");
 }
 
-pub(crate) fn host_fault(room: &str, reason: &dyn Display) {
-    error!(room, %reason, "The host failed.");
+pub(crate) fn host_fault(room: &'static str, reason: &dyn Display) {
+    if bounded::may("The host failed.", room) {
+        error!(room, %reason, "The host failed.");
+    }
 }
 
 pub(crate) fn crm_called(

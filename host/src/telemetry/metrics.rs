@@ -205,6 +205,7 @@ impl Metrics {
         loop {
             tokio::time::sleep(Duration::from_secs(5)).await;
             self.handle.run_upkeep();
+            super::bounded::tell();
         }
     }
 }
