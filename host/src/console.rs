@@ -11,11 +11,13 @@
 mod access;
 mod actions;
 mod api;
+mod bounds;
 mod jobs;
 mod live;
 mod mask;
 mod measures;
 mod pages;
+mod passwords;
 mod problem;
 mod words;
 
@@ -34,11 +36,13 @@ use crate::clock::Clock;
 use crate::event::Event;
 use crate::plugin::{Permissions, PluginName};
 use crate::registry::versions::Versions;
+use crate::server::Caller;
 use crate::telemetry::Metrics;
 use crate::{dispatcher, journal, registry};
 use access::{Access, Refusal};
-pub use access::{Keys, Options as AccessOptions, Role, Token, User, hash_password, is_hash};
+pub use access::{Keys, Options as AccessOptions, Role, Token, User};
 use mask::Mask;
+pub use passwords::{hash_password, is_hash};
 use problem::Problem;
 
 /// Rows of one page at most.
@@ -94,6 +98,7 @@ struct Inner {
     mask: Mask,
     jobs: jobs::Jobs,
     streams: Arc<Semaphore>,
+    places: bounds::Places,
 }
 
 impl Deref for Console {
@@ -121,10 +126,18 @@ pub fn routes(options: Options, tools: Tools) -> Result<(Router, Keys), String> 
     let keys = access.keys();
     let streams = Arc::new(Semaphore::new(MOST_STREAMS));
     let mask = Mask::new(options.mask);
-    let console = Console(Arc::new(Inner { tools, access, mask, jobs: jobs::Jobs::default(), streams }));
+    let console = Console(Arc::new(Inner {
+        tools,
+        access,
+        mask,
+        jobs: jobs::Jobs::default(),
+        streams,
+        places: bounds::Places::default(),
+    }));
     let closed = api::routes().merge(live::routes()).merge(measures::routes()).merge(pages::routes());
     let closed = closed.layer(from_fn_with_state(console.clone(), admit));
-    Ok((closed.merge(pages::open_routes()).layer(from_fn(guarded)).with_state(console), keys))
+    let open = pages::open_routes().layer(from_fn_with_state(console.clone(), bounds::strangers));
+    Ok((closed.merge(open).layer(from_fn(guarded)).with_state(console), keys))
 }
 
 /// Lets in whoever may come in, and keeps viewers from changing anything.
@@ -144,7 +157,14 @@ async fn admit(State(console): State<Console>, request: Request, next: Next) -> 
         return answered(&parts, page, &Problem::new(StatusCode::FORBIDDEN, "console.viewer", words));
     }
     parts.extensions.insert(operator);
-    next.run(Request::from_parts(parts, body)).await
+    // From here on the connection makes room for no stranger's.
+    let _served = parts.extensions.get::<Caller>().map(Caller::known);
+    let place = console.places.known().await;
+    let whole = bounds::known_whole(Request::from_parts(parts.clone(), body)).await;
+    match place.and_then(|place| Ok((place, whole?))) {
+        Ok((_place, request)) => next.run(request).await,
+        Err(problem) => answered(&parts, page, &problem),
+    }
 }
 
 /// A refusal as people or programs read it.

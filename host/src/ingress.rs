@@ -2,8 +2,8 @@
 //!
 //! - The answer comes after the event is on disk, and before anything is done about it: the CRM's user waits for it.
 //! - `ses` is dropped while decoding; tokens and addresses are never logged.
-//! - Body size (of a packed one: unpacked), the size of all bodies at once, decoding work, waiting senders and the time for
-//!   a body are bounded.
+//! - Body size (of a packed one: unpacked), what an account's bodies hold at once (`share`), decoding work, waiting senders
+//!   and the time for a body are bounded.
 //! - A sender can name its event (`Idempotency-Key`): sent again, it is the same event; another one under its name is refused.
 //! - Every answer of this room says that it is the host's own ([`OWN`]), and no proxy's.
 //! - Fields of the query complete those of a body, as PHP's `$_REQUEST` has them. A token among them is dropped.
@@ -16,6 +16,7 @@ mod packed;
 pub mod problem;
 mod sender;
 mod shape;
+mod share;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,28 +24,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::HttpBody as _;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::event::{Appended, Event, EventId, Via, entity_of};
 use crate::journal;
 use crate::secret::Renewable;
+use crate::server::Caller;
 use crate::telemetry;
 use crate::text;
 use problem::Problem;
 use shape::Shape;
+use share::{Sender, Shares};
 
 /// What the room needs to be told.
 #[derive(Debug, Clone)]
@@ -57,7 +59,7 @@ pub struct Options {
     pub max_body: usize,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
-    /// Senders served at once; more are told to come again.
+    /// Senders served at once, each account with its share; more are told to come again.
     pub max_senders: usize,
     /// Who is told of each event that was stored; whoever reads too slowly misses some.
     pub told: Option<mpsc::Sender<Accepted>>,
@@ -87,8 +89,6 @@ pub struct Account {
     pub allow: Vec<IpNet>,
 }
 
-/// Bytes of bodies that are read at once, all senders together.
-const MOST_READ_AT_ONCE: usize = 64 << 20;
 /// Bytes of the header that names an event.
 const MOST_KEY: usize = 128;
 /// How many times the bound of a body is read of one that is refused, and for how long.
@@ -116,11 +116,9 @@ struct Ingress {
     clock: Clock,
     doors: Doors,
     proxies: Vec<IpNet>,
-    /// Kibibytes of bodies that may still be read.
-    room: Semaphore,
+    shares: Shares,
     max_body: usize,
     body_timeout: Duration,
-    senders: Semaphore,
     told: Option<mpsc::Sender<Accepted>>,
 }
 
@@ -159,10 +157,9 @@ pub fn routes(options: Options, doors: Doors, journal: journal::Handle, clock: C
         clock,
         doors,
         proxies: options.proxies,
-        room: Semaphore::new(MOST_READ_AT_ONCE.max(options.max_body) >> 10),
+        shares: Shares::new(options.accounts.keys(), options.max_senders, options.max_body),
         max_body: options.max_body,
         body_timeout: options.body_timeout,
-        senders: Semaphore::new(options.max_senders),
         told: options.told,
     });
     Router::new().route("/events", any(hook)).route("/events/{*rest}", any(hook)).fallback(hook).with_state(ingress)
@@ -191,7 +188,7 @@ async fn hook(State(ingress): State<Arc<Ingress>>, request: Request) -> Response
 }
 
 fn refused(problem: Problem) -> Response {
-    telemetry::event_refused(problem.code(), &problem.to_string());
+    telemetry::event_refused(problem.code(), &problem);
     problem.into_response()
 }
 
@@ -229,15 +226,11 @@ impl Ingress {
         if !allow.is_empty() && !self.may_send(head, &allow) {
             return Err(Problem::Address);
         }
-        let _sender = self.senders.try_acquire().map_err(|_| Problem::Busy)?;
+        let mut sender = self.shares.sender(&account).await?;
+        let _served = head.extensions.get::<Caller>().map(Caller::known);
         let packing = shape::packing(&head.headers)?;
-        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        // What is packed may become as long as any body.
-        let length = length.filter(|_| packing.is_none());
-        let room = length.unwrap_or(self.max_body).min(self.max_body).div_ceil(1 << 10);
-        let _room = self.room.try_acquire_many(u32::try_from(room).unwrap_or(u32::MAX)).map_err(|_| Problem::Busy)?;
         let key = key(&head.headers)?;
-        let (via, fields) = self.read(head, body, packing).await?;
+        let (via, fields) = self.read(head, body, packing, &mut sender).await?;
         let event = normal_event(account, via, fields, self.clock.now())?;
         let (name, account, received_at) = (event.name.clone(), event.account.clone(), event.received_at);
         let decoded = Instant::now();
@@ -285,11 +278,12 @@ impl Ingress {
         head: &Parts,
         body: &mut Body,
         packing: Option<shape::Packing>,
+        sender: &mut Sender<'_>,
     ) -> Result<(Via, Map<String, Value>), Problem> {
         let query = query(head.uri.query().unwrap_or_default());
         let (via, mut fields) = match head.method {
             Method::GET => {
-                if !self.body(body).await?.is_empty() {
+                if !self.body(body, sender).await?.is_empty() {
                     return Err(Problem::BodyOnGet);
                 }
                 (Via::Query, query?)
@@ -299,9 +293,13 @@ impl Ingress {
                 if query.is_empty() {
                     shape.as_ref().map_err(Clone::clone)?;
                 }
-                let body = self.body(body).await?;
+                let body = self.body(body, sender).await?;
                 let body = match packing {
-                    Some(packing) => packed::unpacked(packing, &body, self.max_body)?,
+                    Some(packing) => {
+                        let unpacked = packed::unpacked(packing, &body, self.max_body)?;
+                        sender.holds(unpacked.len()).await?;
+                        unpacked
+                    }
                     None => body,
                 };
                 if body.is_empty() && !query.is_empty() {
@@ -322,16 +320,8 @@ impl Ingress {
         Ok((via, fields))
     }
 
-    async fn body(&self, body: &mut Body) -> Result<Bytes, Problem> {
-        if body.size_hint().lower() > self.max_body as u64 {
-            return Err(Problem::TooLarge(self.max_body));
-        }
-        let whole = Limited::new(body, self.max_body).collect();
-        match tokio::time::timeout(self.body_timeout, whole).await {
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::TooLarge(self.max_body)),
-            _ => Err(Problem::Incomplete),
-        }
+    async fn body(&self, body: &mut Body, sender: &mut Sender<'_>) -> Result<Bytes, Problem> {
+        tokio::time::timeout(self.body_timeout, sender.body(body)).await.unwrap_or(Err(Problem::Incomplete))
     }
 }
 

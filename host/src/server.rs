@@ -1,15 +1,19 @@
 //! The listener: accepts connections, bounds them, and hands their requests to the routes.
 //!
-//! - A connection that does not send a whole request head in time is closed.
-//! - Connections at once are bounded, in all and per address: a sender that opens many takes no other's place. What is
-//!   over the bound is closed at once; the CRM's side keeps the event and comes again.
+//! - A connection has a time for each head, which it also has between two requests, and one for each answer (`timed`):
+//!   whoever sends nothing, or reads nothing, is closed.
+//! - Connections at once are bounded, in all and per sender. When all places are taken, the oldest connection that has
+//!   brought nothing yet is closed for the new one (`table`): strangers can't keep out those who are known.
+//! - What one connection may make the host hold before it is known is bounded ([`MOST_BUFFERED`]).
 //! - On a stop, requests under way end, idle connections are closed.
 //!
-//! Not here: what a request means (`ingress`, `console`).
+//! Not here: what a request means, and the time for its body (`ingress`, `console`).
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+mod table;
+mod timed;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -24,24 +28,35 @@ use tokio::sync::watch;
 use tower::ServiceExt as _;
 
 use crate::telemetry;
+use table::Table;
+pub use table::{Caller, counted_as};
+use timed::Timed;
 
 /// The pause after the system refused a connection: it is out of file handles, mostly.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// Bytes that a connection holds before they are read or sent. The longest address that HTTP's library takes has 64 KiB.
+const MOST_BUFFERED: usize = 72 << 10;
+/// Connections that the system may keep until they are accepted: with less, a flood costs others a second each.
+const WAITING: i32 = 4_096;
 
 /// What the room needs to be told.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How long a request's head may take to arrive.
     pub head_timeout: Duration,
+    /// How long the reader of an answer may read nothing.
+    pub answer_timeout: Duration,
     /// Connections at once.
     pub most_connections: usize,
-    /// Connections at once from one address; loopback is not counted, because a proxy may stand there.
+    /// Connections at once from one sender; loopback is not counted, because a proxy may stand there.
     pub most_per_address: usize,
 }
 
 /// Serves until `stop` turns true and every request under way has ended.
 pub async fn serve(listener: Arc<TcpListener>, router: Router, options: Options, mut stop: watch::Receiver<bool>) {
-    let open = Arc::new(Open { count: Mutex::default(), options: options.clone() });
+    // Where this fails the system's own number holds.
+    drop(socket2::SockRef::from(&*listener).listen(WAITING));
+    let table = Arc::new(Table::new(options.most_connections, options.most_per_address));
     let (alive, mut ended) = tokio::sync::mpsc::channel::<()>(1);
     loop {
         let accepted = tokio::select! {
@@ -51,19 +66,21 @@ pub async fn serve(listener: Arc<TcpListener>, router: Router, options: Options,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = Open::place(&open, peer.ip()) else {
+                let Some(place) = Table::place(&table, peer.ip()) else {
                     telemetry::connection_refused();
                     continue;
                 };
-                let (router, stop, alive, timeout) =
-                    (router.clone(), stop.clone(), alive.clone(), options.head_timeout);
-                tokio::spawn(async move {
-                    connection(stream, peer, router, timeout, stop).await;
+                let caller = place.caller();
+                let serving = connection(stream, peer, caller.clone(), router.clone(), options.clone(), stop.clone());
+                let alive = alive.clone();
+                let task = tokio::spawn(async move {
+                    serving.await;
                     drop((place, alive));
                 });
+                caller.runs_as(task.abort_handle());
             }
             Err(error) => {
-                telemetry::host_fault("server", &error);
+                telemetry::not_accepted(&error);
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
         }
@@ -76,21 +93,26 @@ pub async fn serve(listener: Arc<TcpListener>, router: Router, options: Options,
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
+    caller: Caller,
     router: Router,
-    head_timeout: Duration,
+    options: Options,
     mut stop: watch::Receiver<bool>,
 ) {
     // An answer is one small packet: it must not wait for another.
     drop(stream.set_nodelay(true));
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
+        caller.asks();
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(caller.clone());
         router.clone().oneshot(request)
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head_timeout)
-        .serve_connection(TokioIo::new(stream), service);
+        // Between two requests too.
+        .header_read_timeout(options.head_timeout)
+        .max_buf_size(MOST_BUFFERED)
+        .serve_connection(TokioIo::new(Timed::new(stream, options.answer_timeout)), service);
     let mut serving = std::pin::pin!(serving);
     // Whoever breaks off has got no answer, and knows it.
     tokio::select! {
@@ -99,49 +121,4 @@ async fn connection(
     }
     serving.as_mut().graceful_shutdown();
     drop(serving.await);
-}
-
-struct Open {
-    count: Mutex<Count>,
-    options: Options,
-}
-
-#[derive(Default)]
-struct Count {
-    all: usize,
-    by_address: HashMap<IpAddr, usize>,
-}
-
-/// A connection's place, for as long as it lives.
-struct Place {
-    open: Arc<Open>,
-    address: IpAddr,
-}
-
-impl Open {
-    fn place(open: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let address = address.to_canonical();
-        let mut count = open.count.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = count.by_address.get(&address).copied().unwrap_or_default();
-        let too_many = own >= open.options.most_per_address && !address.is_loopback();
-        if too_many || count.all >= open.options.most_connections {
-            return None;
-        }
-        count.all += 1;
-        count.by_address.insert(address, own + 1);
-        Some(Place { open: Arc::clone(open), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut count = self.open.count.lock().unwrap_or_else(PoisonError::into_inner);
-        count.all = count.all.saturating_sub(1);
-        match count.by_address.get_mut(&self.address) {
-            Some(own) if *own > 1 => *own -= 1,
-            _ => {
-                count.by_address.remove(&self.address);
-            }
-        }
-    }
 }

@@ -236,6 +236,7 @@ pub(super) fn config(table: &Table, places: Places, base: &Path, source: &Source
     let drain = server.milliseconds("drain_ms", 0);
     let server_options = server::Options {
         head_timeout: server.milliseconds("head_timeout_ms", 1),
+        answer_timeout: server.milliseconds("answer_timeout_ms", 1),
         most_connections: usize::try_from(server.number("max_connections", 1, 1 << 20)).unwrap_or(1),
         most_per_address: usize::try_from(server.number("max_connections_per_address", 1, 1 << 20)).unwrap_or(1),
     };

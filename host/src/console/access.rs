@@ -15,17 +15,14 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use argon2::Argon2;
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
 
+use super::passwords::{self, Passwords};
 use crate::clock::Clock;
 use crate::files;
 use crate::secret::{Renewable, Secret};
@@ -40,10 +37,10 @@ const MOST_WRONG: [u32; 2] = [5, 50];
 const FIRST_WAIT: i64 = 60_000;
 /// The longest wait, and the time after which wrong passwords are forgotten.
 const LONGEST_WAIT: i64 = 15 * 60_000;
+/// Seconds to wait where too many passwords are being checked.
+const BUSY: u64 = 1;
 /// Senders whose wrong passwords are remembered.
 const MOST_SENDERS: usize = 10_000;
-/// Bytes of a password that are looked at.
-const MOST_PASSWORD: usize = 1_024;
 
 /// What somebody may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
@@ -147,8 +144,7 @@ pub(super) struct Access {
     csrf: String,
     sessions: Mutex<HashMap<[u8; 32], Session>>,
     wrong: Mutex<HashMap<(IpAddr, String), Wrong>>,
-    /// A check takes 19 MiB and a processor for a while.
-    checks: Semaphore,
+    passwords: Passwords,
     /// Compared where there is no such user, so that this takes as long.
     nobody: String,
 }
@@ -183,24 +179,6 @@ fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
 }
 
-/// The hash of a password, as it stands in the configuration.
-///
-/// # Errors
-/// When the system gives no random numbers.
-pub fn hash_password(password: &str) -> Result<String, String> {
-    let hash = Argon2::default().hash_password(password.as_bytes()).map_err(|error| error.to_string())?;
-    Ok(hash.to_string())
-}
-
-/// Whether a text is a password's hash.
-pub fn is_hash(text: &str) -> bool {
-    text.starts_with("$argon2") && PasswordHash::new(text).is_ok()
-}
-
-fn fits(hash: &str, password: &str) -> bool {
-    PasswordHash::new(hash).is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
-}
-
 impl Access {
     /// # Errors
     /// When the token's file can't be written, or the system gives no random numbers.
@@ -212,10 +190,10 @@ impl Access {
                 .map_err(|error| format!("`{}` can't be written: {error}", file.display()))?;
             own = Some(digest(&token));
         }
-        let nobody = hash_password(&random())?;
+        let nobody = passwords::nobodys(&random());
         let (sessions, wrong) = (Mutex::default(), Mutex::default());
         let keys = Keys::new(&options);
-        Ok(Self { options, clock, keys, own, csrf: random(), sessions, wrong, checks: Semaphore::new(2), nobody })
+        Ok(Self { options, clock, keys, own, csrf: random(), sessions, wrong, passwords: Passwords::default(), nobody })
     }
 
     /// What lets others in.
@@ -302,13 +280,9 @@ impl Access {
     pub(super) async fn login(&self, from: IpAddr, name: &str, password: &str) -> Result<Option<String>, u64> {
         let keys = [(from, name.chars().take(64).collect()), (from, String::new())];
         self.may_try(&keys)?;
-        // The semaphore is never closed.
-        let Ok(_check) = self.checks.acquire().await else { return Ok(None) };
         let user = self.keys.0.get().users.get(name).cloned();
-        let hash = user.as_ref().map_or(self.nobody.as_str(), |user| user.password.expose()).to_owned();
-        let password = password.to_owned();
-        let checked = tokio::task::spawn_blocking(move || password.len() <= MOST_PASSWORD && fits(&hash, &password));
-        let right = checked.await.unwrap_or(false);
+        let hash = user.as_ref().map_or(self.nobody.as_str(), |user| user.password.expose());
+        let right = self.passwords.fits(hash, password).await.ok_or(BUSY)?;
         let Some(user) = user.filter(|_| right) else {
             self.note_wrong(&keys);
             return Ok(None);
@@ -414,6 +388,7 @@ mod tests {
     use axum::http::Request;
 
     use super::*;
+    use crate::console::hash_password;
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 

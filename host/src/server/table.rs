@@ -1,0 +1,230 @@
+//! The places for connections, and who makes room when all are taken.
+//!
+//! - A connection is a stranger's until a request on it was let in ([`Caller::known`]).
+//! - When all places are taken, the oldest stranger's connection is closed for the new one, whatever it does; where there is
+//!   none, the known one that was used longest ago. One whose request is being served for somebody known is never closed.
+//! - IPv6 senders are counted by their network of 64 bits: one customer has all its addresses.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::task::AbortHandle;
+
+use crate::telemetry;
+
+/// The address under which a sender is counted.
+pub fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
+        }
+        address => address,
+    }
+}
+
+pub(super) struct Table {
+    most: usize,
+    most_per_sender: usize,
+    places: Mutex<Places>,
+}
+
+#[derive(Default)]
+struct Places {
+    open: HashMap<u64, Connection>,
+    by_sender: HashMap<IpAddr, usize>,
+    /// The numbers of strangers' connections: the smallest is the oldest.
+    strangers: BTreeSet<u64>,
+    /// Known connections that serve nobody, by when they were used.
+    idle: BTreeMap<u64, u64>,
+    /// Counts connections and uses.
+    count: u64,
+}
+
+struct Connection {
+    sender: IpAddr,
+    /// How it is closed.
+    task: Option<AbortHandle>,
+    state: State,
+}
+
+#[derive(Clone, Copy)]
+enum State {
+    Stranger,
+    Serving,
+    /// Since this use.
+    Idle(u64),
+}
+
+impl Table {
+    pub(super) fn new(most: usize, most_per_sender: usize) -> Self {
+        Self { most, most_per_sender, places: Mutex::default() }
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a new connection; none where its sender has too many, or all others serve somebody known.
+    pub(super) fn place(table: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let sender = counted_as(address);
+        let mut places = table.places();
+        let own = places.by_sender.get(&sender).copied().unwrap_or_default();
+        if own >= table.most_per_sender && !sender.is_loopback() {
+            return None;
+        }
+        if places.open.len() >= table.most && !places.make_room() {
+            return None;
+        }
+        let number = places.next();
+        *places.by_sender.entry(sender).or_default() += 1;
+        places.strangers.insert(number);
+        places.open.insert(number, Connection { sender, task: None, state: State::Stranger });
+        Some(Place(Caller { table: Arc::clone(table), number }))
+    }
+}
+
+impl Places {
+    fn next(&mut self) -> u64 {
+        self.count += 1;
+        self.count
+    }
+
+    fn make_room(&mut self) -> bool {
+        let oldest = self.strangers.first().copied().or_else(|| self.idle.values().next().copied());
+        oldest.is_some_and(|number| {
+            if let Some(task) = self.remove(number).and_then(|connection| connection.task) {
+                task.abort();
+            }
+            telemetry::connection_made_room();
+            true
+        })
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Connection> {
+        let connection = self.open.remove(&number)?;
+        self.strangers.remove(&number);
+        if let State::Idle(since) = connection.state {
+            self.idle.remove(&since);
+        }
+        match self.by_sender.get_mut(&connection.sender) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => {
+                self.by_sender.remove(&connection.sender);
+            }
+        }
+        Some(connection)
+    }
+
+    fn turn(&mut self, number: u64, serves: bool) {
+        let count = self.next();
+        let Some(connection) = self.open.get_mut(&number) else { return };
+        self.strangers.remove(&number);
+        if let State::Idle(since) = connection.state {
+            self.idle.remove(&since);
+        }
+        connection.state = if serves { State::Serving } else { State::Idle(count) };
+        if !serves {
+            self.idle.insert(count, number);
+        }
+    }
+}
+
+/// A connection's place, for as long as it lives.
+pub(super) struct Place(Caller);
+
+impl Place {
+    pub(super) fn caller(&self) -> Caller {
+        self.0.clone()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.table.places().remove(self.0.number);
+    }
+}
+
+/// The connection that a request came by, for whoever learns who its sender is.
+#[derive(Clone)]
+pub struct Caller {
+    table: Arc<Table>,
+    number: u64,
+}
+
+impl Caller {
+    /// The sender is known: until this is dropped the connection makes room for no other.
+    #[must_use]
+    pub fn known(&self) -> Served {
+        self.table.places().turn(self.number, true);
+        Served(self.clone())
+    }
+
+    /// A request came; a known connection counts as used.
+    pub(super) fn asks(&self) {
+        let mut places = self.table.places();
+        if places.open.get(&self.number).is_some_and(|connection| matches!(connection.state, State::Idle(_))) {
+            places.turn(self.number, false);
+        }
+    }
+
+    pub(super) fn runs_as(&self, task: AbortHandle) {
+        if let Some(connection) = self.table.places().open.get_mut(&self.number) {
+            connection.task = Some(task);
+        }
+    }
+}
+
+/// A request of somebody known, while it is served.
+pub struct Served(Caller);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.table.places().turn(self.0.number, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    #[test]
+    fn a_full_table_closes_strangers_first_then_the_idle_and_never_whoever_is_served() {
+        let table = Arc::new(Table::new(3, 3));
+        let place = |last| Table::place(&table, from(last));
+        let (first, second, third) = (place(1).unwrap(), place(2).unwrap(), place(3).unwrap());
+        let is_open = |place: &Place| table.places().open.contains_key(&place.0.number);
+        let served = first.caller().known();
+        drop(third.caller().known());
+        let fourth = place(4).unwrap();
+        assert!(is_open(&first) && !is_open(&second) && is_open(&third), "the stranger made room");
+        let fourth_served = fourth.caller().known();
+        let fifth = place(5).unwrap();
+        assert!(!is_open(&third) && is_open(&fifth), "no stranger was there: the idle one made room");
+        let _fifth_served = fifth.caller().known();
+        assert!(place(6).is_none(), "all serve somebody");
+        drop(served);
+        assert!(place(6).is_some() && !is_open(&first));
+        drop((first, second, third, fourth_served, fourth, fifth));
+        let places = table.places();
+        assert!(places.open.is_empty() && places.strangers.is_empty() && places.idle.is_empty());
+        assert!(places.by_sender.is_empty(), "closing twice counts once");
+    }
+
+    #[test]
+    fn senders_are_counted_by_network_and_loopback_is_not() {
+        let table = Arc::new(Table::new(100, 2));
+        let place = |address: &str| Table::place(&table, address.parse().unwrap());
+        let _held = [place("2001:db8::1").unwrap(), place("2001:db8::ffff:1").unwrap()];
+        assert!(place("2001:db8::2").is_none() && place("2001:db8:0:1::2").is_some());
+        let _mapped = [place("::ffff:192.0.2.1").unwrap(), place("192.0.2.1").unwrap()];
+        assert!(place("192.0.2.1").is_none());
+        let local =
+            [place("::1"), place("::1"), place("::1"), place("127.0.0.1"), place("127.0.0.1"), place("127.0.0.1")];
+        assert!(local.iter().all(Option::is_some));
+    }
+}
