@@ -421,7 +421,8 @@ impl Dispatcher {
             let line = locked(&self.shared.lines).get(&claimed.queue).cloned();
             let Some(line) = line else { continue };
             let counted = Counted::new(line, Arc::clone(&self.shared));
-            tokio::spawn(attempt::deliver(Arc::clone(&self.shared), claimed, counted));
+            let threads = self.shared.tools.sandbox.threads();
+            threads.spawn(attempt::deliver(Arc::clone(&self.shared), claimed, counted));
         }
         if taken.unrouted || opened {
             return Duration::ZERO;

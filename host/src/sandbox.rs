@@ -107,7 +107,7 @@ impl Sandbox {
         Ok(Self { engine, linker, cache, compiler: options.compiler.clone(), threads })
     }
 
-    /// The threads that attempts run on.
+    /// The threads that attempts run on, from their beginning to their end: none takes events in.
     pub fn threads(&self) -> &tokio::runtime::Handle {
         self.threads.handle()
     }

@@ -108,7 +108,10 @@ fn a_new_plugin_tests_and_builds_without_an_edit() {
         ],
         "permissions": { "crm": [], "http": [], "state": false },
         "permissions_in_words": [],
-        "limits": { "memory_mib": null, "cpu_ms": null, "time_ms": null, "calls": null, "log_kib": null, "reply_kib": null },
+        "limits": {
+            "memory_mib": null, "cpu_ms": null, "time_ms": null, "calls": null, "log_kib": null, "reply_kib": null,
+            "state_mib": null, "state_keys": null,
+        },
         "settings": [],
     });
     assert_eq!((&inspected["plugin"], &inspected["kind"]), (&expected, &json!("core module")));

@@ -163,7 +163,8 @@ async fn what_comes_before_the_first_approval_is_kept_and_delivered_with_it() {
     .unwrap();
     assert_eq!((&waiting[0]["name"], &waiting[0]["waits_for_approval"]), (&json!("one"), &json!(true)));
     assert!(waiting[0]["notices"][0]["message"].as_str().unwrap().contains("kept for it"), "{waiting}");
-    let (status, _) = host.ask("plugins/one/grant", &json!({})).await.unwrap();
+    let (status, _) =
+        host.ask("plugins/one/grant", &json!({ "hash": waiting[0]["notices"][0]["hash"] })).await.unwrap();
     assert_eq!(status, 200);
     for id in &ids {
         let path = host.settled(id).await.unwrap();

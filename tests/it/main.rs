@@ -5,6 +5,7 @@
 mod accounts;
 mod answers;
 mod authoring;
+mod bounds;
 mod browser;
 mod crm_client;
 mod deeds;

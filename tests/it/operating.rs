@@ -319,6 +319,7 @@ async fn a_panic_beside_the_plugin_leaves_no_delivery_running() {
         },
         breaker: dispatcher::gate::Breaker::default(),
         instances: 4,
+        memory: 1 << 30,
         drain: Duration::from_secs(5),
         accounts: vec!["main".to_owned()],
     };

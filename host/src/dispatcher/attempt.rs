@@ -237,11 +237,10 @@ async fn invoke(shared: &Arc<Shared>, live: &Arc<Live>, claimed: &Claimed) -> (O
         secrets: Arc::clone(&live.secrets),
     };
     let (sandbox, live) = (Arc::clone(&tools.sandbox), Arc::clone(live));
-    let threads = sandbox.threads().clone();
     let (event, attempt) = (claimed.event.clone(), claimed.attempt);
     // A task of its own, so that a panic in the host's part ends as this attempt's fault.
     let running =
-        threads.spawn(async move { sandbox.invoke(&live.compiled, &event, attempt, reach, &live.limits).await });
+        tokio::spawn(async move { sandbox.invoke(&live.compiled, &event, attempt, reach, &live.limits).await });
     running.await.unwrap_or_else(|error| {
         telemetry::host_fault("sandbox", &error);
         let fault = Fault::new(FaultKind::Host, "the host failed while it ran the plugin: its log says more");

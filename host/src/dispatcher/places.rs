@@ -287,7 +287,7 @@ mod tests {
             assert!(!running.is_empty());
             tokio::task::yield_now().await;
         }
-        assert_eq!(running.len(), 9, "600 MiB beside the large one, which had its 400 kept for it");
+        assert_eq!(running.len(), 10, "600 MiB beside the large one, which had its 400 kept for it");
         drop(waiting.await.unwrap());
     }
 

@@ -3,6 +3,7 @@
 mod causes;
 mod model;
 mod operators;
+mod state;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -74,6 +75,7 @@ fn stateful(claimed: &Claimed, seen: &[(&str, Option<u64>)], writes: &[(&str, St
         state: StateEffects {
             seen: seen.iter().map(|(key, version)| ((*key).to_owned(), *version)).collect(),
             writes: writes.iter().map(|(key, write)| ((*key).to_owned(), write.clone())).collect(),
+            quota: None,
         },
         ..Effects::default()
     };

@@ -95,10 +95,42 @@ impl Plugin for Sinner {
                 host.info(sent.text());
             }
             "outside" => host.info(outside()),
+            "log-loop" => loop {
+                host.info("z".repeat(number(&event, "bytes")));
+            },
+            // One instruction for each round.
+            "fill" => {
+                let mut memory = vec![0_u8; number(&event, "mib") << 20];
+                (0..number(&event, "times")).for_each(|_| std::hint::black_box(&mut memory).fill(1));
+            }
+            "hold" => {
+                let memory = vec![1_u8; number(&event, "mib") << 20];
+                std::thread::sleep(Duration::from_millis(1_500));
+                drop(std::hint::black_box(memory));
+            }
+            "hoard-state" => {
+                let value = "v".repeat(number(&event, "bytes"));
+                for n in 0..number(&event, "keys") {
+                    host.state().set(&format!("{}-{n}", event.field("n").unwrap_or_default()), &value)?;
+                }
+            }
+            "hoard-state-blindly" => {
+                let value = "v".repeat(number(&event, "bytes"));
+                host.info(format!("{:?}", host.state().set(event.field("n").unwrap_or_default(), &value)));
+            }
+            "clear-state" => {
+                for key in host.state().keys("", None)? {
+                    host.state().delete(&key)?;
+                }
+            }
             other => return Reply::skip_because(format!("no such sin: {other}")),
         }
         Reply::done()
     }
+}
+
+fn number(event: &Event, field: &str) -> usize {
+    event.field(field).and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 fn spin() {

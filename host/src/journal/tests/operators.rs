@@ -158,6 +158,7 @@ async fn a_forgotten_record_is_nowhere_in_the_file() {
         });
         let key = if is_calls { "seen:client:123" } else { "seen:client:1234" };
         end.effects.state = StateEffects {
+            quota: None,
             seen: Vec::new(),
             writes: vec![(key.to_owned(), StateWrite::Set("planted-four".to_owned()))],
         };
