@@ -38,6 +38,11 @@ const MOST_KEPT: usize = 64 << 10;
 /// Bytes of requests and answers that one attempt keeps together.
 const MOST_KEPT_TOGETHER: usize = 512 << 10;
 
+/// Random bytes of one call: they are made in the host, while nothing interrupts it.
+const MOST_RANDOM: u64 = 1 << 20;
+/// Bytes of a recorded call's name.
+const MOST_CALL: usize = 300;
+
 /// What one attempt may reach.
 pub struct Reach {
     /// What is allowed.
@@ -125,7 +130,7 @@ impl Attempt {
             written: 0,
             state_read: BTreeSet::new(),
             // No folder, no variable, no argument, no socket; standard output and error go nowhere.
-            wasi: WasiCtx::builder().build(),
+            wasi: WasiCtx::builder().max_random_size(MOST_RANDOM).build(),
             table,
         }
     }
@@ -167,7 +172,8 @@ impl Attempt {
         let call = HostCall {
             at,
             took: self.since_start().saturating_sub(at),
-            call,
+            // A host's name can be as long as a plugin likes.
+            call: shortened(&call, MOST_CALL).to_owned(),
             request: self.cut(request),
             answer: self.cut(text),
             good,

@@ -80,10 +80,10 @@ impl Memory {
 }
 
 /// What plugins may hold together at most where the configuration says nothing.
-const MOST_BY_DEFAULT: u64 = 2 << 30;
+const MOST_BY_DEFAULT: u64 = 2_560 << 20;
 
 /// What plugins may hold together where the configuration says nothing: a quarter of what the machine, or the group of
-/// processes that the host runs in, has; at most 2 GiB, which are all places with the default limits.
+/// processes that the host runs in, has; at most 2.5 GiB, which are all places with the default limits.
 pub fn of_machine() -> u64 {
     let told = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = told.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));

@@ -60,12 +60,17 @@ const MOST_ENTRIES: usize = 200;
 /// Bytes of one entry.
 const MOST_ENTRY: usize = 300;
 
+/// Whether a character acts on a terminal, or is one that nobody sees.
+fn acts_or_hides(character: char) -> bool {
+    character.is_control() || text::is_invisible(character)
+}
+
 /// A text that people read on one line: bounded, and nothing in it that acts on a terminal or nobody sees.
 fn one_line(key: &str, text: &str, most: usize) -> Result<(), String> {
     if text.len() > most {
         return Err(format!("`{key}` has {} bytes, {most} are allowed", text.len()));
     }
-    match text.chars().find(|character| character.is_control() || text::is_invisible(*character)) {
+    match text.chars().find(|character| acts_or_hides(*character)) {
         None => Ok(()),
         Some(found) => {
             Err(format!("`{key}` holds the character U+{:04X}, which nobody sees: type it anew", u32::from(found)))
@@ -84,7 +89,7 @@ fn list<'a>(key: &str, entries: impl ExactSizeIterator<Item = &'a str>) -> Resul
 fn printable(text: &str) -> String {
     let shown = |character: char| match character {
         '\n' => "\n".to_owned(),
-        other if other.is_control() || text::is_invisible(other) => other.escape_debug().to_string(),
+        other if acts_or_hides(other) => other.escape_debug().to_string(),
         other => other.to_string(),
     };
     text.chars().map(shown).collect()
@@ -145,7 +150,7 @@ impl Manifest {
 /// A setting whose name is another than it looks.
 fn unseen(settings: &Map<String, Value>) -> Option<&str> {
     settings.iter().find_map(|(name, value)| match value {
-        _ if text::invisible(name).is_some() => Some(name.as_str()),
+        _ if name.chars().any(acts_or_hides) => Some(name.as_str()),
         Value::Object(inner) => unseen(inner),
         Value::Array(items) => items.iter().filter_map(Value::as_object).find_map(unseen),
         _ => None,
@@ -186,7 +191,7 @@ impl TryFrom<String> for Pattern {
             None if pattern.is_empty() => "\0",
             None => &pattern,
         };
-        if plain.contains(['*', '\0', ' ']) {
+        if plain.contains(|character: char| character == '*' || character.is_whitespace() || character.is_control()) {
             return Err(format!(
                 "`{}` is not an event pattern: write a name (`deal.change.step`), a family (`client.*`) or `*`",
                 pattern.escape_debug()
