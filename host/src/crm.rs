@@ -28,6 +28,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{OnceCell, Semaphore, watch};
 
 use crate::secret::{Renewable, Secret};
+pub use answer::{Answer, Large};
 use connection::{Authorities, connections};
 use reachability::Reachability;
 use scripted::{Answers, Way};
@@ -35,6 +36,8 @@ use stranger::Stranger;
 
 /// Bytes of an answer that are read at most.
 const MOST_ANSWER: usize = 16 << 20;
+/// The same of the answer to a write, which is kept.
+const MOST_WRITE_ANSWER: usize = 1 << 20;
 /// Fields of one call, nested ones counted: PHP's default limit less the host's own.
 const MOST_ARGUMENTS: usize = 990;
 /// Waits before a read is repeated.
@@ -57,6 +60,8 @@ pub struct Options {
     pub linger: Duration,
     /// Authorities whose certificates are taken beside those that the machine knows.
     pub authorities: Authorities,
+    /// The place for a large answer, which all clients share.
+    pub large: Large,
 }
 
 /// Why a call brought no good answer.
@@ -228,11 +233,19 @@ impl Client {
         self.inner.reachability.subscribe()
     }
 
-    /// Calls `method.action`; returns the whole body of a good answer.
+    /// Calls `method.action`; returns the whole body of a good answer, to look into.
     ///
     /// # Errors
     /// [`Error`], all variants.
     pub async fn call(&self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<Value, Error> {
+        self.answer(method, action, arguments).await?.value()
+    }
+
+    /// Calls `method.action`; returns a good answer as it is. While a large one is held, no other client gets any.
+    ///
+    /// # Errors
+    /// [`Error`], all variants.
+    pub async fn answer(&self, method: &str, action: &str, arguments: &Map<String, Value>) -> Result<Answer, Error> {
         let name = |text: &str| {
             !text.is_empty()
                 && text.len() <= 64
@@ -277,13 +290,13 @@ impl Inner {
         method: &str,
         action: &str,
         arguments: &Map<String, Value>,
-    ) -> Result<Value, Error> {
+    ) -> Result<Answer, Error> {
         let Self { base, options, key, way, .. } = &**self;
         let http = match way {
             Way::Live(http) => http,
             Way::Dry(http, _) if is_read(action) => http,
             Way::Dry(_, answers) | Way::Scripted(answers) => {
-                return answers.answer(method, action, arguments).and_then(|text| answer::classify(text.as_bytes()));
+                return answers.answer(method, action, arguments).and_then(|text| answer::judged(text.as_bytes()));
             }
         };
         let mut body = Map::new();
@@ -321,14 +334,28 @@ impl Inner {
             }
             Some(stranger) => return Err(Error::NotTheApi(stranger)),
         }
-        let mut bytes = Vec::new();
+        let most = if is_read(action) { MOST_ANSWER } else { MOST_WRITE_ANSWER };
+        let (mut bytes, mut place) = (Vec::new(), None);
         while let Some(chunk) = response.chunk().await.map_err(transport)? {
-            if bytes.len() + chunk.len() > MOST_ANSWER {
-                return Err(Error::BadAnswer(format!("the answer is larger than {MOST_ANSWER} bytes")));
+            let whole = bytes.len() + chunk.len();
+            if whole > most {
+                return Err(Error::BadAnswer(format!("the answer is larger than {most} bytes")));
+            }
+            if whole > answer::LARGE && place.is_none() {
+                place = options.large.place().await;
+                // What is said to come is taken in one piece.
+                let said = response.content_length().and_then(|said| usize::try_from(said).ok()).unwrap_or_default();
+                bytes.reserve_exact(said.min(most).saturating_sub(bytes.len()));
             }
             bytes.extend_from_slice(&chunk);
         }
-        answer::classify(&bytes)
+        if place.is_none() {
+            return answer::judged(&bytes);
+        }
+        // It takes a processor for a while, which senders wait for as well.
+        let judged = tokio::task::spawn_blocking(move || answer::judged(&bytes));
+        let broken = |_| Error::BadAnswer("the answer could not be read".to_owned());
+        judged.await.map_err(broken)?.map(|answer| answer.held_by(place))
     }
 }
 

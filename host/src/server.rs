@@ -4,6 +4,7 @@
 //!   whoever sends nothing, or reads nothing, is closed.
 //! - Connections at once are bounded, in all and per sender. When all places are taken, the oldest connection that has
 //!   brought nothing yet is closed for the new one (`table`): strangers can't keep out those who are known.
+//! - A connection that stays a stranger's is closed after a few requests: whoever asks without end has to come anew.
 //! - What one connection may make the host hold before it is known is bounded ([`MOST_BUFFERED`]).
 //! - On a stop, requests under way end, idle connections are closed.
 //!
@@ -19,6 +20,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, header};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -105,7 +107,16 @@ async fn connection(
         caller.asks();
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(caller.clone());
-        router.clone().oneshot(request)
+        let (caller, answer) = (caller.clone(), router.clone().oneshot(request));
+        async move {
+            let mut answer = answer.await;
+            if let Ok(answer) = &mut answer
+                && caller.has_asked_enough()
+            {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -47,29 +47,6 @@ async fn a_sender_that_dawdles_is_cut_off_and_takes_no_others_place() {
 }
 
 #[tokio::test]
-async fn more_connections_than_allowed_are_closed_and_come_back_when_there_is_room() {
-    let mut setup = Setup::new().unwrap();
-    setup.server = "max_connections = 8".to_owned();
-    let host = setup.start().await.unwrap();
-    let mut idle = Vec::new();
-    for _ in 0..7 {
-        let mut stream = connect(&host).await;
-        // An answer shows that the place is taken.
-        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        let mut answer = [0; 512];
-        assert!(stream.read(&mut answer).await.unwrap() > 0);
-        idle.push(stream);
-    }
-    let mut eighth = connect(&host).await;
-    eighth.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    assert!(eighth.read(&mut [0; 512]).await.unwrap() > 0);
-    let mut ninth = connect(&host).await;
-    assert!(closed(&mut ninth, Duration::from_secs(5)).await);
-    drop(idle);
-    wait_until("a free place", PATIENCE, async || Ok(host.accepted("event=a.b").await.ok())).await.unwrap();
-}
-
-#[tokio::test]
 async fn an_account_that_names_its_senders_takes_no_others() {
     let mut setup = Setup::new().unwrap();
     setup.server = "trust_proxies = [\"127.0.0.1\"]".to_owned();

@@ -13,6 +13,7 @@ mod delivery;
 mod documents;
 mod durability;
 mod first_steps;
+mod floods;
 mod handmade;
 mod intake;
 mod intruders;

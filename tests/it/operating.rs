@@ -299,6 +299,7 @@ async fn a_panic_beside_the_plugin_leaves_no_delivery_running() {
             timeout: Duration::from_secs(1),
             linger: Duration::from_secs(1),
             authorities: crm::connection::Authorities::default(),
+            large: crm::Large::default(),
         },
         Arc::new(Panics),
     );

@@ -17,20 +17,20 @@ impl Attempt {
         Err(Error::NotGranted(words))
     }
 
-    /// The answer, and its text as it is recorded and handed to the plugin: large lists are written out once.
+    /// The answer, as it is recorded and handed to the plugin.
     pub(super) async fn crm_call(
         &mut self,
         method: &str,
         action: &str,
         arguments: &Map<String, Value>,
-    ) -> Result<(Value, String), crm::Error> {
+    ) -> Result<crm::Answer, crm::Error> {
         let at = self.since_start();
         let Some(client) = self.reach.crm.clone() else {
             return Err(crm::Error::Invalid("the event's account has no `[crm.NAME]` section with a `url`".into()));
         };
         // Stays so where the attempt's time runs out before the answer.
         self.effects.crm_unanswered = true;
-        let result = client.call(method, action, arguments).await;
+        let result = client.answer(method, action, arguments).await;
         self.effects.crm_unanswered = result.as_ref().is_err_and(crm::Error::is_no_answer);
         let took = std::time::Duration::from_micros(self.since_start().saturating_sub(at));
         if !matches!(result, Err(crm::Error::Invalid(_))) {
@@ -41,10 +41,9 @@ impl Attempt {
         let sent = serde_json::to_string(arguments).unwrap_or_default();
         let call = format!("crm {}.{}", super::shortened(method, 64), super::shortened(action, 64));
         match result {
-            Ok(body) => {
-                let text = body.to_string();
-                self.record(at, call, &sent, Ok(&text));
-                Ok((body, text))
+            Ok(answer) => {
+                self.record(at, call, &sent, Ok(answer.text()));
+                Ok(answer)
             }
             Err(error) => {
                 self.record(at, call, &sent, Err(&error.to_string()));
@@ -69,7 +68,7 @@ impl Host for Attempt {
             return Ok(self
                 .crm_call(&method, &action, &arguments)
                 .await
-                .map(|(_, text)| text)
+                .map(crm::Answer::into_text)
                 .map_err(error_for_plugin));
         }
         answer_for_plugin(self.crm_write(&method, &action, &arguments).await)

@@ -133,9 +133,10 @@ impl Attempt {
         loop {
             let began = Instant::now();
             let error = match self.crm_call(method, action, arguments).await {
-                Ok((body, text)) => {
+                Ok(answer) => {
+                    let body = answer.value().unwrap_or_default();
                     let record = target::added(&body).filter(|_| asked.target.record.is_none());
-                    return self.answered(&asked, text, record).await;
+                    return self.answered(&asked, answer.into_text(), record).await;
                 }
                 Err(error) => error,
             };
@@ -275,7 +276,7 @@ impl Caller for Updating<'_> {
             }
             self.sent = true;
         }
-        self.attempt.crm_call(method, action, &arguments).await.map(|(body, _)| body)
+        self.attempt.crm_call(method, action, &arguments).await?.value()
     }
 
     async fn own_user(&mut self) -> Result<u64, crm::Error> {
@@ -292,7 +293,7 @@ pub(super) struct Plain<'a>(pub(super) &'a mut Attempt);
 
 impl Caller for Plain<'_> {
     async fn call(&mut self, method: &str, action: &str, arguments: Map<String, Value>) -> Result<Value, crm::Error> {
-        self.0.crm_call(method, action, &arguments).await.map(|(body, _)| body)
+        self.0.crm_call(method, action, &arguments).await?.value()
     }
 
     async fn own_user(&mut self) -> Result<u64, crm::Error> {

@@ -390,6 +390,8 @@ fn authorities(section: &mut Section<'_>, base: &Path) -> crm::connection::Autho
 fn accounts(value: Option<Value>, base: &Path, findings: &mut Findings) -> Accounts {
     let mut all = Accounts::default();
     let root = Section::new("crm", value, findings).table;
+    // All clients share it.
+    let large = crm::Large::default();
     for (name, value) in root {
         let mut section = Section::new(format!("crm.{name}"), Some(value), findings);
         let token = section.table.get("token").cloned();
@@ -444,7 +446,9 @@ fn accounts(value: Option<Value>, base: &Path, findings: &mut Findings) -> Accou
             match (crm::connection::address(&url), login, api_key) {
                 (Ok(url), Some(login), Some(api_key)) => {
                     let concurrency = usize::try_from(concurrency).unwrap_or(2);
-                    let options = crm::Options { url, login, api_key, concurrency, timeout, linger, authorities };
+                    let large = large.clone();
+                    let options =
+                        crm::Options { url, login, api_key, concurrency, timeout, linger, authorities, large };
                     all.clients.insert(name, options);
                 }
                 (Ok(_), login, _) => {

@@ -113,7 +113,9 @@ impl Inner {
                 Ok(answer) => answer,
             };
             why = match answer {
-                Ok(body) if body.get("data").is_some_and(|data| !data.is_null()) => return Ok(()),
+                Ok(answer) if answer.value().is_ok_and(|body| body.get("data").is_some_and(|data| !data.is_null())) => {
+                    return Ok(());
+                }
                 Ok(_) => Error::NotTheApi(Stranger::Json),
                 Err(error) if !error.is_no_answer() => return Ok(()),
                 // The second read would meet the same.

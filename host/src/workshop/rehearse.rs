@@ -326,6 +326,7 @@ fn nowhere() -> Result<crm::Options, Error> {
         timeout: Duration::from_secs(20),
         linger: Duration::from_secs(20),
         authorities,
+        large: crm::Large::default(),
     })
 }
 

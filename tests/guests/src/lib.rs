@@ -63,6 +63,10 @@ impl Plugin for Sinner {
                     _ => {}
                 }
             }
+            "ask" => {
+                let answer = host.crm().call("deal", "list", &json!({}));
+                host.info(if answer.is_ok() { "answered".to_owned() } else { format!("{answer:?}") });
+            }
             // Never the same twice: nothing in the CRM brakes it.
             "rewrite" => {
                 let clid: u64 = event.field("clid").and_then(|clid| clid.parse().ok()).unwrap_or_default();
