@@ -22,7 +22,7 @@ use crate::dispatcher::{self, Dispatcher, Tools};
 use crate::journal::{self, Journal};
 use crate::parts::Parts;
 use crate::registry::versions::Versions;
-use crate::registry::{Bell, Registry};
+use crate::registry::{self, Bell, Registry};
 use crate::sandbox::Sandbox;
 use crate::telemetry::Metrics;
 use crate::{alerts, console, crm, health, ingress, server, telemetry, traces};
@@ -100,21 +100,11 @@ impl App {
         let (approvals_file, store) = (config.registry.approvals.clone(), config.registry.store.clone());
         let renewing = Arc::new(OnceLock::new());
         let reread = renew::reread(source, &approvals_file, Arc::clone(&renewing));
-        let registry = {
-            let (options, sandbox, parts) = (config.registry, Arc::clone(&sandbox), parts.clone());
-            let start = move || Registry::start(options, sandbox, Some(reread), parts);
-            let started = tokio::task::spawn_blocking(start).await.map_err(|error| passing(&error))?;
-            started.map_err(|error| match error {
-                crate::registry::Error::Thread(_) => passing(&error),
-                _ => wrong(&error),
-            })?
-        };
-        {
-            let snapshot = registry.handle().snapshot();
-            let waiting = snapshot.notices.iter().filter_map(|notice| notice.plugin.clone());
-            let known = snapshot.plugins.keys().cloned().chain(waiting).collect();
-            check::unknown_plugins(&said_of_plugins, &known).iter().for_each(|remark| telemetry::config_remark(remark));
-        }
+        let registry = Registry::start(config.registry, Arc::clone(&sandbox), Some(reread), parts.clone());
+        let registry = registry.map_err(|error| match error {
+            registry::Error::Thread(_) => passing(&error),
+            _ => wrong(&error),
+        })?;
         let mut clients = BTreeMap::new();
         for (account, options) in config.crm {
             clients.insert(account, crm::Client::new(options).map_err(|error| wrong(&error))?);
@@ -133,12 +123,12 @@ impl App {
             let known = config.users.get(account).copied();
             let (name, handle) = (account.clone(), journal.handle());
             let asked = client.clone();
-            helpers.keep("user", move || know_user(name.clone(), asked.clone(), known, handle.clone()));
+            helpers.keep_of(account, "user", move || know_user(name.clone(), asked.clone(), known, handle.clone()));
             if let Some(options) = config.watches.get(account).cloned() {
-                let (account, client) = (account.clone(), client.clone());
+                let (name, client) = (account.clone(), client.clone());
                 let (journal, clock) = (journal.handle(), clock.clone());
-                helpers.keep("watch", move || {
-                    let (account, client) = (account.clone(), client.clone());
+                helpers.keep_of(account, "watch", move || {
+                    let (account, client) = (name.clone(), client.clone());
                     crate::watch::Watch::new(account, client, journal.clone(), clock.clone()).run(options.clone())
                 });
             }
@@ -160,6 +150,8 @@ impl App {
         helpers.keep("retention", move || journal::keep(handle.clone(), retention, telemetry::forgotten));
         let handle = journal.handle();
         helpers.keep("place", move || watch_place(handle.clone()));
+        let handle = registry.handle();
+        helpers.keep("remarks", move || unknown_plugins(said_of_plugins.clone(), handle.clone()));
 
         let address = listener.local_addr().map_err(|error| passing(&error))?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| passing(&error))?;
@@ -183,7 +175,8 @@ impl App {
                 traces::run(options.share, Arc::clone(&exporter), Arc::clone(&hooks), queues.delivered())
             });
         }
-        let tools = health::Tools { journal: journal.handle(), queues: queues.clone(), parts };
+        let tools =
+            health::Tools { journal: journal.handle(), queues: queues.clone(), registry: registry.handle(), parts };
         let mut router = health::routes(tools);
         router = router.merge(ingress::routes(intake, doors.clone(), journal.handle(), clock.clone()));
         let (stop_intake, stopped) = watch::channel(false);
@@ -218,7 +211,7 @@ impl App {
         }
         let server = tokio::spawn(server::serve(Arc::new(listener), router, config.server, stopped));
         drop(renewing.set(renew::Renewing { clients, doors, keys, hook }));
-        telemetry::listening(address, registry.handle().snapshot().plugins.len(), accounts);
+        telemetry::listening(address, accounts);
         let helpers = helpers.running;
         Ok(Self { address, stop_intake, stop_dispatcher, server, dispatcher, queues, helpers, journal, registry })
     }
@@ -284,8 +277,26 @@ impl Helpers {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.running.push(tokio::spawn(self.parts.clone().keep(part, make)));
+        self.keep_of("", part, make);
     }
+
+    /// One of several of this name: that of a CRM.
+    fn keep_of<F>(&mut self, account: &str, part: &'static str, make: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.running.push(tokio::spawn(self.parts.of(account).keep(part, make)));
+    }
+}
+
+/// Tells of settings for plugins that are not there, once all that are there are known.
+async fn unknown_plugins(said: registry::Options, registry: registry::Handle) {
+    registry.started().await;
+    let snapshot = registry.snapshot();
+    let waiting = snapshot.notices.iter().filter_map(|notice| notice.plugin.clone());
+    let known = snapshot.plugins.keys().cloned().chain(waiting).collect();
+    check::unknown_plugins(&said, &known).iter().for_each(|remark| telemetry::config_remark(remark));
+    telemetry::plugins_ready(snapshot.plugins.len());
 }
 
 /// Tells when the store's files are no longer where they were, and when they are back.

@@ -89,7 +89,10 @@ enum Command {
     Grafana,
     /// What the host starts itself for: a plugin's file in, compiled code out.
     #[command(name = compiler::COMMAND, hide = true)]
-    CompilePlugin,
+    CompilePlugin {
+        /// Bytes of the file.
+        size: u64,
+    },
 }
 
 #[derive(clap::Args, Debug)]
@@ -200,8 +203,8 @@ impl Cli {
             Command::Audit(args) => operate::audit(&args),
             Command::Password => operate::password(),
             Command::Completions { shell } => Ok(operate::completions(shell)),
-            Command::CompilePlugin => {
-                out::bytes(&compiler::run(std::io::stdin().lock())?);
+            Command::CompilePlugin { size } => {
+                compiler::run(size, std::io::stdin().lock(), out::bytes())?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Grafana => Ok(operate::grafana()),

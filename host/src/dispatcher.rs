@@ -329,9 +329,10 @@ impl Dispatcher {
     /// Opens the gates of a CRM's queues when it answers again.
     fn watch_crms(&self) -> Vec<tokio::task::JoinHandle<()>> {
         let watch = |(account, client): (&String, &crm::Client)| {
+            let parts = self.shared.tools.parts.of(account);
             let (shared, account, client) = (Arc::clone(&self.shared), account.clone(), client.clone());
             let watching = move || watch_crm(Arc::clone(&shared), account.clone(), client.clone());
-            tokio::spawn(self.shared.tools.parts.clone().keep("crm", watching))
+            tokio::spawn(parts.keep("crm", watching))
         };
         self.shared.tools.crm.iter().map(watch).collect()
     }
@@ -376,6 +377,10 @@ impl Dispatcher {
     /// Takes what is due and starts it; returns how long nothing more is known to be due.
     async fn turn(&self) -> Duration {
         let snapshot = self.shared.tools.registry.snapshot();
+        // Who wants an event is not known yet: what is routed now would be lost for them.
+        if snapshot.start == registry::Start::Reading {
+            return LOOK_AGAIN;
+        }
         let now = self.shared.tools.clock.now();
         // Before their first delivery, so that a place is kept for it.
         for plugin in snapshot.plugins.keys() {

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::dispatcher::gate::Mode;
 use crate::parts::Parts;
-use crate::{dispatcher, journal};
+use crate::{dispatcher, journal, registry};
 
 /// What the room asks.
 #[derive(Clone)]
@@ -24,6 +24,8 @@ pub struct Tools {
     pub journal: journal::Handle,
     /// The loop.
     pub queues: dispatcher::Handle,
+    /// The plugins.
+    pub registry: registry::Handle,
     /// What else has to be there.
     pub parts: Parts,
 }
@@ -78,6 +80,9 @@ async fn readiness(State(tools): State<Tools>) -> Response {
     }
     if tools.queues.queues().iter().any(|queue| queue.mode == Mode::Held) {
         remarks.push(Cow::Borrowed("an operator paused a plugin"));
+    }
+    if tools.registry.snapshot().start != registry::Start::Over {
+        remarks.push(Cow::Borrowed("plugins are being made ready: their events are kept"));
     }
     let down = tools.parts.down();
     remarks.extend(down.iter().map(|part| format!("a part of the host failed and is started again: {part}").into()));

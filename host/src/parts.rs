@@ -34,31 +34,41 @@ impl Default for Times {
 /// What is known of the parts. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Parts {
-    /// Those that are not well, with the number of their failures.
-    down: Arc<Mutex<BTreeMap<&'static str, u32>>>,
+    /// Those that are not well, by name and by what they are of, with the number of their failures.
+    down: Arc<Mutex<BTreeMap<(&'static str, String), u32>>>,
+    /// Which of several of the same name is meant, such as that of one CRM.
+    of: String,
     times: Times,
 }
 
 impl Parts {
-    /// The parts that failed and are not known to be well again.
+    /// The same, for the parts of one CRM: each is well or not by itself.
+    #[must_use]
+    pub fn of(&self, account: &str) -> Self {
+        Self { of: account.to_owned(), ..self.clone() }
+    }
+
+    /// The names of the parts that failed and are not known to be well again.
     pub fn down(&self) -> Vec<&'static str> {
-        self.locked().keys().copied().collect()
+        let mut names: Vec<&'static str> = self.locked().keys().map(|(name, _)| *name).collect();
+        names.dedup();
+        names
     }
 
     /// Says that a part failed; returns how long to wait before it is made anew.
     pub fn failed(&self, part: &'static str) -> Duration {
         let mut down = self.locked();
-        let failures = down.entry(part).or_default();
+        let failures = down.entry((part, self.of.clone())).or_default();
         *failures = failures.saturating_add(1);
         let wait = self.times.first.saturating_mul(2_u32.saturating_pow(*failures - 1)).min(self.times.longest);
         drop(down);
-        telemetry::part_failed(part);
+        telemetry::part_failed(part, &self.of);
         wait
     }
 
     /// Says that a part is well.
     pub fn well(&self, part: &'static str) {
-        self.locked().remove(part);
+        self.locked().remove(&(part, self.of.clone()));
     }
 
     /// Runs a part, which `make` makes, until it ends by itself.
@@ -84,7 +94,7 @@ impl Parts {
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, BTreeMap<&'static str, u32>> {
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<(&'static str, String), u32>> {
         self.down.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -126,6 +136,18 @@ mod tests {
         let waits: Vec<u64> = (0..9).map(|_| parts.failed("poller").as_secs()).collect();
         assert_eq!((waits, parts.down()), (vec![1, 2, 4, 8, 16, 32, 60, 60, 60], vec!["poller"]));
         parts.well("poller");
+        assert_eq!(parts.down(), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn of_two_parts_of_the_same_name_one_that_is_well_hides_nothing_of_the_other() {
+        let parts = Parts::default();
+        let (first, second) = (parts.of("main"), parts.of("second"));
+        first.failed("watch");
+        assert_eq!(second.failed("watch"), Duration::from_secs(1), "its own first failure");
+        first.well("watch");
+        assert_eq!(parts.down(), vec!["watch"]);
+        second.well("watch");
         assert_eq!(parts.down(), Vec::<&str>::new());
     }
 

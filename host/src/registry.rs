@@ -1,15 +1,17 @@
 //! The live plugins: what is loaded, with its grants, settings and limits.
 //!
 //! - Readers get a snapshot, which does not change under them; a delivery ends on the version it began on.
-//! - **One thread decides** (`loader`). It looks at the folder itself; notifications only wake it up, so a lost one costs
-//!   seconds and no version.
+//! - **One thread decides** (`loader`, `decision`). It looks at the folder itself; notifications only wake it up, so a lost
+//!   one costs seconds and no version. It waits for nobody: files are made ready beside it (`jobs`).
 //! - **A version that can't run changes nothing**: the one before goes on serving, and a notice says why. Every version
 //!   that ran is kept by its hash (`versions`), so this holds across a restart as well.
 //! - **A version that asks for more than was approved waits** until an administrator has agreed.
 //!
 //! Not here: running them, reading the configuration, asking the administrator.
 
+mod decision;
 mod folder;
+mod jobs;
 mod loader;
 pub mod versions;
 
@@ -19,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -29,6 +32,11 @@ use crate::parts::Parts;
 use crate::plugin::{Grants, Limits, LimitsPatch, Manifest, Pattern, Permissions, PluginName};
 use crate::sandbox::{CompiledPlugin, LoadError, Sandbox};
 use crate::secret::Secret;
+
+/// How soon what was written must be heeded.
+const LOOKS_WITHIN: Duration = Duration::from_secs(5);
+/// When the loader is woken a second time, for a look that began after what was written.
+const RING_AGAIN: Duration = Duration::from_millis(100);
 
 /// The thread's name among the host's parts.
 const PART: &str = "plugins";
@@ -123,8 +131,30 @@ pub struct Snapshot {
     pub subscriptions: Arc<Subscriptions>,
     /// What an administrator should know about files that are not served.
     pub notices: Arc<[Notice]>,
-    /// The file that is being compiled, and the plugin in it.
-    pub compiling: Option<(PathBuf, Option<PluginName>)>,
+    /// The files that are being made ready, and the plugins in them.
+    pub compiling: Vec<(PathBuf, Option<PluginName>)>,
+    /// How far the start is.
+    pub start: Start,
+}
+
+impl Snapshot {
+    /// The name of the file in which a plugin waits for approval.
+    pub fn waits_in(&self, plugin: &PluginName) -> Option<PathBuf> {
+        let waits = |notice: &&Notice| notice.plugin.as_ref() == Some(plugin) && notice.asks.is_some();
+        self.notices.iter().find(waits)?.file.file_name().map(PathBuf::from)
+    }
+}
+
+/// How far the start is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// Not all files have been read: who wants an event is not known yet.
+    #[default]
+    Reading,
+    /// Some plugins are being made ready: their events are kept for them.
+    Compiling,
+    /// Every file is decided about.
+    Over,
 }
 
 /// Why a file, or what it holds, is not served.
@@ -173,12 +203,30 @@ pub enum Error {
         cause: LoadError,
     },
     /// Two files of the same plugin.
-    #[error("`{path}` is not loaded: another file holds the plugin `{name}` too; remove one of them")]
+    #[error(
+        "`{path}` is not loaded: another file holds the plugin `{name}` too, and served before; remove one of them"
+    )]
     Twice {
         /// Which.
         path: PathBuf,
         /// The plugin.
         name: PluginName,
+    },
+    /// A file that nobody lets be.
+    #[error(
+        "`{path}` is not loaded: it goes on changing; it is looked into as soon as nobody writes to it for a moment"
+    )]
+    Restless {
+        /// Which.
+        path: PathBuf,
+    },
+    /// More files than are looked at.
+    #[error("`{path}` holds too many `.wasm` files: {left_out} of them are not looked at; remove what is no plugin", path = path.display())]
+    TooMany {
+        /// The folder.
+        path: PathBuf,
+        /// How many are left out.
+        left_out: usize,
     },
     /// It asks for more than was approved.
     #[error("`{path}` waits for approval, it asks for more than was granted ({}): run `salesman-host plugin grant {name}`{}", more.join(", "), kept(*first))]
@@ -228,6 +276,8 @@ impl Error {
         match self {
             Self::Load { cause, .. } => cause.code(),
             Self::Twice { .. } => "registry.twice",
+            Self::Restless { .. } => "registry.restless",
+            Self::TooMany { .. } => "registry.too_many",
             Self::WaitsForApproval { .. } => "registry.waits_for_approval",
             Self::RolledBack { .. } => "registry.rolled_back",
             Self::Folder { .. } | Self::File { .. } | Self::Thread(_) => "registry.file",
@@ -244,6 +294,8 @@ impl Error {
 #[derive(Clone)]
 pub struct Handle {
     current: watch::Receiver<Arc<Snapshot>>,
+    passes: watch::Receiver<u64>,
+    bell: Bell,
 }
 
 impl Handle {
@@ -255,6 +307,31 @@ impl Handle {
     /// Tells when they change.
     pub fn changes(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.current.clone()
+    }
+
+    /// Waits until every file that was there at the start is decided about.
+    pub async fn started(&self) {
+        // One that ends before has nothing more to tell.
+        drop(self.current.clone().wait_for(|snapshot| snapshot.start == Start::Over).await);
+    }
+
+    /// Whether what was written before is heeded within a moment: what has to be obeyed must not be taken for done because
+    /// it stands in a file.
+    pub async fn looks_again(&self) -> bool {
+        let mut passes = self.passes.clone();
+        let before = *passes.borrow_and_update();
+        self.bell.ring();
+        // The next to end may have begun before.
+        let after = passes.wait_for(|passes| passes.wrapping_sub(before) >= 2);
+        let again = async {
+            tokio::time::sleep(RING_AGAIN).await;
+            self.bell.ring();
+            std::future::pending::<()>().await;
+        };
+        let both = async {
+            tokio::select! { found = after => found.is_ok(), () = again => false }
+        };
+        tokio::time::timeout(LOOKS_WITHIN, both).await.unwrap_or(false)
     }
 }
 
@@ -277,8 +354,7 @@ pub struct ReadAgain {
 
 /// The one that loads, as long as it lives.
 pub struct Registry {
-    current: watch::Receiver<Arc<Snapshot>>,
-    bell: Bell,
+    handle: Handle,
 }
 
 /// Wakes the loader up. Cheap to clone. Keeps its line open where the system can't watch.
@@ -292,25 +368,31 @@ impl Bell {
     /// Has everything read again, whether or not it looks changed.
     pub fn reread(&self) {
         self.asked.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    fn ring(&self) {
         // One that waits already is enough.
         self.line.try_send(()).unwrap_or_default();
     }
 }
 
 impl Registry {
-    /// Loads every `.wasm` file of the folder, and watches it from then on. Files that can't be loaded are in the
-    /// snapshot's notices.
+    /// Begins to load every `.wasm` file of the folder, and watches it from then on. Returns before anything is loaded
+    /// ([`Handle::started`]). Files that can't be loaded are in the snapshot's notices.
     ///
     /// # Errors
     /// [`Error::Folder`], [`Error::Thread`].
     pub fn start(options: Options, sandbox: Arc<Sandbox>, reread: Option<Reread>, parts: Parts) -> Result<Self, Error> {
-        let (alive, bell) = std::sync::mpsc::sync_channel(1);
+        let (line, bell) = std::sync::mpsc::sync_channel(1);
         let watched = reread.iter().flat_map(|reread| &reread.files).cloned();
-        let watcher = folder::watcher(&options, watched, alive.clone());
+        let watcher = folder::watcher(&options, watched, line.clone());
+        folder::scan(&options.dir, |_| false)?;
         let (sender, current) = watch::channel(Arc::default());
+        let (counter, passes) = watch::channel(0);
         let asked = Arc::new(AtomicBool::new(false));
-        let mut loader = loader::Loader::new(options, sandbox, reread, sender, Arc::clone(&asked));
-        loader.first_pass()?;
+        let jobs = jobs::Jobs::new(Arc::clone(&sandbox), line.clone());
+        let mut loader = loader::Loader::new(options, jobs, sandbox, reread, (sender, counter), Arc::clone(&asked));
         let run = move || {
             // What it knows is changed as a whole, or not at all: it can go on after a failure.
             while std::panic::catch_unwind(AssertUnwindSafe(|| loader.run(&bell, &parts))).is_err() {
@@ -319,17 +401,17 @@ impl Registry {
             drop(watcher);
         };
         std::thread::Builder::new().name("plugins".to_owned()).spawn(run).map_err(Error::Thread)?;
-        Ok(Self { current, bell: Bell { line: alive, asked } })
+        Ok(Self { handle: Handle { current, passes, bell: Bell { line, asked } } })
     }
 
     /// What wakes it up.
     pub fn bell(&self) -> Bell {
-        self.bell.clone()
+        self.handle.bell.clone()
     }
 
     /// A door to it.
     pub fn handle(&self) -> Handle {
-        Handle { current: self.current.clone() }
+        self.handle.clone()
     }
 }
 

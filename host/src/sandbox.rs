@@ -33,7 +33,9 @@ use crate::event::Event;
 use crate::outcome::{Effects, Fault, FaultKind, Outcome};
 use crate::plugin::{Limits, Manifest, RAISE};
 use cache::Cache;
-use compiler::Compiler;
+pub(crate) use compiler::Allowance;
+use compiler::{Compiler, Refusal};
+pub(crate) use component::digest;
 pub use component::{Inspection, Kind, LoadError, MANIFEST_SECTION, VERSION_SECTION, inspect, manifest_of, read_file};
 use engine::{Engine, StoreLimits};
 use meter::{Load, Meter, Metered};
@@ -118,29 +120,70 @@ impl Sandbox {
     /// # Errors
     /// [`LoadError`] says what is wrong with the file and what to do.
     pub fn compile(&self, bytes: &[u8]) -> Result<CompiledPlugin, LoadError> {
-        component::guarded(|| self.prepared(bytes))
+        if let Some(known) = self.known(bytes) {
+            return known;
+        }
+        let hash = component::digest(bytes);
+        let made = component::guarded(|| self.compiled(bytes, &hash));
+        if let (Err(error), Some(cache)) = (&made, &self.cache)
+            && error.is_final()
+        {
+            cache.condemn(&hash, error);
+        }
+        let (manifest, component) = made?;
+        component::guarded(|| self.prepared(bytes, hash, manifest, &component))
     }
 
-    fn prepared(&self, bytes: &[u8]) -> Result<CompiledPlugin, LoadError> {
+    /// What is known of a file without compiling it: the plugin, or why it is none.
+    pub fn known(&self, bytes: &[u8]) -> Option<Result<CompiledPlugin, LoadError>> {
+        let cache = self.cache.as_ref()?;
         let hash = component::digest(bytes);
-        let cached = self.cache.as_ref().and_then(|cache| cache.get(self.engine.wasmtime(), &hash));
-        let (manifest, compiled) = match cached {
-            Some(cached) => cached,
-            None => self.compiled(bytes, &hash)?,
-        };
+        if let Some(error) = cache.verdict(&hash) {
+            return Some(Err(error));
+        }
+        let known = component::guarded(|| {
+            let cached = cache.get(self.engine.wasmtime(), &hash);
+            let ready = cached.map(|(manifest, component)| self.prepared(bytes, hash, manifest, &component));
+            ready.transpose()
+        });
+        known.transpose()
+    }
+
+    fn prepared(
+        &self,
+        bytes: &[u8],
+        hash: String,
+        manifest: Manifest,
+        compiled: &Component,
+    ) -> Result<CompiledPlugin, LoadError> {
         let prepared = self
             .linker
-            .instantiate_pre(&compiled)
+            .instantiate_pre(compiled)
             .and_then(contract::PluginPre::new)
             .map_err(|error| LoadError::Imports(format!("{error:#}")))?;
         Ok(CompiledPlugin { manifest, hash, size: component::size(bytes), prepared, load: Load::default() })
     }
 
     fn compiled(&self, bytes: &[u8], hash: &str) -> Result<(Manifest, Component), LoadError> {
-        let (manifest, code) = self.compiler.compile(bytes)?;
-        if let Some(cache) = &self.cache {
-            cache.put(hash, &manifest, &code);
+        if let Some(cache) = &self.cache
+            && let Ok(mut writing) = cache.writing(hash)
+        {
+            match self.compiler.compile(bytes, &mut writing) {
+                Ok(manifest) if cache.keep(hash, &manifest, &writing).is_ok() => {
+                    if let Some(kept) = cache.get(self.engine.wasmtime(), hash) {
+                        return Ok(kept);
+                    }
+                }
+                Err(Refusal::File(error)) => return Err(error),
+                // Where no room is for it, it is compiled once more, and held in memory.
+                Ok(_) | Err(Refusal::Code(_)) => {}
+            }
         }
+        let mut code = Vec::new();
+        let manifest = self.compiler.compile(bytes, &mut code).map_err(|refusal| match refusal {
+            Refusal::File(error) => error,
+            Refusal::Code(error) => LoadError::Compiler(error.to_string()),
+        })?;
         let component = cache::trusted(self.engine.wasmtime(), &code);
         Ok((manifest, component.map_err(|error| LoadError::Compile(format!("{error:#}")))?))
     }

@@ -88,8 +88,12 @@ pub(crate) fn config_remark(remark: &str) {
     warn!(remark, "The configuration says something that may not be meant.");
 }
 
-pub(crate) fn listening(address: SocketAddr, plugins: usize, accounts: usize) {
-    info!(%address, plugins, accounts, "Listening.");
+pub(crate) fn listening(address: SocketAddr, accounts: usize) {
+    info!(%address, accounts, "Listening.");
+}
+
+pub(crate) fn plugins_ready(plugins: usize) {
+    info!(plugins, "Every plugin file is decided about.");
 }
 
 pub(crate) fn dev_grants() {
@@ -377,9 +381,10 @@ pub(crate) fn not_polled(account: &str, list: &str, reason: &dyn Display) {
     warn!(account, list, %reason, "List not polled; it is read again at the next pass.");
 }
 
-pub(crate) fn part_failed(part: &'static str) {
+pub(crate) fn part_failed(part: &'static str, of: &str) {
     metrics::part_failed(part);
-    error!(part, "A part of the host failed; it is started again.");
+    let account = Some(of).filter(|of| !of.is_empty());
+    error!(part, account, "A part of the host failed; it is started again.");
 }
 
 pub(crate) fn misplaced(gone: bool) {

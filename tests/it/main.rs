@@ -12,6 +12,7 @@ mod deeds;
 mod delivery;
 mod documents;
 mod durability;
+mod files;
 mod first_steps;
 mod floods;
 mod handmade;

@@ -18,7 +18,7 @@ use crate::wait_until;
 pub const TOKEN: &str = "test-token-0123456789";
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(90);
-/// How long a host may take to listen: it compiles its plugins before, an interpreter of 20 MiB among them.
+/// How long a host may take until its plugins are ready, an interpreter of 20 MiB among them.
 const START: Duration = Duration::from_secs(300);
 
 /// What to start.
@@ -44,6 +44,8 @@ pub struct Setup {
     pub environment: Vec<(String, String)>,
     /// Where its log goes; a file in its folder by default.
     pub log_to: Option<Arc<std::fs::File>>,
+    /// Whether a start is over only when every plugin file is decided about.
+    pub settled: bool,
     /// Bytes of a disk of its own for the data folder, in a name space of its own; none by default.
     pub disk: Option<u64>,
 }
@@ -79,6 +81,7 @@ impl Setup {
             develop: None,
             environment: Vec::new(),
             log_to: None,
+            settled: true,
             disk: None,
         })
     }
@@ -215,7 +218,14 @@ impl Host {
             Some(base) => self.base = base.to_owned(),
             None => bail!("the host did not start:\n{}", self.log()),
         }
-        Ok(())
+        if !self.setup.settled {
+            return Ok(());
+        }
+        wait_until("plugins that are ready", START, async || {
+            let response = self.http.get(format!("{}/readyz", self.base)).send().await?;
+            Ok((!response.text().await?.contains("plugins are being made ready")).then_some(()))
+        })
+        .await
     }
 
     /// Its address.

@@ -39,9 +39,9 @@ pub(in crate::cli) fn write(words: Arguments<'_>) {
     keep(|out| out.write_fmt(words));
 }
 
-/// What is for a program and no text.
-pub(in crate::cli) fn bytes(bytes: &[u8]) {
-    keep(|out| out.write_all(bytes));
+/// For what is for a program and no text: whoever writes it has to heed what fails.
+pub(in crate::cli) fn bytes() -> impl Write {
+    std::io::stdout().lock()
 }
 
 pub(in crate::cli) fn line(words: Arguments<'_>) {

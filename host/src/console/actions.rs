@@ -293,8 +293,21 @@ impl Console {
         let details = permissions.as_ref().and_then(|given| serde_json::to_string(given).ok()).unwrap_or_default();
         self.audit(who, action, plugin.as_str(), &details).await?;
         let (approve, of) = (std::sync::Arc::clone(&self.approve), plugin.clone());
-        let done = tokio::task::spawn_blocking(move || approve(&of, permissions.as_ref()));
-        let done = done.await.unwrap_or_else(|error| Err(error.to_string())).map_err(Problem::refused);
+        let (versions, home) =
+            (self.versions.clone(), self.registry.snapshot().waits_in(plugin).filter(|_| permissions.is_some()));
+        let done = tokio::task::spawn_blocking(move || {
+            approve(&of, permissions.as_ref())?;
+            let home = home.map(|file| (of, file)).into_iter().collect();
+            versions.come_from(home).map_err(|error| format!("where it comes from can't be recorded: {error}"))
+        });
+        let mut done = done.await.unwrap_or_else(|error| Err(error.to_string())).map_err(Problem::refused);
+        if done.is_ok() && !self.registry.looks_again().await {
+            done = Err(Problem::refused(
+                "it is written down, and not in force: the part of the host that looks after plugins does not answer; \
+                 `/readyz` tells of it, and a restart helps"
+                    .to_owned(),
+            ));
+        }
         self.not_done(who, (action, plugin.as_str()), done).await
     }
 

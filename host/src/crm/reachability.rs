@@ -6,14 +6,17 @@
 //! - While the CRM is away, calls fail at once, and the read is tried again and again, at growing distances.
 //! - A web server that asks to be left alone (`Retry-After`) is left alone.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use serde_json::Map;
 use tokio::sync::watch;
 
 use super::stranger::Stranger;
 use super::{Error, Inner};
+use crate::telemetry;
 
 /// How long the read may take at least; a CRM that is allowed slower calls gets their time.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -94,7 +97,16 @@ impl Inner {
                 tokio::time::sleep(wait).await;
                 // Nobody needs it any more.
                 let Some(inner) = inner.upgrade() else { return };
-                let Err(why) = inner.probe().await else { return inner.reachability.tell(None) };
+                // Whatever becomes of one look, there is another: else the CRM would be away for ever.
+                let looked = AssertUnwindSafe(inner.probe()).catch_unwind().await;
+                let why = match looked {
+                    Ok(Ok(())) => return inner.reachability.tell(None),
+                    Ok(Err(why)) => why,
+                    Err(_) => {
+                        telemetry::host_fault("crm", &"a look at the CRM failed in the host's own code");
+                        Error::Transport("the look at it failed".into())
+                    }
+                };
                 grown = grown.saturating_mul(2).min(LONGEST_WAIT);
                 wait = asked_to_wait(&why).unwrap_or(grown);
                 inner.reachability.tell(Some(why));

@@ -1,15 +1,22 @@
 //! The plugin folder: which files there are and whether they changed, and a bell for when somebody touched it.
 //!
+//! - Whatever is called `.wasm` is listed, also what is no file: whoever put it there is told so.
+//! - No more than [`MOST`] are looked at. Those that were known before come first.
+//!
 //! Not here: what a change means (`loader`).
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
+use std::time::{Duration, UNIX_EPOCH};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::{Error, Options};
+
+/// Files of one folder that are looked at.
+pub(super) const MOST: usize = 500;
 
 /// What tells one state of a file from another, without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +31,8 @@ pub(super) struct Stamp {
 impl Stamp {
     /// The state of the file now; none where it is not there.
     pub(super) fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+        // A link that leads nowhere is there all the same.
+        let metadata = std::fs::metadata(path).or_else(|_| std::fs::symlink_metadata(path)).ok()?;
         Some(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -33,20 +41,39 @@ impl Stamp {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
+
+    /// How long it has been as it is; nothing where the clocks disagree.
+    pub(super) fn age(&self) -> Duration {
+        let since = |(seconds, nanos): (i64, i64)| {
+            let since = Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?);
+            (UNIX_EPOCH + since).elapsed().ok()
+        };
+        since(self.changed).unwrap_or_default()
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
 }
 
-/// The `.wasm` files of a folder.
-pub(super) fn scan(folder: &Path) -> Result<BTreeMap<PathBuf, Stamp>, Error> {
+/// The `.wasm` files of a folder, and how many were left out. `first` tells which must not be.
+pub(super) fn scan(folder: &Path, first: impl Fn(&Path) -> bool) -> Result<(BTreeMap<PathBuf, Stamp>, usize), Error> {
     let failed = |cause| Error::Folder { path: folder.to_owned(), cause };
-    let mut files = BTreeMap::new();
+    let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         if path.extension().is_some_and(|extension| extension == "wasm") {
-            // One that is gone by now is not there.
-            files.extend(Stamp::of(&path).map(|stamp| (path, stamp)));
+            paths.push((!first(&path), path));
         }
     }
-    Ok(files)
+    let left_out = paths.len().saturating_sub(MOST);
+    if left_out > 0 {
+        paths.sort();
+        paths.truncate(MOST);
+    }
+    // One that is gone by now is not there.
+    let files = paths.into_iter().filter_map(|(_, path)| Some((Stamp::of(&path)?, path)));
+    Ok((files.map(|(stamp, path)| (path, stamp)).collect(), left_out))
 }
 
 /// Rings when something happens in the plugin folder, in the store's folder, or beside one of the files.

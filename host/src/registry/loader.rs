@@ -3,12 +3,14 @@
 //! - A file is looked into when it was quiet for [`QUIET`]; what is wrong with it counts, and a file that is gone is taken
 //!   for removed, only after [`SURE`]: an author's build or a slow copy may still be at it.
 //! - What was read is compared with the file's state afterwards: half of two versions is never loaded.
-//! - The first pass waits for nothing, and falls back to the version that served last where a file is bad.
+//! - **It waits for no plugin.** What was compiled before is loaded at once; the rest is made ready beside it (`jobs`), and
+//!   what served goes on meanwhile.
+//! - At the start, events wait until the wishes of all files are known; those of plugins that are being made ready are kept.
+//! - A file that goes on changing, or costs much, is looked into less often, and told about.
 //!
-//! Not here: notifications (`folder`), where versions are kept (`versions`).
+//! Not here: notifications (`folder`), what follows from what was found (`decision`), where versions are kept (`versions`).
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,12 +20,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::folder::{Stamp, scan};
+use super::jobs::{Done, Jobs, Wish, read};
 use super::versions::{Serving, Versions};
-use super::{Error, MOST_KEPT, Notice, Options, Reread, Snapshot, live, not_approved};
-use crate::journal::{Subscription, Subscriptions};
+use super::{Error, Options, Reread, Snapshot, Start};
 use crate::parts::Parts;
-use crate::plugin::{Pattern, PluginName};
-use crate::sandbox::{self, CompiledPlugin, Sandbox};
+use crate::plugin::PluginName;
+use crate::sandbox::{CompiledPlugin, LoadError, Sandbox};
 use crate::telemetry;
 
 /// How long a file must not have changed before it is looked into.
@@ -34,116 +36,252 @@ const SURE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// The time between looks while something is not decided yet.
 const SOON: Duration = Duration::from_millis(20);
+/// How long files are read in one look, before what was found is acted on.
+const STRETCH: Duration = Duration::from_millis(200);
+/// How long a file may go on changing before it is told about.
+const RESTLESS: Duration = Duration::from_secs(10);
+/// The longest rest of a file that has just been looked into: as long as that took, and no longer than this.
+const REST: Duration = Duration::from_secs(5);
+/// When a file is tried again that the machine had no means for.
+const MEANS_AGAIN: Duration = Duration::from_secs(60);
+/// How long events wait at the start for the wishes of files that can't be read sooner.
+const FIRST: Duration = Duration::from_secs(10);
 
 /// One file of the folder.
-struct Seen {
+pub(super) struct Seen {
     stamp: Stamp,
     changed_at: Instant,
+    /// Since when nothing was decided about it.
+    open_since: Instant,
     /// When it was missed first.
     gone_at: Option<Instant>,
+    /// When it may be looked into again.
+    rests_until: Option<Instant>,
     /// Whether it was looked into in vain, too soon to be sure.
     tried: bool,
+    /// Whether it goes on changing.
+    pub(super) restless: bool,
+    /// The hash of what was looked into last.
+    pub(super) hash: Option<String>,
+    /// What is to be made ready.
+    pub(super) wish: Option<Wish>,
     /// What came of looking into this state of it.
-    found: Option<Result<Arc<CompiledPlugin>, Error>>,
+    pub(super) found: Option<Result<Arc<CompiledPlugin>, Error>>,
     /// The plugin that it held when it was last good.
-    held: Option<PluginName>,
+    pub(super) held: Option<PluginName>,
+}
+
+impl Seen {
+    fn new(stamp: Stamp, now: Instant) -> Self {
+        // A file that has been as it is for long need not be waited for.
+        let changed_at = now.checked_sub(stamp.age().min(SURE)).unwrap_or(now);
+        Self {
+            stamp,
+            changed_at,
+            open_since: now,
+            gone_at: None,
+            rests_until: None,
+            tried: false,
+            restless: false,
+            hash: None,
+            wish: None,
+            found: None,
+            held: None,
+        }
+    }
+
+    fn changed(&mut self, stamp: Stamp, now: Instant) {
+        if self.found.is_some() {
+            self.open_since = now;
+        }
+        (self.stamp, self.changed_at, self.tried) = (stamp, now, false);
+        (self.found, self.wish, self.rests_until) = (None, None, self.rests_until.filter(|until| *until > now));
+    }
+
+    /// Whether somebody has to look into it.
+    fn is_open(&self) -> bool {
+        self.found.is_none() && self.wish.is_none()
+    }
+}
+
+/// A version that is kept and is to serve.
+pub(super) enum Kept {
+    /// It is being made ready.
+    Coming(Wish),
+    Here(Arc<CompiledPlugin>),
+    /// It is not there, or not what its name says.
+    Lost,
 }
 
 /// The version of a plugin that serves.
 #[derive(Clone)]
-struct Chosen {
-    compiled: Arc<CompiledPlugin>,
-    file: PathBuf,
-    newest: String,
+pub(super) struct Chosen {
+    pub(super) compiled: Arc<CompiledPlugin>,
+    pub(super) file: PathBuf,
+    pub(super) newest: String,
 }
 
 pub(super) struct Loader {
-    options: Options,
-    sandbox: Arc<Sandbox>,
+    pub(super) options: Options,
+    pub(super) sandbox: Arc<Sandbox>,
     reread: Option<Reread>,
-    sender: watch::Sender<Arc<Snapshot>>,
-    versions: Versions,
-    seen: BTreeMap<PathBuf, Seen>,
-    chosen: BTreeMap<PluginName, Chosen>,
-    /// The states of the configuration's files and of the pins.
+    pub(super) sender: watch::Sender<Arc<Snapshot>>,
+    pub(super) versions: Versions,
+    pub(super) jobs: Jobs,
+    pub(super) seen: BTreeMap<PathBuf, Seen>,
+    /// Files beyond those that are looked at.
+    pub(super) left_out: usize,
+    pub(super) chosen: BTreeMap<PluginName, Chosen>,
+    /// Versions of the host's own that are to serve, by their files.
+    pub(super) kept: BTreeMap<PathBuf, Kept>,
+    /// The states of the configuration's files, and of the operators' choices.
     settings: BTreeMap<PathBuf, Option<Stamp>>,
+    choices: Vec<Option<Stamp>>,
     /// Whether somebody wants everything to be read again.
     asked: Arc<AtomicBool>,
-    pins: Option<Stamp>,
-    serving: BTreeMap<PluginName, Serving>,
-    generation: u64,
+    /// What served when the host was stopped.
+    pub(super) before: BTreeMap<PluginName, Serving>,
+    pub(super) serving: BTreeMap<PluginName, Serving>,
+    pub(super) generation: u64,
+    pub(super) start: Start,
+    began: Instant,
+    passes: watch::Sender<u64>,
 }
 
 impl Loader {
     pub(super) fn new(
         options: Options,
+        jobs: Jobs,
         sandbox: Arc<Sandbox>,
         reread: Option<Reread>,
-        sender: watch::Sender<Arc<Snapshot>>,
+        (sender, passes): (watch::Sender<Arc<Snapshot>>, watch::Sender<u64>),
         asked: Arc<AtomicBool>,
     ) -> Self {
         let versions = Versions::new(&options.store);
         let settings = stamps(reread.as_ref());
-        let (pins, serving) = (Stamp::of(&versions.pins_file()), versions.serving());
+        let (choices, serving) = (choices(&versions), versions.serving());
         Self {
             options,
             sandbox,
             reread,
             sender,
             versions,
+            jobs,
             seen: BTreeMap::new(),
+            left_out: 0,
             chosen: BTreeMap::new(),
+            kept: BTreeMap::new(),
             settings,
+            choices,
             asked,
-            pins,
+            before: serving.clone(),
             serving,
             generation: 0,
+            start: Start::Reading,
+            began: Instant::now(),
+            passes,
         }
-    }
-
-    /// Loads what is there.
-    pub(super) fn first_pass(&mut self) -> Result<(), Error> {
-        let files = scan(&self.options.dir)?;
-        self.look(files, Instant::now(), true);
-        self.fall_back();
-        self.decide();
-        self.sandbox.forget_compiled_except(&self.hashes());
-        Ok(())
     }
 
     /// Goes on until nobody looks at the snapshots any more.
     pub(super) fn run(&mut self, bell: &Receiver<()>, parts: &Parts) {
-        let mut wait = SOON;
         loop {
+            let wait = if self.pass() { SOON } else { LOOK_AGAIN };
+            parts.well(super::PART);
+            self.passes.send_modify(|passes| *passes = passes.wrapping_add(1));
+            if self.sender.is_closed() {
+                return;
+            }
             match bell.recv_timeout(wait) {
                 // Notifications come in swarms: one look is enough for all of them.
                 Ok(()) => std::thread::sleep(SOON),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            wait = if self.pass() { SOON } else { LOOK_AGAIN };
-            parts.well(super::PART);
-            if self.sender.is_closed() {
-                return;
-            }
         }
     }
 
-    /// One comparison; tells whether something is not decided yet.
+    /// One comparison; tells whether something is to be looked at soon.
     fn pass(&mut self) -> bool {
         let mut changed = self.read_settings();
-        let pins = Stamp::of(&self.versions.pins_file());
-        changed |= std::mem::replace(&mut self.pins, pins) != pins;
-        // A folder that can't be read now says nothing about the plugins in it.
-        let mut open = false;
-        if let Ok(files) = scan(&self.options.dir) {
-            changed |= self.look(files, Instant::now(), false);
-            open = self.seen.values().any(|seen| seen.found.is_none() || seen.gone_at.is_some());
+        let choices = choices(&self.versions);
+        changed |= std::mem::replace(&mut self.choices, choices.clone()) != choices;
+        for done in self.jobs.ended() {
+            changed |= self.take(done);
         }
+        // A folder that can't be read now says nothing about the plugins in it.
+        let (dir, mut open) = (&self.options.dir, false);
+        if let Ok((files, left_out)) =
+            scan(dir, |path| self.seen.get(path).is_some_and(|seen| seen.held.is_some()) || self.has_served(path))
+        {
+            changed |= std::mem::replace(&mut self.left_out, left_out) != left_out;
+            changed |= self.look(files, Instant::now());
+            open = self.seen.values().any(|seen| seen.is_open() || seen.gone_at.is_some());
+        }
+        changed |= self.go_on();
         if changed {
             self.decide();
         }
+        self.start_jobs();
+        self.tell_compiling();
         open
+    }
+
+    /// Brings the start to its end; tells whether a step was made.
+    fn go_on(&mut self) -> bool {
+        let next = match self.start {
+            Start::Reading => {
+                let known = self.seen.values().all(|seen| !seen.is_open() || seen.restless);
+                if known || self.began.elapsed() > FIRST { Start::Compiling } else { Start::Reading }
+            }
+            Start::Compiling => {
+                let over = self.seen.values().all(|seen| seen.found.is_some() || seen.restless);
+                let coming = self.kept.values().any(|kept| matches!(kept, Kept::Coming(_)));
+                if over && !coming { Start::Over } else { Start::Compiling }
+            }
+            Start::Over => Start::Over,
+        };
+        let step = std::mem::replace(&mut self.start, next) != next;
+        if step && next == Start::Over {
+            self.sandbox.forget_compiled_except(&self.hashes());
+        }
+        step
+    }
+
+    /// Whether what served when the host was stopped came from this file.
+    fn has_served(&self, path: &Path) -> bool {
+        self.before.values().any(|serving| path.file_name() == Some(serving.file.as_os_str()))
+    }
+
+    fn start_jobs(&mut self) {
+        let mut wishes: Vec<(bool, Instant, &Path, &Wish)> = Vec::new();
+        for (path, seen) in &self.seen {
+            if let Some(wish) = &seen.wish {
+                let known = seen.held.is_some() || self.has_served(path);
+                wishes.push((known, seen.changed_at, path, wish));
+            }
+        }
+        for (path, kept) in &self.kept {
+            if let Kept::Coming(wish) = kept {
+                wishes.push((true, self.began, path, wish));
+            }
+        }
+        // Whose plugin is known, and among those whoever changed last: somebody waits for it.
+        wishes.sort_by_key(|(known, changed_at, ..)| std::cmp::Reverse((*known, *changed_at)));
+        for (known, _, path, wish) in wishes {
+            self.jobs.start(path, wish, known);
+        }
+    }
+
+    /// Tells which files are being made ready: an interpreter takes half a minute.
+    fn tell_compiling(&self) {
+        let before = Arc::clone(&self.sender.borrow());
+        let compiling = self.jobs.running();
+        if before.compiling != compiling {
+            let Snapshot { plugins, subscriptions, notices, start, .. } = &*before;
+            let (plugins, subscriptions, notices) = (plugins.clone(), Arc::clone(subscriptions), Arc::clone(notices));
+            self.sender.send_replace(Arc::new(Snapshot { plugins, subscriptions, notices, compiling, start: *start }));
+        }
     }
 
     /// Reads the configuration again where one of its files changed.
@@ -153,6 +291,7 @@ impl Loader {
             // What could not be loaded may have had a cause that is gone.
             let failed = self.seen.values_mut().filter(|seen| matches!(seen.found, Some(Err(_))));
             failed.for_each(|seen| seen.found = None);
+            self.kept.retain(|_, kept| !matches!(kept, Kept::Lost));
         }
         let Some(reread) = self.reread.as_mut().filter(|_| asked || now != self.settings) else { return asked };
         let read = (reread.read)();
@@ -171,7 +310,7 @@ impl Loader {
     }
 
     /// Brings what is known of the files up to date; tells whether something was decided.
-    fn look(&mut self, mut files: BTreeMap<PathBuf, Stamp>, now: Instant, at_once: bool) -> bool {
+    fn look(&mut self, mut files: BTreeMap<PathBuf, Stamp>, now: Instant) -> bool {
         let mut changed = false;
         self.seen.retain(|path, seen| {
             let Some(stamp) = files.remove(path) else {
@@ -182,294 +321,128 @@ impl Loader {
             };
             seen.gone_at = None;
             if stamp != seen.stamp {
-                (seen.stamp, seen.changed_at, seen.tried, seen.found) = (stamp, now, false, None);
+                seen.changed(stamp, now);
             }
             true
         });
-        for (path, stamp) in files {
-            self.seen
-                .insert(path, Seen { stamp, changed_at: now, gone_at: None, tried: false, found: None, held: None });
-        }
-        for (path, seen) in self.seen.iter_mut().filter(|(_, seen)| seen.found.is_none() && seen.gone_at.is_none()) {
+        self.seen.extend(files.into_iter().map(|(path, stamp)| (path, Seen::new(stamp, now))));
+        let mut due = Vec::new();
+        for (path, seen) in self.seen.iter_mut().filter(|(_, seen)| seen.gone_at.is_none()) {
             let quiet = now.duration_since(seen.changed_at);
-            if !at_once && quiet < if seen.tried { SURE } else { QUIET } {
-                continue;
+            let again = seen.rests_until.is_some_and(|until| until <= now) && seen.lacked_means();
+            let ready =
+                quiet >= if seen.tried { SURE } else { QUIET } && seen.rests_until.is_none_or(|until| until <= now);
+            if again && seen.wish.is_none() || seen.is_open() && ready {
+                due.push((seen.held.is_none(), path.clone()));
             }
-            let found = read(path).and_then(|bytes| {
-                if !self.sandbox.is_compiled(&bytes)
-                    && let Some(manifest) = sandbox::manifest_of(&bytes)
-                {
-                    announce(&self.sender, path, manifest.name);
-                }
-                load(path, bytes, &self.sandbox)
-            });
-            let in_use: BTreeSet<String> = self.serving.values().map(|serving| serving.hash.clone()).collect();
-            match found {
-                // Somebody wrote while it was read: what was read may be of two versions.
-                _ if Stamp::of(path) != Some(seen.stamp) && !at_once => {}
-                Err(error) if error.may_pass() && !at_once && quiet < SURE => seen.tried = true,
-                Ok((compiled, bytes)) => {
-                    let name = &compiled.manifest.name;
-                    if let Err(error) = self.versions.keep(name, &compiled.hash, &bytes, &in_use) {
-                        telemetry::version_not_kept(name, &error);
-                    }
-                    seen.held = Some(name.clone());
-                    seen.found = Some(Ok(Arc::new(compiled)));
-                    changed = true;
-                }
-                Err(error) => {
-                    seen.found = Some(Err(error));
-                    changed = true;
-                }
-            }
+            let restless = seen.is_open() && !ready && now.duration_since(seen.open_since) > RESTLESS;
+            changed |= std::mem::replace(&mut seen.restless, restless) != restless;
         }
-        if self.sender.borrow().compiling.is_some() {
-            tell_compiling(&self.sender, None);
+        due.sort();
+        for (_, path) in due {
+            changed |= self.look_into(&path);
+            if now.elapsed() > STRETCH {
+                break;
+            }
         }
         changed
     }
 
-    /// At the start: where a file is bad, or holds what waits for approval, the version that served last goes on.
-    fn fall_back(&mut self) {
-        for (name, serving) in self.serving.clone() {
-            let path = self.options.dir.join(&serving.file);
-            let Some(seen) = self.seen.get_mut(&path) else { continue };
-            let is_other = match &seen.found {
-                Some(Ok(compiled)) => compiled.manifest.name == name && compiled.hash != serving.hash,
-                Some(Err(_)) => true,
-                None => false,
-            };
-            if let Some(compiled) =
-                is_other.then(|| kept(&self.versions, &self.sandbox, &name, &serving.hash)).flatten()
-            {
-                seen.held.get_or_insert_with(|| name.clone());
-                self.chosen.insert(name, Chosen { compiled, file: path, newest: serving.newest });
-            }
+    /// Looks into one file, without compiling it; tells whether something was decided.
+    fn look_into(&mut self, path: &Path) -> bool {
+        let Some(seen) = self.seen.get_mut(path) else { return false };
+        let (began, stamp) = (Instant::now(), seen.stamp);
+        let found = read(path, stamp);
+        // Somebody wrote while it was read: what was read may be of two versions.
+        if Stamp::of(path) != Some(stamp) {
+            return false;
         }
-    }
-
-    /// Which versions serve from now on.
-    fn decide(&mut self) {
-        let mut problems: Vec<Notice> = Vec::new();
-        // A copy: what serves must not be lost where something fails in between.
-        let (mut before, mut chosen) = (self.chosen.clone(), BTreeMap::new());
-        let mut good: BTreeMap<PluginName, (PathBuf, Arc<CompiledPlugin>)> = BTreeMap::new();
-        for (path, seen) in &self.seen {
-            match &seen.found {
-                Some(Ok(compiled)) => match good.entry(compiled.manifest.name.clone()) {
-                    Entry::Vacant(place) => {
-                        place.insert((path.clone(), Arc::clone(compiled)));
+        let found = match found {
+            Err(error) => Err(error),
+            Ok(bytes) => {
+                let hash = crate::sandbox::digest(&bytes);
+                seen.hash = Some(hash.clone());
+                match self.sandbox.known(&bytes) {
+                    None => {
+                        seen.wish = Some(Wish::of(&bytes, hash, stamp));
+                        // At the start, what it wants may be news.
+                        return self.start != Start::Over;
                     }
-                    Entry::Occupied(mut first) => {
-                        let name = first.key().clone();
-                        // Of two files the one that served goes on.
-                        let served = before.get(&name).is_some_and(|chosen| chosen.file == *path);
-                        let other =
-                            if served { first.insert((path.clone(), Arc::clone(compiled))).0 } else { path.clone() };
-                        problems.push(notice(
-                            Some(&name),
-                            &other,
-                            &Error::Twice { path: other.clone(), name: name.clone() },
-                        ));
-                    }
-                },
-                Some(Err(error)) => problems.push(notice(seen.held.as_ref(), path, error)),
-                None => {}
-            }
-        }
-        let mut waiting = BTreeMap::new();
-        let pins = self.versions.pins();
-        let names: BTreeSet<PluginName> = good.keys().chain(before.keys()).cloned().collect();
-        for name in names {
-            let serving = before.remove(&name);
-            let next = match good.remove(&name) {
-                Some((path, compiled)) => {
-                    let pin = pins.get(&name).filter(|pin| pin.over == compiled.hash && pin.hash != compiled.hash);
-                    self.choose(
-                        serving,
-                        path,
-                        compiled,
-                        pin.map(|pin| pin.hash.as_str()),
-                        (&mut problems, &mut waiting),
-                    )
+                    Some(Ok(compiled)) => Ok((compiled, bytes)),
+                    Some(Err(cause)) => Err(Error::Load { path: path.to_owned(), cause }),
                 }
-                // Its file is bad, or being written: what serves goes on. A file that is gone takes its plugin along.
-                None => serving.filter(|chosen| {
-                    self.seen.get(&chosen.file).is_some_and(|seen| !matches!(seen.found, Some(Ok(_))))
-                }),
+            }
+        };
+        self.settle(path, found, began.elapsed())
+    }
+
+    /// Takes what a job has come to; tells whether something was decided.
+    fn take(&mut self, done: Done) -> bool {
+        let Done { path, stamp, found, took } = done;
+        if let Some(kept) = self.kept.get_mut(&path) {
+            *kept = match found {
+                Ok((compiled, _)) => Kept::Here(Arc::new(compiled)),
+                Err(_) => Kept::Lost,
             };
-            chosen.extend(next.map(|next| (name, next)));
+            return true;
         }
-        self.chosen = chosen;
-        self.publish(problems, &waiting);
-    }
-
-    fn choose(
-        &self,
-        serving: Option<Chosen>,
-        file: PathBuf,
-        compiled: Arc<CompiledPlugin>,
-        pinned: Option<&str>,
-        (problems, waiting): (&mut Vec<Notice>, &mut BTreeMap<PluginName, Vec<Pattern>>),
-    ) -> Option<Chosen> {
-        let (name, newest) = (compiled.manifest.name.clone(), compiled.hash.clone());
-        if let Some(hash) = pinned {
-            let already = serving.as_ref().map(|chosen| &chosen.compiled).filter(|compiled| compiled.hash == *hash);
-            let pinned = already.cloned().or_else(|| kept(&self.versions, &self.sandbox, &name, hash));
-            if let Some(pinned) = pinned {
-                let error = Error::RolledBack { path: file.clone(), name: name.clone(), pinned: pinned.hash.clone() };
-                problems.push(notice(Some(&name), &file, &error));
-                return Some(Chosen { compiled: pinned, file, newest });
+        let now = Stamp::of(&path);
+        match self.seen.get_mut(&path) {
+            Some(seen) if seen.stamp == stamp && now == Some(stamp) => {
+                seen.wish = None;
+                self.settle(&path, found, took)
             }
-        }
-        let other = serving.as_ref().filter(|chosen| chosen.compiled.hash != newest);
-        let is_new = serving.is_none() || other.is_some();
-        let more = not_approved(&compiled.manifest, other.map(|chosen| &chosen.compiled.manifest), &self.options);
-        if is_new && !more.is_empty() {
-            let first = serving.is_none();
-            if first {
-                waiting.insert(name.clone(), compiled.manifest.events.clone());
+            Some(seen) => {
+                seen.rests_until = Some(Instant::now() + took.min(REST));
+                false
             }
-            problems.push(notice(
-                Some(&name),
-                &file,
-                &Error::WaitsForApproval {
-                    path: file.clone(),
-                    name: name.clone(),
-                    more,
-                    asks: Box::new(self.options.asks(&compiled.manifest)),
-                    hash: compiled.hash.clone(),
-                    first,
-                },
-            ));
-            return serving.map(|chosen| Chosen { file, newest, ..chosen });
-        }
-        // The same bytes again: what is compiled already stays.
-        let compiled = serving.map(|chosen| chosen.compiled).filter(|old| old.hash == newest).unwrap_or(compiled);
-        Some(Chosen { compiled, file, newest })
-    }
-
-    /// `waiting`: what plugins want that wait for their first approval. It is kept for them.
-    fn publish(&mut self, problems: Vec<Notice>, waiting: &BTreeMap<PluginName, Vec<Pattern>>) {
-        let before = Arc::clone(&self.sender.borrow());
-        let mut plugins = BTreeMap::new();
-        for (name, chosen) in &self.chosen {
-            let old = before.plugins.get(name);
-            if self.options.plugins.get(name).is_some_and(|own| own.disabled) {
-                telemetry::plugin_disabled(name);
-                continue;
-            }
-            let mut new = live(Arc::clone(&chosen.compiled), &self.options);
-            if let Some(old) = old.filter(|old| old.is_like(&new)) {
-                plugins.insert(name.clone(), Arc::clone(old));
-                continue;
-            }
-            self.generation += 1;
-            new.generation = self.generation;
-            telemetry::plugin_loaded(&new.compiled.manifest, &new.grants.missing(), self.options.dev);
-            plugins.insert(name.clone(), Arc::new(new));
-        }
-        for gone in before.plugins.keys().filter(|name| !plugins.contains_key(name)) {
-            telemetry::plugin_removed(gone);
-        }
-        for new in problems.iter().filter(|problem| !before.notices.contains(problem)) {
-            telemetry::plugin_not_loaded(&new.message, Some(new.code));
-        }
-        let live = plugins.iter().map(|(name, live)| {
-            let plain = subscription(name, &live.compiled.manifest.events, &self.options);
-            Subscription { ordered: live.ordered, ..plain }
-        });
-        let disabled = |name: &PluginName| self.options.plugins.get(name).is_some_and(|own| own.disabled);
-        let waiting = waiting.iter().filter(|(name, _)| !disabled(name)).map(|(name, events)| {
-            let ordered = !self.options.plugins.get(name).is_some_and(|own| own.unordered);
-            Subscription { ordered, most_waiting: Some(MOST_KEPT), ..subscription(name, events, &self.options) }
-        });
-        let subscriptions = Arc::new(Subscriptions(live.chain(waiting).collect()));
-        let snapshot = Snapshot { plugins, subscriptions, notices: problems.into(), compiling: None };
-        self.sender.send_replace(Arc::new(snapshot));
-        self.remember();
-    }
-
-    fn remember(&mut self) {
-        let serving = self.chosen.iter().map(|(name, chosen)| {
-            let file = chosen.file.file_name().map(PathBuf::from).unwrap_or_default();
-            (name.clone(), Serving { file, hash: chosen.compiled.hash.clone(), newest: chosen.newest.clone() })
-        });
-        let serving = serving.collect();
-        if serving != self.serving {
-            if let Err(error) = self.versions.serve(&serving) {
-                telemetry::serving_not_recorded(&error);
-            }
-            self.serving = serving;
+            None => false,
         }
     }
 
-    fn hashes(&self) -> BTreeSet<String> {
-        let mut hashes = self.versions.hashes();
-        hashes.extend(self.chosen.values().map(|chosen| chosen.compiled.hash.clone()));
-        hashes
+    fn settle(&mut self, path: &Path, found: Result<(CompiledPlugin, Vec<u8>), Error>, took: Duration) -> bool {
+        let in_use = self.serving.values().map(|serving| serving.hash.clone()).collect();
+        let Some(seen) = self.seen.get_mut(path) else { return false };
+        let now = Instant::now();
+        seen.rests_until = Some(now + took.min(REST));
+        match found {
+            Err(error) if error.may_pass() && now.duration_since(seen.changed_at) < SURE => {
+                seen.tried = true;
+                return false;
+            }
+            Ok((compiled, bytes)) => {
+                let name = &compiled.manifest.name;
+                if let Err(error) = self.versions.keep(name, &compiled.hash, &bytes, &in_use) {
+                    telemetry::version_not_kept(name, &error);
+                }
+                seen.held = Some(name.clone());
+                seen.found = Some(Ok(Arc::new(compiled)));
+            }
+            Err(error) => {
+                seen.found = Some(Err(error));
+                if seen.lacked_means() {
+                    seen.rests_until = Some(now + MEANS_AGAIN);
+                } else if self.start == Start::Over {
+                    // What is remembered of files that are no more must not grow.
+                    self.sandbox.forget_compiled_except(&self.hashes());
+                }
+            }
+        }
+        true
     }
+}
+
+impl Seen {
+    /// Whether it could not be made ready for want of something that the machine may have later.
+    fn lacked_means(&self) -> bool {
+        matches!(&self.found, Some(Err(Error::Load { cause: LoadError::Compiler(_), .. })))
+    }
+}
+
+fn choices(versions: &Versions) -> Vec<Option<Stamp>> {
+    [versions.pins_file(), versions.homes_file()].iter().map(|file| Stamp::of(file)).collect()
 }
 
 fn stamps(reread: Option<&Reread>) -> BTreeMap<PathBuf, Option<Stamp>> {
     reread.iter().flat_map(|reread| &reread.files).map(|file| (file.clone(), Stamp::of(file))).collect()
-}
-
-fn notice(plugin: Option<&PluginName>, file: &Path, error: &Error) -> Notice {
-    let (asks, hash) = match error {
-        Error::WaitsForApproval { asks, hash, .. } => (Some((**asks).clone()), Some(hash.clone())),
-        _ => (None, None),
-    };
-    Notice {
-        plugin: plugin.cloned(),
-        file: file.to_owned(),
-        code: error.code(),
-        message: error.to_string(),
-        asks,
-        hash,
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    sandbox::read_file(path).map_err(|cause| Error::File { path: path.to_owned(), cause })
-}
-
-/// Tells that a file is being compiled: an interpreter takes half a minute.
-fn announce(sender: &watch::Sender<Arc<Snapshot>>, path: &Path, name: PluginName) {
-    telemetry::compiling(path, Some(&name));
-    tell_compiling(sender, Some((path.to_owned(), Some(name))));
-}
-
-fn tell_compiling(sender: &watch::Sender<Arc<Snapshot>>, compiling: Option<(PathBuf, Option<PluginName>)>) {
-    let before = Arc::clone(&sender.borrow());
-    let Snapshot { plugins, subscriptions, notices, .. } = &*before;
-    let (plugins, subscriptions, notices) = (plugins.clone(), Arc::clone(subscriptions), Arc::clone(notices));
-    sender.send_replace(Arc::new(Snapshot { plugins, subscriptions, notices, compiling }));
-}
-
-fn load(path: &Path, bytes: Vec<u8>, sandbox: &Sandbox) -> Result<(CompiledPlugin, Vec<u8>), Error> {
-    let compiled = sandbox.compile(&bytes).map_err(|cause| Error::Load { path: path.to_owned(), cause })?;
-    Ok((compiled, bytes))
-}
-
-/// A version that was kept; none where it is lost or not what its name says.
-fn kept(versions: &Versions, sandbox: &Sandbox, name: &PluginName, hash: &str) -> Option<Arc<CompiledPlugin>> {
-    let compiled = versions.read(name, hash).ok().and_then(|bytes| sandbox.compile(&bytes).ok());
-    let compiled = compiled.filter(|compiled| compiled.hash == hash && compiled.manifest.name == *name);
-    if compiled.is_none() {
-        telemetry::version_lost(name, hash);
-    }
-    compiled.map(Arc::new)
-}
-
-fn subscription(name: &PluginName, events: &[Pattern], options: &Options) -> Subscription {
-    let own = options.plugins.get(name);
-    let others = options.accounts.iter().filter(|(_, plugins)| !plugins.contains(name));
-    let plain = Subscription::new(name.clone(), events.to_vec());
-    Subscription {
-        own_events: own.is_some_and(|own| own.own_events),
-        most_depth: own.and_then(|own| own.most_depth).unwrap_or(plain.most_depth),
-        not_from: others.map(|(account, _)| account.clone()).collect(),
-        ..plain
-    }
 }

@@ -4,9 +4,11 @@
 //! versions/NAME/HASH.wasm   every version that was served; the newest by its time of modification
 //! live.json                 which version of each plugin serves, and which one its file holds
 //! pins.json                 the versions that an operator chose
+//! homes.json                the file in the plugin folder that each plugin comes from
 //! ```
 //!
-//! - The running host writes `live.json` and the versions; `plugin rollback` writes `pins.json`. Each in one step.
+//! - The running host writes `live.json` and the versions; `plugin rollback` writes `pins.json`; `homes.json` is written by the
+//!   host for what serves, and by `plugin grant` for what is to serve from another file. Each in one step.
 //! - A pin holds as long as the plugin's file is the one that it was made against.
 //! - At most [`MOST`] versions of a plugin are kept.
 //!
@@ -84,6 +86,32 @@ impl Versions {
     /// When the folder can't be written to.
     pub fn serve(&self, serving: &BTreeMap<PluginName, Serving>) -> Result<(), std::io::Error> {
         self.write(&self.folder.join("live.json"), &serde_json::to_vec_pretty(serving)?)
+    }
+
+    /// The record of where plugins come from.
+    pub fn homes_file(&self) -> PathBuf {
+        self.folder.join("homes.json")
+    }
+
+    /// The names of the files that plugins come from, or came from last.
+    pub fn homes(&self) -> BTreeMap<PluginName, PathBuf> {
+        read(&self.homes_file())
+    }
+
+    /// Says from which files plugins come from now on; of others nothing is changed.
+    ///
+    /// # Errors
+    /// When the folder can't be written to.
+    pub fn come_from(&self, files: BTreeMap<PluginName, PathBuf>) -> Result<(), std::io::Error> {
+        let before = self.homes();
+        let mut homes = before.clone();
+        homes.extend(files);
+        if homes == before { Ok(()) } else { self.write(&self.homes_file(), &serde_json::to_vec_pretty(&homes)?) }
+    }
+
+    /// Whether a version is kept, which means that it has served.
+    pub fn has(&self, name: &PluginName, hash: &str) -> bool {
+        self.path(name, hash).is_file()
     }
 
     /// The operator's choices.
@@ -191,20 +219,13 @@ impl Versions {
         versions
     }
 
-    /// The bytes of a version. Whoever runs them compares the hash.
-    ///
-    /// # Errors
-    /// When it is not there.
-    pub fn read(&self, name: &PluginName, hash: &str) -> Result<Vec<u8>, std::io::Error> {
-        std::fs::read(self.path(name, hash))
-    }
-
     /// The hashes of every version of every plugin.
     pub fn hashes(&self) -> BTreeSet<String> {
         self.names().flat_map(|name| self.list(&name)).map(|version| version.hash).collect()
     }
 
-    fn path(&self, name: &PluginName, hash: &str) -> PathBuf {
+    /// The file of a version. Whoever runs it compares the hash.
+    pub(super) fn path(&self, name: &PluginName, hash: &str) -> PathBuf {
         self.folder.join("versions").join(name.as_str()).join(format!("{hash}.wasm"))
     }
 

@@ -3,24 +3,28 @@
 //! ```text
 //! HASH-ENGINE.cwasm   native code, mapped into memory as it is
 //! HASH-ENGINE.sum     the SHA-256 of that file, the plugin's manifest as JSON, and the SHA-256 of both, a line each
+//! HASH-ENGINE.bad     why a file can't be made ready, as this very program found it
 //! ```
 //!
 //! - **Compiled code is trusted as the host's own**, so it must be: the folder and the files belong to the host's user
 //!   and are open to nobody else. What is not so is not used.
 //! - **A damaged file is no failure**: it is removed, and the plugin compiled again. The sum is written last.
 //! - Files are replaced by renaming, never in place: one that is mapped does not change.
+//! - No code is held in memory: it is written as it comes, and mapped.
+//! - **What was found bad is not tried again**, also after a restart, unless the program is another.
 //!
 //! Not here: which plugins are wanted (`registry`). A cache that can't be written costs time and nothing else.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
 
-use super::component::digest;
+use super::component::{LoadError, digest, hexadecimal};
 use crate::plugin::Manifest;
 
 /// Access for the owner alone.
@@ -29,6 +33,7 @@ const OWNER_ONLY: u32 = 0o700;
 pub(super) struct Cache {
     folder: PathBuf,
     engine: String,
+    program: String,
 }
 
 impl Cache {
@@ -36,7 +41,11 @@ impl Cache {
     pub(super) fn open(folder: &Path, engine: String) -> Option<Self> {
         DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(folder).ok()?;
         fs::set_permissions(folder, fs::Permissions::from_mode(OWNER_ONLY)).ok()?;
-        is_own(&fs::symlink_metadata(folder).ok()?).then(|| Self { folder: folder.to_owned(), engine })
+        is_own(&fs::symlink_metadata(folder).ok()?).then(|| Self {
+            folder: folder.to_owned(),
+            engine,
+            program: program(),
+        })
     }
 
     /// The manifest and the compiled form of the plugin file with this hash.
@@ -50,14 +59,44 @@ impl Cache {
         found
     }
 
-    /// Keeps a compiled form; where that fails it is compiled again at the next start.
-    pub(super) fn put(&self, hash: &str, manifest: &Manifest, code: &[u8]) {
-        let (file, sum) = self.files(hash);
-        let Ok(manifest) = serde_json::to_string(manifest) else { return };
-        let said = format!("{}\n{manifest}\n", digest(code));
-        if self.write(&file, code).is_ok() {
-            drop(self.write(&sum, format!("{said}{}\n", digest(said.as_bytes())).as_bytes()));
+    /// A place for the compiled form of this hash.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub(super) fn writing(&self, hash: &str) -> std::io::Result<Writing> {
+        let (code, _) = self.files(hash);
+        let beside = code.with_extension("new");
+        Ok(Writing { file: created(&beside)?, beside, digest: Sha256::default() })
+    }
+
+    /// Keeps what was written.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub(super) fn keep(&self, hash: &str, manifest: &Manifest, written: &Writing) -> std::io::Result<()> {
+        let (code, sum) = self.files(hash);
+        let said =
+            format!("{}\n{}\n", hexadecimal(&written.digest.clone().finalize()), serde_json::to_string(manifest)?);
+        fs::rename(&written.beside, code)?;
+        self.write(&sum, format!("{said}{}\n", digest(said.as_bytes())).as_bytes())
+    }
+
+    /// Why the file with this hash can't be made ready, where that is known.
+    pub(super) fn verdict(&self, hash: &str) -> Option<LoadError> {
+        let text = safely_open(&self.bad(hash)).and_then(|file| std::io::read_to_string(file).ok())?;
+        let (program, error) = text.split_once('\n')?;
+        (program == self.program).then(|| serde_json::from_str(error).ok()).flatten()
+    }
+
+    /// Remembers why the file with this hash can't be made ready; where that fails it is tried again at the next start.
+    pub(super) fn condemn(&self, hash: &str, error: &LoadError) {
+        if let Ok(error) = serde_json::to_string(error) {
+            drop(self.write(&self.bad(hash), format!("{}\n{error}", self.program).as_bytes()));
         }
+    }
+
+    fn bad(&self, hash: &str) -> PathBuf {
+        self.folder.join(format!("{hash}-{}.bad", self.engine))
     }
 
     /// Removes everything else.
@@ -107,11 +146,47 @@ impl Cache {
 
     fn write(&self, to: &Path, bytes: &[u8]) -> std::io::Result<()> {
         let beside = to.with_extension("new");
-        // One that a crash left behind may have other rights.
-        drop(fs::remove_file(&beside));
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?.write_all(bytes)?;
+        created(&beside)?.write_all(bytes)?;
         fs::rename(beside, to)
     }
+}
+
+/// A compiled form that is being written. What is not kept is removed.
+pub(super) struct Writing {
+    file: File,
+    beside: PathBuf,
+    digest: Sha256,
+}
+
+impl Write for Writing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.digest.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        // Not there after it was kept.
+        drop(fs::remove_file(&self.beside));
+    }
+}
+
+fn created(path: &Path) -> std::io::Result<File> {
+    // One that a crash left behind may have other rights.
+    drop(fs::remove_file(path));
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Tells this program from every other, and from itself after it was built anew.
+fn program() -> String {
+    let metadata = fs::metadata("/proc/self/exe");
+    metadata.map(|file| format!("{} {}.{}", file.len(), file.mtime(), file.mtime_nsec())).unwrap_or_default()
 }
 
 /// Whether a file belongs to this process's user and is open to nobody else.
@@ -120,18 +195,30 @@ fn is_own(metadata: &fs::Metadata) -> bool {
     own && metadata.mode() & 0o077 == 0 && !metadata.file_type().is_symlink()
 }
 
+/// A file that belongs to this process's user and is open to nobody else.
+fn safely_open(path: &Path) -> Option<File> {
+    let safe = fs::symlink_metadata(path).ok().is_some_and(|metadata| metadata.is_file() && is_own(&metadata));
+    safe.then(|| File::open(path).ok()).flatten()
+}
+
 /// The manifest, where neither file is damaged, foreign or open to others.
 fn whole(code: &Path, sum: &Path) -> Option<Manifest> {
-    let read = |path: &Path| -> Option<Vec<u8>> {
-        let safe = fs::symlink_metadata(path).ok().is_some_and(|metadata| metadata.is_file() && is_own(&metadata));
-        if safe { fs::read(path).ok() } else { None }
-    };
-    let (sum, code) = read(sum).zip(read(code))?;
-    let sum = String::from_utf8(sum).ok()?;
+    let sum = std::io::read_to_string(safely_open(sum)?).ok()?;
     let (of_code, rest) = sum.split_once('\n')?;
     let (manifest, of_both) = rest.split_once('\n')?;
     let said = format!("{of_code}\n{manifest}\n");
-    let right = of_both.trim_end() == digest(said.as_bytes()) && of_code == digest(&code);
+    if of_both.trim_end() != digest(said.as_bytes()) {
+        return None;
+    }
+    let (mut code, mut sum) = (safely_open(code)?, Sha256::default());
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        match code.read(&mut piece).ok()? {
+            0 => break,
+            read => sum.update(piece.get(..read)?),
+        }
+    }
+    let right = of_code == hexadecimal(&sum.finalize());
     // One that an earlier host took may hold what this one refuses.
     let manifest = right.then(|| serde_json::from_str::<Manifest>(manifest).ok()).flatten()?;
     manifest.checked().ok()
@@ -163,6 +250,12 @@ mod tests {
         let engine = wasmtime::Engine::default();
         let code = engine.precompile_component(&wat::parse_str("(component)").unwrap()).unwrap();
         (engine, code)
+    }
+
+    fn put(cache: &Cache, hash: &str, code: &[u8]) {
+        let mut written = cache.writing(hash).unwrap();
+        written.write_all(code).unwrap();
+        cache.keep(hash, &manifest(), &written).unwrap();
     }
 
     fn manifest() -> Manifest {
@@ -206,7 +299,7 @@ mod tests {
             ),
         ];
         for (name, harm) in harms {
-            cache.put("abc", &manifest(), &component);
+            put(&cache, "abc", &component);
             harm();
             let found = cache.get(&engine, "abc").map(|(manifest, _)| manifest);
             assert_eq!(found, (name == "nothing").then(manifest), "{name}");
@@ -215,7 +308,7 @@ mod tests {
             }
         }
         let other = Cache::open(&folder.path().join("compiled"), "another".to_owned()).unwrap();
-        cache.put("abc", &manifest(), &component);
+        put(&cache, "abc", &component);
         assert!(other.get(&engine, "abc").is_none(), "made by another engine");
     }
 
@@ -226,8 +319,8 @@ mod tests {
         let cache = Cache::open(folder.path(), "engine".to_owned()).unwrap();
         let old = Cache::open(folder.path(), "old".to_owned()).unwrap();
         for hash in ["a", "b"] {
-            cache.put(hash, &manifest(), &component);
-            old.put(hash, &manifest(), &component);
+            put(&cache, hash, &component);
+            put(&old, hash, &component);
         }
         cache.keep_only(&BTreeSet::from(["b".to_owned()]));
         let mut left: Vec<String> = fs::read_dir(folder.path())
@@ -236,5 +329,21 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["b-engine.cwasm", "b-engine.sum"]);
+    }
+
+    #[test]
+    fn what_was_found_bad_is_remembered_by_this_program_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cache = Cache::open(folder.path(), "engine".to_owned()).unwrap();
+        let error = LoadError::TooMuch("more than 10 s of processor time".to_owned());
+        assert_eq!(cache.verdict("abc"), None);
+        cache.condemn("abc", &error);
+        assert_eq!((cache.verdict("abc"), cache.verdict("abd")), (Some(error), None));
+        cache.program.push('x');
+        assert_eq!(cache.verdict("abc"), None, "another program may find otherwise");
+        // What was begun and not ended leaves nothing behind.
+        drop(cache.writing("abc").unwrap());
+        cache.keep_only(&BTreeSet::new());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

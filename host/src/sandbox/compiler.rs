@@ -3,17 +3,18 @@
 //! - Reading, wrapping and compiling run libraries that fail on some files, and take what time and memory they like. In a
 //!   process of their own they can do neither to the host: whatever happens is that file's own error.
 //! - That process is the host's own program. It knows nothing of the host's environment, has bounds on memory, processor
-//!   time and output, the lowest priority, and ends with the host.
+//!   time and output that grow with the file, the lowest priority, and ends with the host.
 //! - It also gives back the memory that compiling an interpreter takes.
 //!
 //! ```text
+//! arguments         its length
 //! standard input    the file
 //! standard output   4 bytes: length of the header; the header as JSON: Ok(manifest) or Err(LoadError); the code
 //! ```
 //!
 //! Not here: the engine that runs the code (`engine`), what is kept of it (`cache`).
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -30,16 +31,38 @@ use crate::plugin::Manifest;
 pub const COMMAND: &str = "compile-plugin";
 /// Bytes of a plugin's file. CPython, the largest known, has 18 MiB.
 pub(super) const MOST_FILE: usize = 64 << 20;
-/// Bytes of compiled code.
-const MOST_CODE: u64 = 512 << 20;
-/// Bytes of address space. Compiling CPython takes 400 MiB of memory.
-const MOST_MEMORY: u64 = 2 << 30;
-/// Seconds of processor time. Compiling CPython takes 14.
-const MOST_SECONDS: u64 = 60;
-/// How long it may take on a machine that is busy with something else.
-const MOST_WAIT: Duration = Duration::from_secs(600);
-/// Threads that compile: stacks and the allocator's arenas count as address space, and must not grow with the machine.
-const THREADS: &str = "4";
+/// Bytes of a plugin's manifest, as the process tells it.
+const MOST_HEADER: u32 = 4 << 20;
+/// Bytes of compiled code. CPython's has 38 MiB.
+const MOST_CODE: u64 = 256 << 20;
+/// Bytes of address space, whatever the file: far beyond what it may use.
+const MOST_ADDRESSES: u64 = 4 << 30;
+/// Threads that compile: each holds what it works on. Several files are compiled side by side instead.
+const THREADS: &str = "1";
+
+/// What making a file ready may take. It grows with the file, because compilers take time and memory by the size of what they
+/// compile: what takes more is no plugin that a compiler made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Allowance {
+    /// Bytes of memory.
+    pub(crate) memory: u64,
+    /// Seconds of processor time.
+    seconds: u64,
+    /// How long it may take on a machine that is busy with something else.
+    wait: Duration,
+}
+
+impl Allowance {
+    /// That of a file of so many bytes. CPython, of 17 MiB, takes 410 MiB and 15 s.
+    pub(crate) fn of(size: u64) -> Self {
+        let mib = size.div_ceil(1 << 20);
+        let seconds = 10 + 4 * mib;
+        Self { memory: (96 + 20 * mib).min(MOST_MEMORY) << 20, seconds, wait: Duration::from_secs(60 + 10 * seconds) }
+    }
+}
+
+/// MiB of memory, of the largest files.
+const MOST_MEMORY: u64 = 512;
 
 /// Where plugins are compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,15 +79,34 @@ impl Compiler {
         Self::Process(PathBuf::from("/proc/self/exe"))
     }
 
-    /// What a file says of itself, and its code for the engine.
-    pub(super) fn compile(&self, bytes: &[u8]) -> Result<(Manifest, Vec<u8>), LoadError> {
+    /// What a file says of itself; its code for the engine goes to `code`.
+    pub(super) fn compile(&self, bytes: &[u8], code: &mut impl Write) -> Result<Manifest, Refusal> {
         if bytes.len() > MOST_FILE {
-            return Err(LoadError::TooLarge(bytes.len()));
+            return Err(LoadError::TooLarge(super::component::size(bytes)).into());
         }
         match self {
-            Self::Here => compile(bytes),
-            Self::Process(program) => in_process(program, bytes),
+            Self::Here => {
+                let (manifest, made) = compile(bytes)?;
+                code.write_all(&made).map_err(Refusal::Code)?;
+                Ok(manifest)
+            }
+            Self::Process(program) => in_process(program, bytes, code),
         }
+    }
+}
+
+/// Why there is no code.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The file's fault, or the machine's.
+    File(LoadError),
+    /// It can't be written to where it was to go.
+    Code(std::io::Error),
+}
+
+impl From<LoadError> for Refusal {
+    fn from(error: LoadError) -> Self {
+        Self::File(error)
     }
 }
 
@@ -79,38 +121,47 @@ fn compile(bytes: &[u8]) -> Result<(Manifest, Vec<u8>), LoadError> {
     Ok((parts.manifest, code))
 }
 
-/// The process's side: reads the file from `input`; returns the answer, which is to be written out.
+/// The process's side: reads the file from `input`, answers to `output`. `size` is how large the file is said to be.
 ///
 /// # Errors
 /// When a bound can't be set, or the host is gone.
-pub fn run(input: impl Read) -> std::io::Result<Vec<u8>> {
+pub fn run(size: u64, input: impl Read, mut output: impl Write) -> std::io::Result<()> {
+    let allowance = Allowance::of(size);
     let bound = |resource, most: u64| {
         // The soft bound first: it ends the process by a signal of its own.
         let limit = Rlimit { current: Some(most), maximum: Some(most.saturating_add(1)) };
         rustix::process::setrlimit(resource, limit)
     };
-    bound(Resource::As, MOST_MEMORY)?;
-    bound(Resource::Cpu, MOST_SECONDS)?;
+    bound(Resource::As, MOST_ADDRESSES)?;
+    bound(Resource::Data, allowance.memory)?;
+    bound(Resource::Cpu, allowance.seconds)?;
     bound(Resource::Core, 0)?;
     bound(Resource::Fsize, 0)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // A system that refuses compiles at the common priority.
     rustix::process::setpriority_process(None, 19).ok();
     let mut bytes = Vec::new();
-    input.take(u64::try_from(MOST_FILE).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
-    let (header, code): (Header, Vec<u8>) = match compile(&bytes) {
+    input.take(size.min(u64::try_from(MOST_FILE).unwrap_or(u64::MAX))).read_to_end(&mut bytes)?;
+    let compiled = compile(&bytes);
+    drop(bytes);
+    let (header, code): (Header, Vec<u8>) = match compiled {
         Ok((manifest, code)) => (Ok(manifest), code),
         Err(error) => (Err(error), Vec::new()),
     };
     let header = serde_json::to_vec(&header)?;
     let length = u32::try_from(header.len()).map_err(std::io::Error::other)?;
-    Ok([&length.to_le_bytes()[..], &header, &code].concat())
+    output.write_all(&length.to_le_bytes())?;
+    output.write_all(&header)?;
+    output.write_all(&code)?;
+    output.flush()
 }
 
-fn in_process(program: &PathBuf, bytes: &[u8]) -> Result<(Manifest, Vec<u8>), LoadError> {
+fn in_process(program: &PathBuf, bytes: &[u8], code: &mut impl Write) -> Result<Manifest, Refusal> {
     let failed = |error: std::io::Error| LoadError::Compiler(format!("its process can't be started: {error}"));
+    let size = super::component::size(bytes);
+    let allowance = Allowance::of(size);
     let mut child = Command::new(program)
-        .arg(COMMAND)
+        .args([COMMAND, &size.to_string()])
         .env_clear()
         .env("RAYON_NUM_THREADS", THREADS)
         .env("MALLOC_ARENA_MAX", THREADS)
@@ -120,21 +171,25 @@ fn in_process(program: &PathBuf, bytes: &[u8]) -> Result<(Manifest, Vec<u8>), Lo
         .stderr(Stdio::null())
         .spawn()
         .map_err(failed)?;
-    let said = converse(&mut child, bytes);
+    let said = converse(&mut child, bytes, code, allowance.wait);
     // After its last byte it ends by itself; where it was cut off, it has to.
-    if said.is_err() {
+    if !matches!(said, Ok(Some(_))) {
         drop(child.kill());
     }
     let status = child.wait().map_err(failed)?;
-    let answer = said.ok().filter(|_| status.success()).and_then(|said| parse(&said));
-    answer.unwrap_or_else(|| Err(broken(status)))
+    match said {
+        Ok(Some(answer)) if status.success() => Ok(answer?),
+        Err(error) => Err(Refusal::Code(error)),
+        Ok(_) => Err(broken(status, allowance).into()),
+    }
 }
 
-/// Hands the file over and reads what comes back, for as long as it may take.
-fn converse(child: &mut Child, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-        return Err(std::io::Error::other("no pipes"));
-    };
+/// Hands the file over and reads what comes back, for as long as it may take; none where that is no answer.
+///
+/// # Errors
+/// When the code can't be written to where it is to go.
+fn converse(child: &mut Child, bytes: &[u8], code: &mut impl Write, wait: Duration) -> std::io::Result<Option<Header>> {
+    let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else { return Ok(None) };
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     std::thread::scope(|scope| {
         // It may end before it has read everything.
@@ -142,35 +197,49 @@ fn converse(child: &mut Child, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
         let (ended, end) = channel::<()>();
         scope.spawn(move || {
             // It is not waited for before this thread has ended, so the number is still its own.
-            if end.recv_timeout(MOST_WAIT) == Err(RecvTimeoutError::Timeout)
+            if end.recv_timeout(wait) == Err(RecvTimeoutError::Timeout)
                 && let Some(pid) = pid
             {
                 rustix::process::kill_process(pid, Signal::KILL).ok();
             }
         });
-        let mut said = Vec::new();
-        let read = stdout.take(MOST_CODE).read_to_end(&mut said);
+        let header = header(&mut stdout);
+        let mut piece = vec![0; 64 << 10];
+        let mut left = MOST_CODE;
+        while header.is_some() {
+            let read = match stdout.read(&mut piece) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(_) => return Ok(None),
+            };
+            let Some(rest) = left.checked_sub(u64::try_from(read).unwrap_or(u64::MAX)) else { return Ok(None) };
+            left = rest;
+            code.write_all(piece.get(..read).unwrap_or_default())?;
+        }
         drop(ended);
-        read.map(|_| said)
+        Ok(header)
     })
 }
 
-fn parse(said: &[u8]) -> Option<Result<(Manifest, Vec<u8>), LoadError>> {
-    let (length, rest) = said.split_first_chunk::<4>()?;
-    let (header, code) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)?;
-    let header: Header = serde_json::from_slice(header).ok()?;
-    Some(header.map(|manifest| (manifest, code.to_vec())))
+fn header(said: &mut impl Read) -> Option<Header> {
+    let mut length = [0; 4];
+    said.read_exact(&mut length).ok()?;
+    let length = u32::from_le_bytes(length);
+    let mut header = Vec::new();
+    said.take(u64::from(length.min(MOST_HEADER))).read_to_end(&mut header).ok()?;
+    serde_json::from_slice(&header).ok()
 }
 
 /// What a process came to that did not answer.
-fn broken(status: ExitStatus) -> LoadError {
+fn broken(status: ExitStatus, allowance: Allowance) -> LoadError {
     match status.signal().and_then(Signal::from_named_raw) {
-        Some(Signal::XCPU) => LoadError::TooMuch(format!("more than {MOST_SECONDS} s of processor time")),
+        Some(Signal::XCPU) => LoadError::TooMuch(format!("more than {} s of processor time", allowance.seconds)),
         // By the system for want of memory, by the host after too long a time, or by an operator.
         Some(Signal::KILL | Signal::TERM | Signal::INT) => {
             LoadError::Compiler("its process was ended: the machine has too little memory, or is too busy".to_owned())
         }
-        Some(_) => LoadError::TooMuch(format!("more than {} MiB of memory, or its stack", MOST_MEMORY >> 20)),
+        Some(_) => LoadError::TooMuch(format!("more than {} MiB of memory, or its stack", allowance.memory >> 20)),
         None => LoadError::Damaged("what reads it failed on it".to_owned()),
     }
 }

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
@@ -26,6 +27,8 @@ pub const VERSION_SECTION: &str = "salesman:api-version";
 /// Interfaces that the host serves begin with one of these. The version is left to the engine.
 const SERVED: [&str; 7] =
     ["salesman:plugin/", "wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+/// Bytes of a manifest's text. Ordinary ones have one or two thousand.
+const MOST_MANIFEST: usize = 256 << 10;
 /// The function that a plugin exports.
 const HANDLER: &str = "handle";
 
@@ -34,7 +37,7 @@ const HANDLER: &str = "handle";
 pub enum LoadError {
     /// Larger than any plugin.
     #[error("the file has {0} bytes, a plugin has at most {most}", most = MOST_FILE)]
-    TooLarge(usize),
+    TooLarge(u64),
     /// Takes too much to be made ready.
     #[error("making the plugin ready takes {0}: it is no ordinary plugin")]
     TooMuch(String),
@@ -97,6 +100,11 @@ impl LoadError {
 }
 
 impl LoadError {
+    /// Whether it is so whenever and wherever this program looks: the machine has no part in it.
+    pub(super) fn is_final(&self) -> bool {
+        !matches!(self, Self::Compiler(_))
+    }
+
     /// What to do about it, for whoever builds the plugin.
     pub fn remedy(&self) -> &'static str {
         match self {
@@ -158,23 +166,66 @@ pub struct Inspection {
     pub problems: Vec<LoadError>,
 }
 
-/// Reads a plugin's file: a regular one, and no more of it than a plugin can have.
+/// Reads a plugin's file: a regular one, and none that is larger than a plugin can be.
 ///
 /// # Errors
-/// As reading a file has them; what is no regular file is refused, because reading it may never end.
+/// As reading a file has them. What is no regular file is refused, because reading it may never end; what is too large has an
+/// error of the kind [`std::io::ErrorKind::FileTooLarge`], and is not read.
 pub fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file"));
+    let regular = |metadata: &std::fs::Metadata| {
+        let words = "it is no regular file";
+        if metadata.is_file() { Ok(()) } else { Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, words)) }
+    };
+    let most = u64::try_from(MOST_FILE).unwrap_or(u64::MAX);
+    let too_large = |size| {
+        let words = LoadError::TooLarge(size).to_string();
+        Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, words))
+    };
+    // Some devices do things when they are opened.
+    regular(&std::fs::metadata(path)?)?;
+    // What was put in its place since is not waited for.
+    let no_wait = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = std::fs::File::options().read(true).custom_flags(no_wait).open(path)?;
+    let metadata = file.metadata()?;
+    regular(&metadata)?;
+    if metadata.len() > most {
+        return too_large(metadata.len());
     }
-    let most = u64::try_from(MOST_FILE).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    // It grew meanwhile.
+    if size(&bytes) > most { too_large(size(&bytes)) } else { Ok(bytes) }
 }
 
 /// What a file says of itself, where it can be read; nothing else of it is looked at.
+///
+/// Finds the manifest by the lengths of the outermost sections, with nothing that could fail on a hostile file.
 pub fn manifest_of(bytes: &[u8]) -> Option<Manifest> {
-    guarded(|| Examined::new(bytes)?.manifest).ok()
+    const HEADER: usize = 8;
+    let mut rest = bytes.strip_prefix(b"\0asm").and_then(|_| bytes.get(HEADER..))?;
+    let mut found = None;
+    while let Some((id, after)) = rest.split_first() {
+        let (length, after) = number(after)?;
+        let (contents, behind) = after.split_at_checked(length)?;
+        rest = behind;
+        if *id == 0
+            && let Some((length, named)) = number(contents)
+            && let Some((name, data)) = named.split_at_checked(length)
+            && name == MANIFEST_SECTION.as_bytes()
+        {
+            found = Some(data);
+        }
+    }
+    let text = found.filter(|text| text.len() <= MOST_MANIFEST)?;
+    guarded(|| Ok(Manifest::parse(text)?)).ok()
+}
+
+/// A number of variable length, and what follows it.
+fn number(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let end = bytes.iter().take(5).position(|byte| byte & 0x80 == 0)?;
+    let (number, rest) = bytes.split_at_checked(end + 1)?;
+    let value = number.iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f));
+    Some((usize::try_from(value).ok()?, rest))
 }
 
 /// Looks at a file without running it and without an engine.
@@ -239,8 +290,12 @@ fn validate(bytes: &[u8]) -> Result<(), LoadError> {
 }
 
 /// The SHA-256, in hexadecimal.
-pub(super) fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(super) fn size(bytes: &[u8]) -> u64 {
@@ -270,7 +325,12 @@ impl Examined {
         let named_version = sections.version.map(|version| String::from_utf8_lossy(version).into_owned());
         Ok(Self {
             kind: if sections.component { Kind::Component } else { Kind::Module },
-            manifest: manifest.and_then(|text| Ok(Manifest::parse(text)?)),
+            manifest: manifest.and_then(|text| {
+                if text.len() > MOST_MANIFEST {
+                    return Err(LoadError::TooMuch(format!("a manifest of {} bytes", text.len())));
+                }
+                Ok(Manifest::parse(text)?)
+            }),
             version: check_version(named_version.as_deref()),
             named_version,
             imports: sections.imports.into_iter().map(str::to_owned).collect(),

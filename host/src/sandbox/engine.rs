@@ -1,6 +1,7 @@
 //! The engine's settings, its ticks, and the bounds on memory.
 
 use std::hash::{Hash, Hasher};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -76,7 +77,7 @@ impl Engine {
         let mut config = config();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let engine = wasmtime::Engine::new(&config)?;
-        let ticker = Ticker::start(engine.clone());
+        let ticker = Ticker::start(engine.clone())?;
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let heavy = Arc::new(Semaphore::new(processors.saturating_sub(1).max(1)));
         Ok(Self { engine, ticker, heavy })
@@ -138,7 +139,8 @@ struct TickerState {
 }
 
 impl Ticker {
-    fn start(engine: wasmtime::Engine) -> Self {
+    /// Without a ticker no plugin is ever interrupted: then none may run.
+    fn start(engine: wasmtime::Engine) -> std::io::Result<Self> {
         let shared = Arc::new(TickerState {
             running: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
@@ -146,22 +148,25 @@ impl Ticker {
             changed: Condvar::new(),
         });
         let state = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("epoch".to_owned()).spawn(move || {
-            while !state.ended.load(Ordering::SeqCst) {
-                if state.running.load(Ordering::SeqCst) == 0 {
-                    let guard = state.lock.lock().unwrap_or_else(PoisonError::into_inner);
-                    let idle =
-                        |_: &mut ()| state.running.load(Ordering::SeqCst) == 0 && !state.ended.load(Ordering::SeqCst);
-                    drop(state.changed.wait_while(guard, idle));
-                    continue;
-                }
-                std::thread::sleep(TICK);
-                engine.increment_epoch();
+        let thread = std::thread::Builder::new()
+            .name("epoch".to_owned())
+            .spawn(move || while std::panic::catch_unwind(AssertUnwindSafe(|| state.tick(&engine))).is_err() {})?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+}
+
+impl TickerState {
+    fn tick(&self, engine: &wasmtime::Engine) {
+        while !self.ended.load(Ordering::SeqCst) {
+            if self.running.load(Ordering::SeqCst) == 0 {
+                let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+                let idle = |_: &mut ()| self.running.load(Ordering::SeqCst) == 0 && !self.ended.load(Ordering::SeqCst);
+                drop(self.changed.wait_while(guard, idle));
+                continue;
             }
-        });
-        // Without a ticker no plugin is ever interrupted: better to have none run. `watch` sets a deadline of one tick,
-        // so this can only mean that the machine has no thread left, and then the host fails elsewhere.
-        Self { shared, thread: thread.ok() }
+            std::thread::sleep(TICK);
+            engine.increment_epoch();
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, Write};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,7 +58,11 @@ impl Log {
     pub(super) fn start(to: impl Write + Send + 'static, missed: fn(u64)) -> Result<Self, Error> {
         let shared = Arc::new(Shared::default());
         let log = Self { shared: Arc::clone(&shared) };
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || shared.run(to, missed))?;
+        let (mut to, run) = (to, move |to: &mut _| shared.run(to, missed));
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            // What fails costs the lines at hand.
+            while std::panic::catch_unwind(AssertUnwindSafe(|| run(&mut to))).is_err() {}
+        })?;
         Ok(log)
     }
 
@@ -98,10 +103,10 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn run(&self, mut to: impl Write, missed: fn(u64)) {
+    fn run(&self, to: &mut impl Write, missed: fn(u64)) {
         loop {
             let (lines, count) = self.next();
-            let written = write(&mut to, &lines);
+            let written = write(to, &lines);
             let mut queue = self.locked();
             queue.writing = false;
             let lost = match written {

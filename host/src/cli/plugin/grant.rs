@@ -10,6 +10,7 @@ use crate::cli::remote::note;
 use crate::cli::{spared, told};
 use crate::config::{Config, approve};
 use crate::plugin::{Manifest, Permissions, PluginName, Unchosen};
+use crate::registry::versions::Versions;
 use crate::sandbox;
 use crate::workshop::permissions::in_words;
 
@@ -49,7 +50,7 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let manifest = manifest(&args.plugin, &config)?;
+    let (manifest, path) = manifest(&args.plugin, &config)?;
     let permissions = chosen(&config.registry.asks(&manifest), &args.http)?;
     let name = &manifest.name;
     let words = in_words(&permissions);
@@ -65,6 +66,10 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     note(&source, "plugin.grant", name.as_str(), &serde_json::to_string(&permissions)?)?;
     approve(file, name, Some(&permissions)).map_err(anyhow::Error::msg)?;
+    if let Some(home) = in_folder(&path, &config.registry.dir) {
+        let came = Versions::new(&config.registry.store).come_from([(name.clone(), home)].into());
+        came.with_context(|| format!("it is not recorded that `{name}` comes from `{}`", path.display()))?;
+    }
     outln!("Granted, in `{}`. A running host takes it up by itself.", file.display());
     Ok(ExitCode::SUCCESS)
 }
@@ -80,29 +85,41 @@ fn chosen(asked: &Permissions, origins: &[String]) -> anyhow::Result<Permissions
     })
 }
 
-/// The manifest of a file, or of the plugin of that name in the plugin folder.
-fn manifest(plugin: &str, config: &Config) -> anyhow::Result<Manifest> {
+/// The name of a file that lies in the plugin folder.
+fn in_folder(path: &Path, dir: &Path) -> Option<PathBuf> {
+    let folder = path.parent()?.canonicalize().ok()?;
+    (folder == dir.canonicalize().ok()?).then(|| path.file_name().map(PathBuf::from)).flatten()
+}
+
+/// The manifest of a file, or of the plugin of that name in the plugin folder, and the file.
+fn manifest(plugin: &str, config: &Config) -> anyhow::Result<(Manifest, PathBuf)> {
     let path = Path::new(plugin);
     if path.extension().is_some_and(|extension| extension == "wasm") {
-        return read(path)?.with_context(|| format!("`{plugin}` has no manifest"));
+        let path = if path.parent() == Some(Path::new("")) { Path::new(".").join(path) } else { path.to_owned() };
+        return Ok((read(&path)?.with_context(|| format!("`{plugin}` has no manifest"))?, path));
     }
     let name = PluginName::try_from(plugin.to_owned()).map_err(anyhow::Error::msg)?;
     let dir = &config.registry.dir;
     let entries =
         std::fs::read_dir(dir).with_context(|| format!("the plugin folder `{}` can't be read", dir.display()))?;
+    let mut found: Option<(Manifest, PathBuf)> = None;
     for entry in entries {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "wasm")
-            && let Ok(Some(manifest)) = read(&path)
+            && let Some(manifest) = sandbox::read_file(&path).ok().and_then(|bytes| sandbox::manifest_of(&bytes))
             && manifest.name == name
         {
-            return Ok(manifest);
+            if let Some((_, other)) = &found {
+                let (other, path) = (other.display(), path.display());
+                bail!("`{other}` and `{path}` both hold the plugin `{name}`: give the file instead of the name");
+            }
+            found = Some((manifest, path));
         }
     }
-    bail!(
-        "no file in `{}` holds the plugin `{name}`: copy it there, or give the file instead of the name",
-        dir.display()
-    )
+    found.with_context(|| {
+        let dir = dir.display();
+        format!("no file in `{dir}` holds the plugin `{name}`: copy it there, or give the file instead of the name")
+    })
 }
 
 fn read(path: &Path) -> anyhow::Result<Option<Manifest>> {

@@ -172,7 +172,7 @@ pub(in crate::console) async fn views(console: &Console) -> Result<Vec<Plugin>, 
             entry(name, &mut |plugin| plugin.notices.push(notice.clone()));
         }
     }
-    if let Some((_, Some(name))) = &snapshot.compiling {
+    for name in snapshot.compiling.iter().filter_map(|(_, name)| name.as_ref()) {
         entry(name, &mut |plugin| plugin.compiling = true);
     }
     for hour in hours {

@@ -1,0 +1,311 @@
+//! What serves, from what the folder holds, what served before, what was approved and what operators chose.
+//!
+//! - **A plugin has one file**, its home: the one that it served from last. As long as that is there, no other takes its place,
+//!   whatever it is called; once it is gone, another version from elsewhere waits for an approval.
+//! - Where the file is bad, waits for approval, or is still being made ready, the version that served goes on, also at the start.
+//! - What waits for its first approval, or is being made ready at the start, has its events kept.
+//!
+//! Not here: looking at the files (`loader`).
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::folder::Stamp;
+use super::jobs::{Wish, read};
+use super::loader::{Chosen, Kept, Loader};
+use super::versions::Serving;
+use super::{Error, MOST_KEPT, Notice, Options, Snapshot, Start, live, not_approved};
+use crate::journal::{Subscription, Subscriptions};
+use crate::plugin::{Pattern, PluginName};
+use crate::sandbox::CompiledPlugin;
+use crate::telemetry;
+
+/// What keeps files from serving, and what plugins want that do not serve yet.
+#[derive(Default)]
+struct Told {
+    problems: Vec<Notice>,
+    /// By name: the patterns, and how many events of each CRM are kept.
+    waiting: BTreeMap<PluginName, (Vec<Pattern>, Option<u32>)>,
+}
+
+impl Loader {
+    /// Which versions serve from now on.
+    pub(super) fn decide(&mut self) {
+        if self.start != Start::Over {
+            self.fall_back();
+        }
+        let homes = self.homes();
+        let mut told = Told::default();
+        let mut good: BTreeMap<PluginName, (PathBuf, Arc<CompiledPlugin>)> = BTreeMap::new();
+        for (path, seen) in &self.seen {
+            if seen.restless {
+                told.problems.push(notice(seen.held.as_ref(), path, &Error::Restless { path: path.clone() }));
+            }
+            match &seen.found {
+                Some(Ok(compiled)) => {
+                    let name = &compiled.manifest.name;
+                    let home = homes.get(name).filter(|home| self.holds(home, name));
+                    match good.entry(name.clone()) {
+                        Entry::Vacant(place) if home.is_none_or(|home| home == path) => {
+                            place.insert((path.clone(), Arc::clone(compiled)));
+                        }
+                        _ => {
+                            let error = Error::Twice { path: path.clone(), name: name.clone() };
+                            told.problems.push(notice(Some(name), path, &error));
+                        }
+                    }
+                }
+                Some(Err(error)) => told.problems.push(notice(seen.held.as_ref(), path, error)),
+                None => {}
+            }
+        }
+        if self.left_out > 0 {
+            let error = Error::TooMany { path: self.options.dir.clone(), left_out: self.left_out };
+            told.problems.push(notice(None, &self.options.dir, &error));
+        }
+        let pins = self.versions.pins();
+        // A copy: what serves must not be lost where something fails in between.
+        let (mut before, mut chosen) = (self.chosen.clone(), BTreeMap::new());
+        let names: BTreeSet<PluginName> = good.keys().chain(before.keys()).cloned().collect();
+        for name in names {
+            let serving = before.remove(&name);
+            let next = match good.remove(&name) {
+                Some((path, compiled)) => {
+                    let pin = pins.get(&name).filter(|pin| pin.over == compiled.hash && pin.hash != compiled.hash);
+                    let pinned = pin.map(|pin| pin.hash.as_str());
+                    self.choose(serving, path, compiled, (homes.get(&name), pinned), &mut told)
+                }
+                // Its file is bad, or being written: what serves goes on. A file that is gone takes its plugin along.
+                None => serving.filter(|chosen| self.holds(&chosen.file, &name)),
+            };
+            chosen.extend(next.map(|next| (name, next)));
+        }
+        self.chosen = chosen;
+        // Those that serve are held there.
+        self.kept.retain(|_, kept| !matches!(kept, Kept::Here(_)));
+        if self.start != Start::Over {
+            self.add_coming(&mut told.waiting);
+        }
+        self.publish(told);
+    }
+
+    /// At the start: where a file is bad, or holds another version than the one that served, that one goes on meanwhile.
+    fn fall_back(&mut self) {
+        for (name, serving) in self.before.clone() {
+            let path = self.options.dir.join(&serving.file);
+            let Some(seen) = self.seen.get(&path).filter(|_| !self.chosen.contains_key(&name)) else { continue };
+            let other = seen.hash.as_ref() != Some(&serving.hash);
+            let wanted = match (&seen.found, &seen.wish) {
+                (Some(Ok(compiled)), _) => other && compiled.manifest.name == name,
+                (Some(Err(_)), _) => true,
+                (None, Some(_)) => other,
+                (None, None) => seen.restless,
+            };
+            if wanted && let Some(compiled) = self.kept(&name, &serving.hash) {
+                if let Some(seen) = self.seen.get_mut(&path) {
+                    seen.held.get_or_insert_with(|| name.clone());
+                }
+                self.chosen.insert(name, Chosen { compiled, file: path, newest: serving.newest });
+            }
+        }
+    }
+
+    /// Where each plugin is at home.
+    fn homes(&self) -> BTreeMap<PluginName, PathBuf> {
+        let before = self.before.iter().map(|(name, serving)| (name.clone(), serving.file.clone()));
+        let mut homes: BTreeMap<PluginName, PathBuf> = before.collect();
+        homes.extend(self.versions.homes());
+        homes.into_iter().map(|(name, file)| (name, self.options.dir.join(file))).collect()
+    }
+
+    /// Whether a file is there, and holds no other plugin as far as is known.
+    fn holds(&self, path: &Path, name: &PluginName) -> bool {
+        self.seen.get(path).is_some_and(|seen| match &seen.found {
+            Some(Ok(compiled)) => compiled.manifest.name == *name,
+            _ => true,
+        })
+    }
+
+    fn choose(
+        &mut self,
+        serving: Option<Chosen>,
+        file: PathBuf,
+        compiled: Arc<CompiledPlugin>,
+        (home, pinned): (Option<&PathBuf>, Option<&str>),
+        told: &mut Told,
+    ) -> Option<Chosen> {
+        let (name, newest) = (compiled.manifest.name.clone(), compiled.hash.clone());
+        if let Some(hash) = pinned {
+            let already = serving.as_ref().map(|chosen| &chosen.compiled).filter(|compiled| compiled.hash == *hash);
+            let pinned = already.cloned().or_else(|| self.kept(&name, hash));
+            if let Some(pinned) = pinned {
+                let error = Error::RolledBack { path: file.clone(), name: name.clone(), pinned: pinned.hash.clone() };
+                told.problems.push(notice(Some(&name), &file, &error));
+                return Some(Chosen { compiled: pinned, file, newest });
+            }
+            if matches!(self.kept.get(&self.versions.path(&name, hash)), Some(Kept::Coming(_))) {
+                return serving;
+            }
+        }
+        // What comes from elsewhere is another's, until somebody says otherwise; what served once is known by its hash.
+        let moved = home.filter(|home| **home != file && !self.options.dev && !self.versions.has(&name, &newest));
+        let serving = serving.filter(|_| moved.is_none());
+        let other = serving.as_ref().filter(|chosen| chosen.compiled.hash != newest);
+        let is_new = serving.is_none() || other.is_some();
+        let mut more = not_approved(&compiled.manifest, other.map(|chosen| &chosen.compiled.manifest), &self.options);
+        more.extend(moved.and_then(|home| home.file_name()).map(|home| format!("the place of `{}`", home.display())));
+        if is_new && !more.is_empty() {
+            let first = serving.is_none();
+            if first {
+                told.waiting.insert(name.clone(), (compiled.manifest.events.clone(), Some(MOST_KEPT)));
+            }
+            let (asks, hash) = (Box::new(self.options.asks(&compiled.manifest)), newest.clone());
+            let error = Error::WaitsForApproval { path: file.clone(), name: name.clone(), more, asks, hash, first };
+            told.problems.push(notice(Some(&name), &file, &error));
+            return serving.map(|chosen| Chosen { file, newest, ..chosen });
+        }
+        // The same bytes again: what is compiled already stays.
+        let compiled = serving.map(|chosen| chosen.compiled).filter(|old| old.hash == newest).unwrap_or(compiled);
+        Some(Chosen { compiled, file, newest })
+    }
+
+    /// A version that was kept; none while it is being made ready, and where it is lost or not what its name says.
+    fn kept(&mut self, name: &PluginName, hash: &str) -> Option<Arc<CompiledPlugin>> {
+        let path = self.versions.path(name, hash);
+        if !self.kept.contains_key(&path) {
+            let kept = self.looked_for(&path, hash);
+            self.kept.insert(path.clone(), kept);
+        }
+        let right = |compiled: &Arc<CompiledPlugin>| compiled.hash == hash && compiled.manifest.name == *name;
+        match self.kept.get(&path) {
+            Some(Kept::Here(compiled)) if right(compiled) => return Some(Arc::clone(compiled)),
+            Some(Kept::Here(_)) => {
+                telemetry::version_lost(name, hash);
+                self.kept.insert(path, Kept::Lost);
+            }
+            Some(Kept::Coming(_) | Kept::Lost) | None => {}
+        }
+        None
+    }
+
+    fn looked_for(&self, path: &Path, hash: &str) -> Kept {
+        let read = Stamp::of(path).and_then(|stamp| Some((stamp, read(path, stamp).ok()?)));
+        let Some((stamp, bytes)) = read else { return Kept::Lost };
+        match self.sandbox.known(&bytes) {
+            Some(Ok(compiled)) => Kept::Here(Arc::new(compiled)),
+            Some(Err(_)) => Kept::Lost,
+            None => Kept::Coming(Wish::of(&bytes, hash.to_owned(), stamp)),
+        }
+    }
+
+    /// What plugins want that are being made ready.
+    fn add_coming(&self, waiting: &mut BTreeMap<PluginName, (Vec<Pattern>, Option<u32>)>) {
+        let kept = self.kept.values().filter_map(|kept| match kept {
+            Kept::Coming(wish) => Some(wish),
+            Kept::Here(_) | Kept::Lost => None,
+        });
+        for wish in self.seen.values().filter_map(|seen| seen.wish.as_ref()).chain(kept) {
+            let Some(name) = wish.name.as_ref().filter(|name| !self.chosen.contains_key(*name)) else { continue };
+            // What served may take its time; what nobody knows gets no more than what waits for approval.
+            let most = if self.before.contains_key(name) { None } else { Some(MOST_KEPT) };
+            waiting.entry(name.clone()).or_insert_with(|| (wish.events.clone(), most));
+        }
+    }
+
+    /// Makes what was decided known to everybody.
+    fn publish(&mut self, told: Told) {
+        let Told { problems, waiting } = told;
+        let before = Arc::clone(&self.sender.borrow());
+        let mut plugins = BTreeMap::new();
+        for (name, chosen) in &self.chosen {
+            let old = before.plugins.get(name);
+            if self.options.plugins.get(name).is_some_and(|own| own.disabled) {
+                telemetry::plugin_disabled(name);
+                continue;
+            }
+            let mut new = live(Arc::clone(&chosen.compiled), &self.options);
+            if let Some(old) = old.filter(|old| old.is_like(&new)) {
+                plugins.insert(name.clone(), Arc::clone(old));
+                continue;
+            }
+            self.generation += 1;
+            new.generation = self.generation;
+            telemetry::plugin_loaded(&new.compiled.manifest, &new.grants.missing(), self.options.dev);
+            plugins.insert(name.clone(), Arc::new(new));
+        }
+        for gone in before.plugins.keys().filter(|name| !plugins.contains_key(name)) {
+            telemetry::plugin_removed(gone);
+        }
+        for new in problems.iter().filter(|problem| !before.notices.contains(problem)) {
+            telemetry::plugin_not_loaded(&new.message, Some(new.code));
+        }
+        let live = plugins.iter().map(|(name, live)| {
+            let plain = subscription(name, &live.compiled.manifest.events, &self.options);
+            Subscription { ordered: live.ordered, ..plain }
+        });
+        let disabled = |name: &PluginName| self.options.plugins.get(name).is_some_and(|own| own.disabled);
+        let waiting = waiting.iter().filter(|(name, _)| !disabled(name)).map(|(name, (events, most_waiting))| {
+            let ordered = !self.options.plugins.get(name).is_some_and(|own| own.unordered);
+            Subscription { ordered, most_waiting: *most_waiting, ..subscription(name, events, &self.options) }
+        });
+        let subscriptions = Arc::new(Subscriptions(live.chain(waiting).collect()));
+        let (compiling, start) = (self.jobs.running(), self.start);
+        let snapshot = Snapshot { plugins, subscriptions, notices: problems.into(), compiling, start };
+        self.sender.send_replace(Arc::new(snapshot));
+        self.remember();
+    }
+
+    fn remember(&mut self) {
+        let serving = self.chosen.iter().map(|(name, chosen)| {
+            let file = chosen.file.file_name().map(PathBuf::from).unwrap_or_default();
+            (name.clone(), Serving { file, hash: chosen.compiled.hash.clone(), newest: chosen.newest.clone() })
+        });
+        let mut serving: BTreeMap<PluginName, Serving> = serving.collect();
+        if self.start != Start::Over {
+            // What is not decided yet has not ended.
+            for (name, before) in &self.before {
+                serving.entry(name.clone()).or_insert_with(|| before.clone());
+            }
+        }
+        if serving == self.serving {
+            return;
+        }
+        let homes = self.chosen.keys().filter_map(|name| Some((name.clone(), serving.get(name)?.file.clone())));
+        if let Err(error) = self.versions.serve(&serving).and_then(|()| self.versions.come_from(homes.collect())) {
+            telemetry::serving_not_recorded(&error);
+        }
+        self.serving = serving;
+    }
+
+    /// The hashes of all that may be wanted compiled, or not compiled again.
+    pub(super) fn hashes(&self) -> BTreeSet<String> {
+        let mut hashes = self.versions.hashes();
+        hashes.extend(self.chosen.values().map(|chosen| chosen.compiled.hash.clone()));
+        hashes.extend(self.seen.values().filter_map(|seen| seen.hash.clone()));
+        hashes.extend(self.jobs.hashes().cloned());
+        hashes
+    }
+}
+
+fn notice(plugin: Option<&PluginName>, file: &Path, error: &Error) -> Notice {
+    let (asks, hash) = match error {
+        Error::WaitsForApproval { asks, hash, .. } => (Some((**asks).clone()), Some(hash.clone())),
+        _ => (None, None),
+    };
+    let (code, message) = (error.code(), error.to_string());
+    Notice { plugin: plugin.cloned(), file: file.to_owned(), code, message, asks, hash }
+}
+
+fn subscription(name: &PluginName, events: &[Pattern], options: &Options) -> Subscription {
+    let own = options.plugins.get(name);
+    let others = options.accounts.iter().filter(|(_, plugins)| !plugins.contains(name));
+    let plain = Subscription::new(name.clone(), events.to_vec());
+    Subscription {
+        own_events: own.is_some_and(|own| own.own_events),
+        most_depth: own.and_then(|own| own.most_depth).unwrap_or(plain.most_depth),
+        not_from: others.map(|(account, _)| account.clone()).collect(),
+        ..plain
+    }
+}
