@@ -149,6 +149,8 @@ impl App {
         let (handle, retention) = (journal.handle(), config.retention);
         helpers.keep("retention", move || journal::keep(handle.clone(), retention, telemetry::forgotten));
         let handle = journal.handle();
+        helpers.keep("forgetting", move || journal::keep_forgetting(handle.clone(), telemetry::forgetting));
+        let handle = journal.handle();
         helpers.keep("place", move || watch_place(handle.clone()));
         let handle = registry.handle();
         helpers.keep("remarks", move || unknown_plugins(said_of_plugins.clone(), handle.clone()));

@@ -8,6 +8,7 @@ mod dead;
 mod dev;
 mod doctor;
 mod event;
+mod forget;
 mod operate;
 mod plugin;
 mod remote;
@@ -75,7 +76,7 @@ enum Command {
     /// Look at everything that a host needs, and name the remedy for what is wrong.
     Doctor(doctor::Args),
     /// Delete everything about one record.
-    Forget(operate::Forget),
+    Forget(forget::Forget),
     /// What operators did.
     Audit(operate::Audit),
     /// Make a password's hash, for `[console.users.NAME]`.
@@ -199,7 +200,7 @@ impl Cli {
             Command::Crm(command) => operate::crm(command),
             Command::Tail(args) => operate::tail(&args),
             Command::Doctor(args) => doctor::run(&args),
-            Command::Forget(args) => operate::forget(&args),
+            Command::Forget(args) => forget::run(&args),
             Command::Audit(args) => operate::audit(&args),
             Command::Password => operate::password(),
             Command::Completions { shell } => Ok(operate::completions(shell)),

@@ -8,9 +8,11 @@
 //!
 //! Not here: the journal, whose file is SQLite's; compiled plugins, which are made anew when they are lost.
 
-use std::fs::{File, Metadata, OpenOptions};
+pub mod private;
+
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{Error, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use std::sync::{Mutex, PoisonError};
@@ -58,17 +60,18 @@ pub fn replace(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), Error>
     }
 }
 
-/// Makes a folder and those above it; the new ones belong to the owner of the folder that they are in.
+/// Makes a folder and those above it, for these readers; the new ones belong to the owner of the folder that they are in.
 ///
 /// # Errors
 /// When one can't be made.
-pub fn make_folder(path: &Path) -> Result<(), Error> {
+pub fn make_folder(path: &Path, readers: Readers) -> Result<(), Error> {
     if path.is_dir() {
         return Ok(());
     }
     let above = folder_of(path);
-    make_folder(above)?;
-    match std::fs::create_dir(path) {
+    make_folder(above, readers)?;
+    let mode = if readers == Readers::Owner { 0o700 } else { 0o777 };
+    match DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
         made => made?,
     }
@@ -235,8 +238,9 @@ mod tests {
             replace(&path, b"new", readers).unwrap();
             assert_eq!(rights(&path), (owner, group, expected), "{of_folder:o} {readers:?}");
             let inner = folder.path().join("plugins/versions");
-            make_folder(&inner).unwrap();
+            make_folder(&inner, readers).unwrap();
             assert_eq!((rights(&inner).0, rights(&inner).1), (owner, group));
+            assert_eq!(rights(&inner).2 & 0o077 == 0, readers == Readers::Owner);
         }
     }
 

@@ -15,6 +15,7 @@
 //! minute    (minute, queue) ─ what came, what ended and how
 //! audit     what operators did
 //! hold      the plugins that an operator paused
+//! forgotten what was forgotten for whom, by count: the proof, and what is still to be done
 //! ```
 //!
 //! - **An event is acknowledged after it is on disk.** Every change goes through one writer thread, which commits what
@@ -37,6 +38,7 @@ mod additions;
 mod causes;
 mod checkpoint;
 mod effects;
+mod forget;
 mod layout;
 mod letters;
 mod lists;
@@ -46,6 +48,7 @@ mod place;
 mod read;
 mod retention;
 mod route;
+mod scrub;
 mod search;
 mod space;
 mod state;
@@ -72,10 +75,11 @@ use crate::outcome::{Effects, Next, Outcome};
 use crate::plugin::PluginName;
 pub use causes::Cause;
 pub use effects::Expected;
+pub use forget::{Forget, Forgettable, Forgetting, Proof, Record, keep_forgetting, without};
 pub use letters::{Counted, Group, Letter, LetterFilter, Resolution};
 pub use lists::Finding;
 pub use minutes::{Minute, QueueMinutes};
-pub use operate::{Audited, Forget, Forgettable, Held, Operated, Record};
+pub use operate::{Audited, Held, Operated};
 pub use read::{
     AttemptView, Backlog, Caused, DeliveryPath, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary,
     StateView,
@@ -281,6 +285,8 @@ enum Change {
     },
     Sweep(Retention, oneshot::Sender<Result<Swept, Error>>),
     Operate(Box<operate::Operation>, oneshot::Sender<Result<Operated, Error>>),
+    Forget(Box<forget::Work>, oneshot::Sender<Result<forget::Walked, Error>>),
+    Scrub(u32, oneshot::Sender<Result<scrub::Scrubbed, Error>>),
 }
 
 /// Rung after every commit that brought something.
@@ -312,13 +318,14 @@ impl Journal {
     /// [`Error::Open`], [`Error::InUse`], [`Error::Newer`], [`Error::Store`].
     pub fn open(options: &Options, clock: Clock) -> Result<Self, Error> {
         let (lock, connection) = layout::open(&options.data_dir, &clock)?;
-        let readers = Arc::new(read::Readers::new(layout::file(&options.data_dir)));
+        let failed = |error: std::io::Error| Error::Open { path: options.data_dir.clone(), cause: error.to_string() };
+        let place = Arc::new(place::Place::of(&layout::file(&options.data_dir)).map_err(failed)?);
+        let readers = Arc::new(read::Readers::new(layout::file(&options.data_dir), Arc::clone(place.store())));
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
         let bell = Arc::new(Bell::default());
         let room = Arc::new(space::Room::new(options.data_dir.clone(), options.least_free));
         let checkpointer =
             checkpoint::Checkpointer::start(&layout::file(&options.data_dir), &connection, Arc::clone(&room))?;
-        let place = Arc::new(place::Place::of(&layout::file(&options.data_dir)));
         let writer = write::Writer::new(
             connection,
             clock,
@@ -332,7 +339,7 @@ impl Journal {
             .name("journal".to_owned())
             .spawn(move || writer.run(receiver, MOST_TOGETHER))
             .map_err(|error| Error::Open { path: options.data_dir.clone(), cause: error.to_string() })?;
-        Ok(Self { handle: Handle { sender, readers, bell, room, place }, thread, lock })
+        Ok(Self { handle: Handle { sender, readers, bell, room, place, forgetting: Arc::default() }, thread, lock })
     }
 
     /// A door to it.
@@ -357,6 +364,7 @@ pub struct Handle {
     bell: Arc<Bell>,
     room: Arc<space::Room>,
     place: Arc<place::Place>,
+    forgetting: Arc<forget::Orders>,
 }
 
 impl Handle {

@@ -292,6 +292,20 @@ pub(crate) fn forgotten(events: usize, over: bool, failure: Option<&crate::journ
     }
 }
 
+pub(crate) fn forgetting(told: crate::journal::Forgetting<'_>) {
+    use crate::journal::Forgetting;
+    match told {
+        Forgetting::Erased(proof) => {
+            info!(proof = proof.number, "A record is forgotten: no copy is left in the journal's files.")
+        }
+        Forgetting::Cleaned => info!("What was deleted before is overwritten in the journal's file."),
+        Forgetting::HeldUp => warn!(
+            "Somebody reads the journal's file: what was forgotten is overwritten as soon as that ends. Is `sqlite3` open, or a copy being made?"
+        ),
+        Forgetting::Refused(reason) => store_refused("forget", reason),
+    }
+}
+
 pub(crate) fn letters_resolved(resolution: crate::journal::Resolution, letters: usize) {
     info!(letters, resolution = ?resolution, "An operator decided about dead letters.");
 }
@@ -385,6 +399,18 @@ pub(crate) fn part_failed(part: &'static str, of: &str) {
     metrics::part_failed(part);
     let account = Some(of).filter(|of| !of.is_empty());
     error!(part, account, "A part of the host failed; it is started again.");
+}
+
+pub(crate) fn closed_to_others(paths: &[std::path::PathBuf]) {
+    for path in paths {
+        let path = path.display();
+        warn!(%path, "It was open to other users of this machine, and is closed now.");
+    }
+}
+
+pub(crate) fn replaceable(folder: &std::path::Path, above: &std::path::Path) {
+    let (folder, above) = (folder.display(), above.display());
+    warn!(%folder, %above, "Every user of this machine may rename what is in the folder above, the data folder too: move it, or `chmod o-w`.");
 }
 
 pub(crate) fn misplaced(gone: bool) {

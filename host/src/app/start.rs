@@ -5,11 +5,12 @@
 
 use std::io::{Error, ErrorKind};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::{NotStarted, check};
 use crate::config::{Config, Problems};
+use crate::files::private;
 use crate::telemetry;
 
 /// How long an address is waited for.
@@ -29,11 +30,8 @@ pub(super) async fn checked(config: &Config) -> Result<Doorsteps, NotStarted> {
     let mut found = Found::default();
     let data = &config.journal.data_dir;
     // A file in its place is among the problems below.
-    if (data.is_dir() || !data.exists())
-        && let Err(error) = writable(data)
-    {
-        let words = format!("the data folder `{}` can't be written: {error}; set `server.data_dir`", data.display());
-        found.add(words, may_pass(&error));
+    if data.is_dir() || !data.exists() {
+        found.closed(data);
     }
     for problem in check::problems(config) {
         found.add(problem, false);
@@ -63,6 +61,19 @@ impl Found {
     fn add(&mut self, problem: String, may_pass: bool) {
         self.problems.push(problem);
         self.lasting |= !may_pass;
+    }
+
+    fn closed(&mut self, data: &Path) {
+        match closed(data) {
+            Ok(closed) => telemetry::closed_to_others(&closed),
+            Err(error) => {
+                let passes = matches!(&error, private::Error::System { cause, .. } if may_pass(cause));
+                self.add(format!("the data folder can't be used: {error}; or set `server.data_dir`"), passes);
+            }
+        }
+        if let Some(above) = private::replaceable(data) {
+            telemetry::replaceable(data, &above);
+        }
     }
 
     async fn listening(&mut self, address: &str, key: &str, until: Instant) -> Option<TcpListener> {
@@ -114,11 +125,17 @@ fn may_pass(error: &Error) -> bool {
     kinds.contains(&error.kind()) || Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
 }
 
-fn writable(folder: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    let probe = folder.join(".write-test");
-    std::fs::write(&probe, b"")?;
-    std::fs::remove_file(probe)
+/// What the host keeps in its data folder, by the beginning of its name.
+pub(crate) const OWN_FILES: [&str; 5] = ["journal.sqlite", "host.lock", "console.token", "plugins", PROBE];
+const PROBE: &str = ".write-test";
+
+/// Closes the data folder to others, and tries whether it can be written; tells what others could see until now.
+fn closed(folder: &Path) -> Result<Vec<PathBuf>, private::Error> {
+    let closed = private::close(folder, &OWN_FILES)?;
+    let probe = folder.join(PROBE);
+    drop(private::open(&probe)?);
+    std::fs::remove_file(&probe).map_err(|cause| private::Error::System { path: probe, cause })?;
+    Ok(closed)
 }
 
 #[cfg(test)]

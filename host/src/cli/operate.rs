@@ -1,4 +1,4 @@
-//! The operator's smaller commands: `crm check`, `tail`, `forget`, `audit`, `password`, `completions`, `grafana`, `openapi`.
+//! The operator's smaller commands: `crm check`, `tail`, `audit`, `password`, `completions`, `grafana`, `openapi`.
 
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
@@ -43,24 +43,6 @@ pub(super) struct Tail {
     /// As JSON, one line each.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(clap::Args, Debug)]
-pub(super) struct Forget {
-    /// The record, such as `client:123`.
-    #[arg(long, value_name = "KIND:ID")]
-    entity: String,
-    /// Of which CRM: the name of a `[crm.NAME]` section.
-    #[arg(long, value_name = "NAME", default_value = "main")]
-    account: String,
-    /// Events of other records that name it go too, and calls that name it are blanked.
-    #[arg(long)]
-    mentions: bool,
-    /// Don't ask.
-    #[arg(long)]
-    yes: bool,
-    #[command(flatten)]
-    at: At,
 }
 
 #[derive(clap::Args, Debug)]
@@ -161,37 +143,6 @@ fn tell_attempt(args: &Tail, ended: &Value) {
         time(ended, "ended_at"),
         printable(&reason)
     );
-}
-
-pub(super) fn forget(args: &Forget) -> anyhow::Result<ExitCode> {
-    let remote = args.at.remote()?;
-    if !args.yes {
-        let part =
-            |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
-        let path = format!("forget/{}/{}", part(&args.account), part(&args.entity));
-        let meant = remote.ask(&path, &[("mentions", Some(args.mentions.to_string()))])?;
-        let others =
-            if args.mentions { format!(", and {} of other records", text(&meant, "others")) } else { String::new() };
-        let what = format!(
-            "{} events of {}{others} would be deleted, with all that became of them, and what plugins keep of it:",
-            text(&meant, "events"),
-            args.entity
-        );
-        let line = |event: &Value| format!("{} {}", time(event, "received_at"), printable(&text(event, "name")));
-        let first: Vec<String> = list(&meant, "first").map(line).collect();
-        if !super::confirm::agreed(&what, &first, false)? {
-            return Ok(ExitCode::FAILURE);
-        }
-    }
-    let body = json!({ "account": args.account, "entity": args.entity, "mentions": args.mentions });
-    let forgot = remote.post("forget", &body)?;
-    outln!("{}: {} things forgotten.", args.entity, text(&forgot, "forgotten"));
-    if forgot.get("left").and_then(Value::as_u64).unwrap_or(0) > 0 {
-        outln!("{} events of it run just now, or have only just come: run the command again.", text(&forgot, "left"));
-        return Ok(ExitCode::FAILURE);
-    }
-    outln!("Copies of the data folder, and what plugins sent elsewhere, are not touched.");
-    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn audit(args: &Audit) -> anyhow::Result<ExitCode> {

@@ -1,5 +1,7 @@
 //! What an operator can do. The API and the pages both come here, and every deed is in the log before it is done.
 
+use std::time::{Duration, Instant};
+
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
@@ -8,7 +10,7 @@ use super::jobs::{Job, JobState, Order};
 use super::problem::Problem;
 use super::{Console, blocking};
 use crate::event::{Event, EventId};
-use crate::journal::{self, DeliveryId, EventFilter, Forget, LetterFilter, Operated, Record, Resolution};
+use crate::journal::{self, DeliveryId, EventFilter, Forget, LetterFilter, Proof, Record, Resolution};
 use crate::plugin::{Permissions, PluginName};
 use crate::telemetry;
 
@@ -16,6 +18,12 @@ use crate::telemetry;
 const LETTERS_AT_ONCE: usize = 256;
 /// Events that one replay may hold.
 const MOST_REPLAYED: usize = 100_000;
+/// How long somebody waits until everything of a record was looked at.
+const GONE_THROUGH_IN: Duration = Duration::from_secs(20);
+/// How long somebody waits after that until no copy is left in the file.
+const ERASED_IN: Duration = Duration::from_secs(5);
+/// The pause between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// The word in the log for a resolution.
 fn word(resolution: Resolution) -> &'static str {
@@ -327,21 +335,30 @@ impl Console {
         asked.chosen(origins).map_err(|refusal| Problem::bad_filter(refusal.to_string()))
     }
 
-    /// Forgets everything about a record; in steps, each of them small.
-    pub(super) async fn forget(&self, who: &Operator, record: Record, mentions: bool) -> Result<Operated, Problem> {
-        let object = format!("{} {}:{}", record.account, record.kind, record.id);
+    /// Forgets everything about a record, and waits for it as long as somebody may wait: what is left is done later.
+    pub(super) async fn forget(&self, who: &Operator, record: Record, mentions: bool) -> Result<Proof, Problem> {
+        let name = format!("{}:{}", record.kind, record.id);
+        let object = format!("{} {name}", record.account);
         self.audit(who, "record.forget", &object, if mentions { "with mentions" } else { "" }).await?;
-        let mut all = Operated::default();
-        let mut after = 0;
+        self.jobs.forget(&name);
+        let (who, version) = (who.name.clone(), env!("CARGO_PKG_VERSION").to_owned());
+        let number = self.journal.forget(Forget { record, mentions, who, version }).await?;
+        let began = Instant::now();
+        let mut gone_through = None;
         loop {
-            let step = Forget { record: record.clone(), mentions, after };
-            let operated = self.journal.forget(step).await?;
-            all.changed += operated.changed;
-            all.left += operated.left;
-            match operated.next {
-                Some(next) => after = next,
-                None => return Ok(all),
+            let journal = self.journal.clone();
+            let proof = blocking(move || journal.proof(number)).await?;
+            let proof = proof.ok_or_else(|| Problem::not_found("the proof of it is gone"))?;
+            if proof.walks > 0 {
+                gone_through.get_or_insert_with(Instant::now);
             }
+            let given_up = gone_through.map_or(began.elapsed() > GONE_THROUGH_IN, |since| {
+                proof.left > 0 || self.journal.is_held_up() || since.elapsed() > ERASED_IN
+            });
+            if proof.erased_at.is_some() || given_up {
+                return Ok(proof);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 }

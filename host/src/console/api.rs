@@ -4,6 +4,7 @@
 //! - What changes something takes JSON: a page in a browser can't send that to another origin unasked.
 //! - Times are milliseconds since 1970-01-01 UTC.
 
+mod forget;
 mod plugins;
 mod reads;
 mod wishes;
@@ -66,8 +67,10 @@ fn documented() -> OpenApiRouter<Console> {
         .routes(routes!(reads::crms))
         .routes(routes!(reads::check_crm))
         .routes(routes!(reads::audit, wishes::note))
-        .routes(routes!(wishes::forget))
-        .routes(routes!(reads::forgettable))
+        .routes(routes!(forget::forget))
+        .routes(routes!(forget::forgettable))
+        .routes(routes!(forget::proofs))
+        .routes(routes!(forget::proof))
         .routes(routes!(reads::me))
 }
 

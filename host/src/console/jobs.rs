@@ -94,6 +94,13 @@ impl Jobs {
         self.entries().iter().rev().map(read).collect()
     }
 
+    /// Takes a record's name out of what was asked for.
+    pub(super) fn forget(&self, record: &str) {
+        for entry in self.entries() {
+            entry.change(|job| job.object = journal::without(&job.object, record));
+        }
+    }
+
     /// Stops a job; tells whether it was going on.
     pub(super) fn stop(&self, id: u64) -> bool {
         self.entries().iter().any(|entry| {

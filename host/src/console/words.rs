@@ -321,6 +321,7 @@ impl Words {
             "plugin.rollback" => "плагин: сменить версию",
             "queue.drop" => "очередь: отказаться",
             "record.forget" => "запись: забыть",
+            "record.erased" => "запись: стёрта",
             other => other,
         }
     }

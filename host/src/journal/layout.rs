@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Error;
 use crate::clock::Clock;
+use crate::files::private;
 
 /// One step per format version, from 1.
 pub(super) const STEPS: &[&str] = &["
@@ -224,6 +225,25 @@ pub(super) const STEPS: &[&str] = &["
         UPDATE state_use SET keys = keys - 1, bytes = bytes - octet_length(OLD.key) - octet_length(OLD.value)
          WHERE plugin = OLD.plugin AND account = OLD.account;
     END;
+", "
+    CREATE TABLE forgotten (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        at INTEGER NOT NULL,
+        who TEXT NOT NULL,
+        account TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        record TEXT NOT NULL,
+        mentions INTEGER NOT NULL,
+        version TEXT NOT NULL,
+        up_to INTEGER NOT NULL,
+        walks INTEGER NOT NULL DEFAULT 0,
+        remaining INTEGER NOT NULL DEFAULT 0,
+        counts TEXT NOT NULL DEFAULT '{}',
+        deleted_at INTEGER,
+        erased_at INTEGER
+    ) STRICT;
+    CREATE INDEX forgotten_unfinished ON forgotten (number) WHERE erased_at IS NULL;
+    INSERT INTO cursor VALUES ('scrub', 1);
 "];
 
 /// The journal's file in a data folder.
@@ -234,13 +254,16 @@ pub(super) fn file(data_dir: &Path) -> PathBuf {
 /// Opens the store for writing and makes it ready for this program.
 pub(super) fn open(data_dir: &Path, clock: &Clock) -> Result<(File, Connection), Error> {
     let failed = |cause: &dyn std::fmt::Display| Error::Open { path: data_dir.to_owned(), cause: cause.to_string() };
-    std::fs::create_dir_all(data_dir).map_err(|error| failed(&error))?;
-    let lock = File::create(data_dir.join("host.lock")).map_err(|error| failed(&error))?;
+    private::close(data_dir, &["journal.sqlite", "host.lock"]).map_err(|error| failed(&error))?;
+    let lock = private::open(&data_dir.join("host.lock")).map_err(|error| failed(&error))?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(Error::InUse(data_dir.to_owned())),
         Err(TryLockError::Error(error)) => return Err(failed(&error)),
     }
+    // Made here, because SQLite gives a log the rights of its store. Closed before SQLite opens it: afterwards that would end
+    // the locks that it holds.
+    drop(private::open(&file(data_dir)).map_err(|error| failed(&error))?);
     let mut connection = Connection::open(file(data_dir)).map_err(|error| failed(&error))?;
     configure(&connection).map_err(|error| failed(&error))?;
     migrate(&mut connection, data_dir)?;
@@ -249,9 +272,11 @@ pub(super) fn open(data_dir: &Path, clock: &Clock) -> Result<(File, Connection),
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(std::time::Duration::from_secs(2))?;
+    connection.busy_timeout(super::write::LONGEST_WAIT)?;
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;")?;
+    connection.execute_batch(
+        "PRAGMA synchronous = FULL; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY; PRAGMA secure_delete = ON;",
+    )?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }

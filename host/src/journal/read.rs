@@ -1,6 +1,7 @@
 //! Views of the store, on connections of their own: a reader never waits for the writer, nor the writer for it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -246,11 +247,13 @@ pub struct Backlog {
 pub(super) struct Readers {
     file: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    /// Last: closing any handle of the file ends the locks that these connections hold on it.
+    _scrubbed: Arc<File>,
 }
 
 impl Readers {
-    pub(super) fn new(file: PathBuf) -> Self {
-        Self { file, idle: Mutex::new(Vec::new()) }
+    pub(super) fn new(file: PathBuf, scrubbed: Arc<File>) -> Self {
+        Self { file, idle: Mutex::new(Vec::new()), _scrubbed: scrubbed }
     }
 
     pub(super) fn read<T>(&self, view: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {

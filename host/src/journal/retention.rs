@@ -121,23 +121,21 @@ fn remove_records(connection: &Connection, event: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-pub(super) fn remove(connection: &Connection, event: i64) -> rusqlite::Result<()> {
-    remove_deliveries(connection, event)?;
-    connection.prepare_cached("DELETE FROM event WHERE seq = ?1")?.execute([event])?;
-    Ok(())
-}
-
-pub(super) fn remove_deliveries(connection: &Connection, event: i64) -> rusqlite::Result<()> {
-    for statement in [
+/// Removes an event with all that became of it; tells how many calls, expected events, writes, attempts, deliveries.
+pub(super) fn remove(connection: &Connection, event: i64) -> rusqlite::Result<[usize; 5]> {
+    let mut removed = [0; 5];
+    let statements = [
         "DELETE FROM host_call WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
         "DELETE FROM effect WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
         "DELETE FROM write WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
         "DELETE FROM attempt WHERE delivery IN (SELECT seq FROM delivery WHERE event = ?1)",
         "DELETE FROM delivery WHERE event = ?1",
-    ] {
-        connection.prepare_cached(statement)?.execute([event])?;
+    ];
+    for (removed, statement) in removed.iter_mut().zip(statements) {
+        *removed = connection.prepare_cached(statement)?.execute([event])?;
     }
-    Ok(())
+    connection.prepare_cached("DELETE FROM event WHERE seq = ?1")?.execute([event])?;
+    Ok(removed)
 }
 
 /// Sweeps for as long as the journal is open; `told` hears of every round that removed something, could not make room, or

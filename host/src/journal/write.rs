@@ -20,8 +20,8 @@ use super::retention::Sweep;
 use super::space::Space;
 use super::state::{self, WrittenState};
 use super::{
-    Bell, Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken, letters,
-    operate, route, waiting, writes,
+    Bell, Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken, forget,
+    letters, operate, route, scrub, waiting, writes,
 };
 use crate::clock::Clock;
 use crate::event::{Appended, Event, EventId};
@@ -30,6 +30,8 @@ use crate::outcome::{Next, Outcome};
 /// How long changes are gathered before they are committed, however many wait: one plugin's many settlements must not
 /// hold up another's.
 const LONGEST_BATCH: Duration = Duration::from_millis(2);
+/// How long another program's write is waited for.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 pub(super) struct Writer {
     connection: Connection,
@@ -85,9 +87,20 @@ impl Writer {
     }
 
     pub(super) fn run(mut self, mut changes: mpsc::Receiver<Change>, most: usize) {
-        while let Some(first) = changes.blocking_recv() {
-            self.commit(first, &mut changes, most);
+        let mut next = changes.blocking_recv();
+        while let Some(first) = next {
+            let left = match first {
+                Change::Scrub(from, reply) => {
+                    // Whoever no longer waits does not need an answer.
+                    let room = self.space.room();
+                    let mut scrubbed = || scrub::some(&mut self.connection, self.place.store(), &room, from);
+                    drop(reply.send(if self.place.holds() { scrubbed() } else { Err(Error::Misplaced) }));
+                    None
+                }
+                first => self.commit(first, &mut changes, most),
+            };
             self.checkpointer.committed(&self.connection);
+            next = left.or_else(|| changes.blocking_recv());
         }
         // Its connection would keep the last copying from its end.
         drop(self.checkpointer);
@@ -95,8 +108,9 @@ impl Writer {
         drop(self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
     }
 
-    /// Applies what waits, for a bounded time, and commits it: whoever comes meanwhile waits for the next commit.
-    fn commit(&mut self, first: Change, changes: &mut mpsc::Receiver<Change>, most: usize) {
+    /// Applies what waits, for a bounded time, and commits it: whoever comes meanwhile waits for the next commit. Returns what
+    /// can't be done within one.
+    fn commit(&mut self, first: Change, changes: &mut mpsc::Receiver<Change>, most: usize) -> Option<Change> {
         let mut answers: Vec<(Answer, bool)> = Vec::new();
         let mut news = false;
         self.minutes.clear();
@@ -104,12 +118,16 @@ impl Writer {
         let refusal = if self.place.holds() { None } else { Some(Error::Misplaced) };
         // The lock at once: between a look and a change the log must not begin anew.
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
-        let mut first = Some(first);
+        let (mut first, mut left) = (Some(first), None);
         let result = transaction.and_then(|transaction| {
             let low = self.space.is_low(|| spare(&transaction));
             let (began, now) = (Instant::now(), self.clock.now());
             let mut next = first.take();
             while let Some(change) = next {
+                if matches!(change, Change::Scrub(..)) {
+                    left = Some(change);
+                    break;
+                }
                 let (arrives, begins) = (change.arrives(), change.begins());
                 if let Some(refusal) = refusal.as_ref().filter(|_| begins) {
                     change.refuse(refusal);
@@ -155,6 +173,7 @@ impl Writer {
         if news {
             self.bell.ring();
         }
+        left
     }
 }
 
@@ -166,7 +185,11 @@ impl Change {
 
     /// Whether it begins something, which must not be done where nobody would find its record.
     fn begins(&self) -> bool {
-        self.arrives() || matches!(self, Self::Take { .. } | Self::Intend(..) | Self::Begin(..) | Self::Operate(..))
+        self.arrives()
+            || matches!(
+                self,
+                Self::Take { .. } | Self::Intend(..) | Self::Begin(..) | Self::Operate(..) | Self::Forget(..)
+            )
     }
 
     fn refuse(self, error: &Error) {
@@ -186,6 +209,8 @@ impl Change {
             Self::DropWaiting { reply, .. } => drop(reply.send(Err(error()))),
             Self::Sweep(_, reply) => drop(reply.send(Err(error()))),
             Self::Operate(_, reply) => drop(reply.send(Err(error()))),
+            Self::Forget(_, reply) => drop(reply.send(Err(error()))),
+            Self::Scrub(_, reply) => drop(reply.send(Err(error()))),
         }
     }
 }
@@ -234,6 +259,9 @@ fn apply(connection: &Connection, change: Change, batch: &mut Batch<'_>) -> rusq
             answer_of(waiting::drop_step(connection, &plugin, below, now, batch.tally), reply)
         }
         Change::Sweep(retention, reply) => answer_of(batch.sweep.step(connection, &retention, now), reply),
+        Change::Forget(work, reply) => answer_of(forget::apply(connection, &work, now, batch.tally), reply),
+        // Not within a transaction: `run` does it.
+        Change::Scrub(_, reply) => answer_of(Ok(scrub::Scrubbed::InTheWay), reply),
         Change::Operate(operation, reply) => answer_of(operate::apply(connection, &operation, now, batch.tally), reply),
     }
 }

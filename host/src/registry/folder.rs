@@ -90,7 +90,7 @@ pub(super) fn watcher(
         }
     };
     let mut watcher = notify::recommended_watcher(ring).ok()?;
-    std::fs::create_dir_all(&options.store).ok();
+    crate::files::make_folder(&options.store, crate::files::Readers::Owner).ok();
     let mut folders = vec![options.dir.clone(), options.store.clone()];
     folders.extend(files.filter_map(|file| {
         let folder = file.parent()?;

@@ -231,7 +231,7 @@ impl Versions {
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), std::io::Error> {
         if let Some(folder) = path.parent() {
-            files::make_folder(folder)?;
+            files::make_folder(folder, files::Readers::Owner)?;
         }
         files::replace(path, bytes, files::Readers::Owner)
     }

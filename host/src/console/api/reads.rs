@@ -14,8 +14,8 @@ use crate::crm::check::Checkup;
 use crate::dispatcher::{QueueView, Standing};
 use crate::event::{Entity, EventId};
 use crate::journal::{
-    Audited, Backlog, Counted, DeliveryId, DeliveryPath, EventFilter, EventPath, FailedAttempt, Forgettable, Found,
-    Group, Letter, LetterFilter, Minute, QueueMinutes, Record, Wanted,
+    Audited, Backlog, Counted, DeliveryId, DeliveryPath, EventFilter, EventPath, FailedAttempt, Found, Group, Letter,
+    LetterFilter, Minute, QueueMinutes, Wanted,
 };
 use crate::plugin::PluginName;
 use crate::registry::Notice;
@@ -76,14 +76,14 @@ pub(in crate::console) fn record(text: &str) -> Result<Entity, Problem> {
     }
 }
 
-fn cursor(text: Option<&str>) -> Result<Option<i64>, Problem> {
+pub(super) fn cursor(text: Option<&str>) -> Result<Option<i64>, Problem> {
     match text.filter(|text| !text.is_empty()) {
         None => Ok(None),
         Some(text) => text.parse().map(Some).map_err(|_| Problem::bad_filter("`cursor` is `next` of the page before")),
     }
 }
 
-fn rows(limit: Option<usize>) -> usize {
+pub(super) fn rows(limit: Option<usize>) -> usize {
     limit.unwrap_or(50).clamp(1, MOST_ROWS)
 }
 
@@ -302,29 +302,6 @@ pub(in crate::console) async fn count_of(
     Ok(counted)
 }
 
-/// What else is meant.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct MentionsQuery {
-    /// Whether events of other records that name it are meant too.
-    #[serde(default)]
-    mentions: bool,
-}
-
-/// What forgetting a record would delete: to be shown before.
-#[utoipa::path(get, path = "/api/v1/forget/{account}/{entity}", params(("account" = String, Path), ("entity" = String, Path), MentionsQuery), responses((status = 200, body = Forgettable), (status = "default", body = Refused)))]
-pub(super) async fn forgettable(
-    State(console): State<Console>,
-    Path((account, entity)): Path<(String, String)>,
-    query: Result<Query<MentionsQuery>, QueryRejection>,
-) -> Result<Json<Forgettable>, Problem> {
-    let Query(query) = query.map_err(|_| Problem::bad_filter("the question knows `mentions`"))?;
-    let entity = record(&entity)?;
-    let record = Record { account, kind: entity.kind, id: entity.id };
-    let journal = console.journal.clone();
-    Ok(Json(blocking(move || journal.forgettable(&record, query.mentions, FIRST)).await?))
-}
-
 pub(in crate::console) async fn letters_of(
     console: &Console,
     filter: LetterFilter,
@@ -438,9 +415,9 @@ pub(super) async fn check_crm(
 #[into_params(parameter_in = Query)]
 pub(super) struct PageQuery {
     /// `next` of the page before.
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
     /// Rows, at most 200; 50 by default.
-    limit: Option<usize>,
+    pub(super) limit: Option<usize>,
 }
 
 /// One page of the operators' log.

@@ -1,4 +1,4 @@
-//! Wishes: send, replay, retry, drop, forget.
+//! Wishes: send, replay, retry, drop.
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::reads::{EventQuery, delivery_id, event_id, record};
+use super::reads::{EventQuery, delivery_id, event_id};
 use crate::console::access::Operator;
 use crate::console::jobs::Job;
 use crate::console::problem::Refused;
 use crate::console::{Console, Problem};
 use crate::event::EventId;
-use crate::journal::{DeliveryId, EventFilter, LetterFilter, Record, Resolution};
+use crate::journal::{DeliveryId, EventFilter, LetterFilter, Resolution};
 use crate::plugin::PluginName;
 use crate::text;
 
@@ -58,7 +58,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Digits<T> {
     }
 }
 
-fn wish<T>(wish: Result<Json<T>, JsonRejection>, words: &str) -> Result<T, Problem> {
+pub(super) fn wish<T>(wish: Result<Json<T>, JsonRejection>, words: &str) -> Result<T, Problem> {
     wish.map(|Json(wish)| wish).map_err(|_| Problem::bad_filter(words))
 }
 
@@ -303,41 +303,4 @@ pub(super) async fn note(
     }
     console.audit(&who, &action, &object, &details).await?;
     Ok(Json(Changed { changed: 1 }))
-}
-
-/// Which record.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Forgotten {
-    /// The NAME of `[crm.NAME]`.
-    account: String,
-    /// The record, as `kind:id`.
-    entity: String,
-    /// Whether events of other records that name it go too, and calls that name it are blanked.
-    #[serde(default)]
-    mentions: bool,
-}
-
-/// What was forgotten.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Forgot {
-    /// Events, calls and keys of state that are gone or blank.
-    forgotten: usize,
-    /// Events that run just now, or are about to: ask again for them.
-    left: usize,
-}
-
-/// Deletes everything about one record.
-#[utoipa::path(post, path = "/api/v1/forget", request_body = Forgotten, responses((status = 200, body = Forgot), (status = "default", body = Refused)))]
-pub(super) async fn forget(
-    State(console): State<Console>,
-    Extension(who): Extension<Operator>,
-    body: Result<Json<Forgotten>, JsonRejection>,
-) -> Result<Json<Forgot>, Problem> {
-    let Forgotten { account, entity, mentions } =
-        wish(body, "send a JSON object with `account`, `entity` and perhaps `mentions`")?;
-    let entity = record(&entity)?;
-    let record = Record { account, kind: entity.kind, id: entity.id };
-    let operated = console.forget(&who, record, mentions).await?;
-    Ok(Json(Forgot { forgotten: operated.changed, left: operated.left }))
 }
