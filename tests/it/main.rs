@@ -15,6 +15,7 @@ mod durability;
 mod files;
 mod first_steps;
 mod floods;
+mod forgetting;
 mod handmade;
 mod intake;
 mod intruders;

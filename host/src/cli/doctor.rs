@@ -2,7 +2,10 @@
 //!
 //! Nothing is changed. The CRM is asked a few reads.
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+mod rights;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -76,8 +79,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             for remark in config.remarks.iter().filter(said).cloned().chain(unknown) {
                 findings.add("configuration", State::Remark, remark);
             }
-            rights(&mut findings, source.file.as_deref());
+            rights::configuration(&mut findings, source.file.as_deref(), &config);
             folders(&mut findings, &config);
+            rights::unit(&mut findings);
             plugins(&mut findings, &config);
             target(&mut findings);
             running(&mut findings, &config);
@@ -112,32 +116,6 @@ fn secrets(findings: &mut Findings, config: &Config) {
     }
 }
 
-/// Whether others can read what only the host should.
-fn rights(findings: &mut Findings, file: Option<&Path>) {
-    let Some(file) = file else { return };
-    let Ok(metadata) = std::fs::metadata(file) else { return };
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let literal = text.parse::<toml::Table>().is_ok_and(|table| has_secret(&table));
-    if literal && metadata.permissions().mode() & 0o004 != 0 {
-        let words = format!(
-            "everybody can read `{}`, and it holds secrets: `chmod o-r`, or write {{ file = \"…\" }} or {{ env = \"…\" }}",
-            file.display()
-        );
-        findings.add("rights", State::Bad, words);
-    } else {
-        findings.add("rights", State::Good, "nobody else can read the configuration's secrets");
-    }
-}
-
-fn has_secret(table: &toml::Table) -> bool {
-    table.iter().any(|(key, value)| match value {
-        toml::Value::String(text) => matches!(key.as_str(), "api_key" | "token" | "hook") && !text.is_empty(),
-        toml::Value::Table(inner) => has_secret(inner),
-        toml::Value::Array(items) => key == "token" && items.iter().any(toml::Value::is_str),
-        _ => false,
-    })
-}
-
 fn folders(findings: &mut Findings, config: &Config) {
     let data = &config.journal.data_dir;
     match std::fs::metadata(data) {
@@ -153,25 +131,7 @@ fn folders(findings: &mut Findings, config: &Config) {
                 format!("`{}` is no folder: set `server.data_dir`", data.display()),
             );
         }
-        Ok(metadata) => {
-            let store = std::fs::metadata(data.join("journal.sqlite"));
-            if metadata.permissions().mode() & 0o007 != 0 {
-                let words =
-                    format!("others can look into `{}`, which holds the CRM's data: `chmod o-rwx`", data.display());
-                findings.add("data folder", State::Remark, words);
-            }
-            match store {
-                Ok(store) if store.uid() != metadata.uid() => findings.add(
-                    "data folder",
-                    State::Bad,
-                    format!(
-                        "the journal in `{}` belongs to another user than the folder: `chown -R` it to the host's user",
-                        data.display()
-                    ),
-                ),
-                _ => findings.add("data folder", State::Good, format!("`{}` is there", data.display())),
-            }
-        }
+        Ok(metadata) => rights::data_folder(findings, data, metadata.uid()),
     }
     let nearest = data.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     if let Ok(disk) = rustix::fs::statvfs(nearest) {
@@ -203,7 +163,7 @@ fn plugins(findings: &mut Findings, config: &Config) {
         let words = format!("`{}` can't be read: make it, or set `plugins.dir`", dir.display());
         return findings.add("plugins", State::Bad, words);
     };
-    let mut good = 0;
+    let (mut good, mut files) = (0, BTreeMap::new());
     for path in entries.flatten().map(|entry| entry.path()) {
         if path.extension().is_none_or(|extension| extension != "wasm") {
             continue;
@@ -220,6 +180,14 @@ fn plugins(findings: &mut Findings, config: &Config) {
             }
         };
         let name = manifest.name.clone();
+        if let Some(twin) = files.insert(name.clone(), path.clone()) {
+            let words = format!(
+                "`{}` and `{}` both hold the plugin `{name}`: remove the one that you don't mean",
+                twin.display(),
+                path.display()
+            );
+            findings.add("plugins", State::Bad, words);
+        }
         let own = config.registry.plugins.get(&name).and_then(|own| own.grants.clone()).unwrap_or_default();
         let given = match config.registry.approved.get(&name) {
             Some(approved) => own.and(approved),

@@ -53,6 +53,13 @@ impl Plugin for Sinner {
                 host.state().set("order", &seen)?;
                 host.info(seen.join(","));
             }
+            // In all places where a plugin can leave something.
+            "remember" => {
+                let [key, value] = ["key", "value"].map(|name| event.field(name).unwrap_or_default().to_owned());
+                host.state().set(&key, &value)?;
+                host.info(&value);
+                return Reply::skip_because(value);
+            }
             "add-task" => {
                 let title = event.field("title").unwrap_or("z");
                 let answer = host.crm().call("task", "add", &json!({ "title": title, "datum": "2026-11-23" }))?;

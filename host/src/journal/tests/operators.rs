@@ -1,15 +1,15 @@
-//! What operators ask and change: searches, replays, pauses, forgetting.
+//! What operators ask and change: searches, replays, pauses.
 
 use super::*;
 use crate::journal::search::Fate;
 
-async fn store(handle: &Handle, event: Event) -> EventId {
+pub(super) async fn store(handle: &Handle, event: Event) -> EventId {
     let id = event.id;
     handle.append(event).await.unwrap();
     id
 }
 
-async fn take(handle: &Handle, most: usize) -> Vec<Claimed> {
+pub(super) async fn take(handle: &Handle, most: usize) -> Vec<Claimed> {
     handle.take(subscriptions(), vec![(queue("alpha"), most), (queue("beta"), most)]).await.unwrap().claimed
 }
 
@@ -128,103 +128,6 @@ async fn a_replay_is_a_delivery_of_its_own_behind_what_is_under_way() {
     assert_eq!(replayed, [same, other]);
     drop(handle);
     journal.close();
-}
-
-/// Has a record forgotten for good.
-async fn forgotten(handle: &Handle, record: &Record, mentions: bool) -> Proof {
-    let (who, version) = ("anna".to_owned(), "1".to_owned());
-    let order = Forget { record: record.clone(), mentions, who, version };
-    let number = handle.forget(order).await.unwrap();
-    let keeper = tokio::spawn(keep_forgetting(handle.clone(), |_| ()));
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    loop {
-        let proof = handle.proof(number).unwrap().unwrap();
-        if proof.erased_at.is_some() {
-            keeper.abort();
-            assert!(keeper.await.unwrap_err().is_cancelled());
-            return proof;
-        }
-        assert!(std::time::Instant::now() < until, "{proof:?}");
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
-}
-
-#[tokio::test]
-async fn a_forgotten_record_is_nowhere_in_the_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let journal = Journal::open(&Options::in_folder(folder.path()), Clock::manual(0)).unwrap();
-    let handle = journal.handle();
-    let about = |name: &str, kind: &str, id: &str, fields: &str| Event {
-        entity: Some(Entity { kind: kind.to_owned(), id: id.to_owned() }),
-        fields: fields.to_owned(),
-        ..event(name, None)
-    };
-    store(&handle, about("client.add", "client", "123", r#"{"clid":"123","phone":"planted-one"}"#)).await;
-    let other = store(&handle, about("client.add", "client", "1234", r#"{"clid":"1234"}"#)).await;
-    store(&handle, about("deal.add", "deal", "5", r#"{"clid":"123","title":"planted-two"}"#)).await;
-    let calls = store(&handle, about("deal.add", "deal", "6", r#"{"did":"6"}"#)).await;
-    for claimed in take(&handle, 10).await {
-        let mut end = settlement(&claimed, Outcome::Done, Next::Done);
-        let is_calls = claimed.event.id == calls;
-        let answer = if is_calls { r#"{"data":{"clid":123,"title":"planted-three"}}"# } else { "{}" };
-        end.effects.calls.push(crate::outcome::HostCall {
-            at: 0,
-            took: 0,
-            call: "crm client.info".to_owned(),
-            request: "{}".to_owned(),
-            answer: answer.to_owned(),
-            good: true,
-        });
-        let key = if is_calls { "seen:client:123" } else { "seen:client:1234" };
-        end.effects.state = StateEffects {
-            quota: None,
-            seen: Vec::new(),
-            writes: vec![(key.to_owned(), StateWrite::Set("planted-four".to_owned()))],
-        };
-        if claimed.queue.plugin == plugin("alpha") && (is_calls || claimed.event.id == other) {
-            handle.settle(end).await.unwrap();
-        } else {
-            handle.settle(settlement(&claimed, Outcome::Done, Next::Done)).await.unwrap();
-        }
-    }
-    let record = Record { account: "main".to_owned(), kind: "client".to_owned(), id: "123".to_owned() };
-    // One that waits, and one that was given up.
-    let (again, given_up) = (event("task.edit", Some(3)), event("task.edit", Some(4)));
-    for (name, next) in [(again, Next::Again { at: 9, counts: true }), (given_up, Next::Dead)] {
-        store(&handle, Event { entity: Some(Entity { kind: "client".to_owned(), id: "123".to_owned() }), ..name })
-            .await;
-        // Only for the one: what is replayed for the other goes on waiting.
-        let claimed = handle.take(subscriptions(), vec![(queue("alpha"), 10)]).await.unwrap().claimed.remove(0);
-        handle.settle(settlement(&claimed, Outcome::Rejected { reason: "x".to_owned() }, next)).await.unwrap();
-        if next != Next::Dead {
-            assert!(handle.decide(claimed.delivery, Resolution::Drop).await.unwrap());
-            handle.replay(claimed.event.id, &plugin("beta"), false).await.unwrap();
-        }
-    }
-    assert_eq!((handle.backlog().unwrap().open, handle.backlog().unwrap().dead), (1, 1));
-    let proof = forgotten(&handle, &record, false).await;
-    // Its three events, the newest of all among them, and one key of state.
-    assert_eq!((proof.counts["events"], proof.counts["state"], proof.left), (3, 1, 0));
-    assert_eq!((handle.backlog().unwrap().open, handle.backlog().unwrap().dead), (0, 0));
-    let newest =
-        store(&handle, about("client.edit", "client", "123", r#"{"clid":"123","phone":"planted-five"}"#)).await;
-    for claimed in take(&handle, 10).await {
-        handle.settle(settlement(&claimed, Outcome::Done, Next::Done)).await.unwrap();
-    }
-    forgotten(&handle, &record, true).await;
-    // No number is given twice: what comes next is routed all the same.
-    let next = store(&handle, event("task.edit", Some(9))).await;
-    assert_eq!(take(&handle, 10).await.iter().map(|claimed| claimed.event.id).collect::<Vec<_>>(), [next]);
-    assert_eq!(handle.path_of(newest).unwrap(), None, "no bare row is left");
-    assert!(handle.path_of(other).unwrap().is_some());
-    drop(handle);
-    journal.close();
-    let file = std::fs::read(layout::file(folder.path())).unwrap();
-    let text = String::from_utf8_lossy(&file);
-    for planted in ["planted-one", "planted-two", "planted-three", "planted-five"] {
-        assert!(!text.contains(planted), "{planted}");
-    }
-    assert!(text.contains("planted-four"), "another record's state stays");
 }
 
 #[tokio::test]
