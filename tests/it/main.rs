@@ -16,6 +16,7 @@ mod files;
 mod first_steps;
 mod floods;
 mod forgetting;
+mod fuzz;
 mod handmade;
 mod intake;
 mod intruders;

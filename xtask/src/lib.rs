@@ -24,6 +24,9 @@ cargo xtask COMMAND
   bench            measure, and print the figures as JSON
                    (--only NAME, --seconds N, --backlog N)
   crash --rounds N kill the host N times under load, and look whether anything acknowledged is lost
+  fuzz             damage what others write (events, questions, plugin files, CRM answers, the
+                   configuration) for --minutes N, and look what becomes of it
+                   (--seed N: the same inputs again; --only TARGET)
   soak --minutes N steady load; memory, file handles and latency at the start and at the end
   wasm-target      make wasm32-wasip1 usable on this machine
   php              find a PHP for the tests, or unpack one into target/php

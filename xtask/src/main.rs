@@ -20,7 +20,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[&str]) -> anyhow::Result<()> {
     match arguments {
-        ["demo", rest @ ..] => program("demo", &[], &[], rest),
+        // Not optimised: numbers that overflow are found, too.
+        [name @ ("demo" | "fuzz"), rest @ ..] => program(name, &[], &[], rest),
         [name @ ("bench" | "crash" | "soak"), rest @ ..] => {
             // Their no-op is one of the hostile plugin's sins: none.
             let guests = plugins::build_guests(&root())?;
@@ -85,12 +86,53 @@ fn test(rest: &[&str]) -> anyhow::Result<()> {
     let samples = plugins::build_samples(&root())?;
     plugins::build_guests(&root())?;
     cargo(&["fmt", "--all", "--check"])?;
+    deny()?;
     // Every program, the one that the tests start and kill among them; then the tests. Both are linted while they are built.
     cargo(&["build", "--workspace", "--bins"])?;
     cargo(&["test", "--workspace", "--no-run"])?;
     eprintln!("      the demo");
     start("demo", "debug", &samples, &[], &["--once"])?;
     cargo(&[&["test", "--workspace"], rest].concat())
+}
+
+/// Looks at what the dependencies are, where `cargo-deny` is installed. Licences, sources and bans need no network. The list
+/// of known faults does: where it can't be had, that is no fault of the code, and is said.
+fn deny() -> anyhow::Result<()> {
+    let look = |offline: bool, checks: &[&str]| {
+        let mut command = Command::new("cargo-deny");
+        command.current_dir(root()).arg("--all-features");
+        if offline {
+            command.arg("--offline");
+        }
+        command.arg("check").args(checks).output()
+    };
+    match look(true, &["bans", "licenses", "sources"]) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("      cargo deny: not installed, skipped (`cargo install cargo-deny`)");
+            return Ok(());
+        }
+        Ok(output) if output.status.success() => eprintln!("      cargo deny check bans licenses sources"),
+        Ok(output) => bail!("`cargo deny check` found:\n{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => return Err(error).context("failed to run `cargo-deny`"),
+    }
+    let output = look(false, &["advisories"]).context("failed to run `cargo-deny`")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        eprintln!("      cargo deny check advisories");
+    } else if no_list(&said) {
+        let why = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        eprintln!("      cargo deny check advisories: skipped, the list of known faults can't be had here: {why}");
+    } else {
+        bail!("`cargo deny check advisories` found:\n{said}");
+    }
+    Ok(())
+}
+
+/// Whether the list of known faults could not be had: what it found, it tells with codes of its own (`error[vulnerability]`).
+fn no_list(said: &str) -> bool {
+    let had =
+        ["fetch", "open", "load"].iter().all(|verb| !said.contains(&format!("failed to {verb} advisory database")));
+    !had && !said.contains("error[")
 }
 
 /// Runs cargo with clippy as the compiler of the workspace's own code: lints that are denied fail the build, and what the
@@ -109,4 +151,17 @@ fn cargo(arguments: &[&str]) -> anyhow::Result<()> {
         bail!("`cargo {}` failed", arguments.join(" "));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_cannot_be_had_is_told_from_what_it_says() {
+        assert!(no_list("2026-11-26 [ERROR] failed to fetch advisory database https://github.com/rustsec/advisory-db"));
+        assert!(no_list("[ERROR] failed to load advisory database: unable to open in offline mode"));
+        assert!(!no_list("error[vulnerability]: a fault\n  = failed to fetch is what it is called"));
+        assert!(!no_list("error[yanked]: detected yanked crate"));
+    }
 }

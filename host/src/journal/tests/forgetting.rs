@@ -101,7 +101,7 @@ async fn a_forgotten_record_is_nowhere_in_the_file() {
 
 /// Columns that hold names of the configuration, of the CRM's functions, of the host's own words, the proof itself, or a
 /// record's number that the watcher needs.
-const NO_PERSONS: [&str; 28] = [
+const NO_PERSONS: [&str; 29] = [
     "account name",
     "attempt code",
     "attempt outcome",
@@ -126,6 +126,7 @@ const NO_PERSONS: [&str; 28] = [
     "polled record",
     "queue account",
     "state account",
+    "state_use account",
     "tally code",
     "write account",
     "write call",
