@@ -127,7 +127,8 @@ async fn notices(host: &Host) -> BTreeMap<String, String> {
 }
 
 async fn serves(host: &Host, name: &str, version: &str) {
-    let found = wait_until(&format!("{name} {version}"), PATIENCE, async || {
+    let what = format!("{name} {version}");
+    let found = wait_until(&what, PATIENCE, async || {
         let plugins = host.api("plugins").await?;
         let is = |plugin: &Value| plugin["name"] == name && plugin["version"] == version;
         Ok(plugins.as_array().unwrap().iter().any(is).then_some(()))

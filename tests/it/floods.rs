@@ -193,7 +193,8 @@ async fn refusals_without_end_leave_a_few_lines_and_their_number() {
     let log = host.log();
     let told = lines(&log, "unknown_token");
     assert!((20..=60).contains(&told) && lines(&log, "ingress.path") == 1, "{told}\n{log}");
-    let out: usize = log.lines().filter_map(|line| line.split_once("lines=")?.1.split(' ').next()?.parse().ok()).sum();
+    let out: usize =
+        log.lines().filter_map(|line| line.split_once("lines=")?.1.split(' ').next()?.parse::<usize>().ok()).sum();
     assert!(out <= 300 - told && out > 0, "{out} {told}");
 }
 

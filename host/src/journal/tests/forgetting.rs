@@ -52,6 +52,7 @@ async fn a_forgotten_record_is_nowhere_in_the_file() {
         end.effects.state = StateEffects {
             seen: Vec::new(),
             writes: vec![(key.to_owned(), StateWrite::Set("planted-four".to_owned()))],
+            quota: None,
         };
         if claimed.queue.plugin == plugin("alpha") && (is_calls || claimed.event.id == other) {
             handle.settle(end).await.unwrap();
