@@ -4,7 +4,7 @@
 //!   whoever sends nothing, or reads nothing, is closed.
 //! - Connections at once are bounded, in all and per sender. When all places are taken, the oldest connection that has
 //!   brought nothing yet is closed for the new one (`table`): strangers can't keep out those who are known.
-//! - A connection that stays a stranger's is closed after a few requests: whoever asks without end has to come anew.
+//! - A connection whose first request was not let in is closed with its answer: whoever asks without end has to come anew.
 //! - What one connection may make the host hold before it is known is bounded ([`MOST_BUFFERED`]).
 //! - On a stop, requests under way end, idle connections are closed.
 //!
@@ -38,8 +38,9 @@ use timed::Timed;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// Bytes that a connection holds before they are read or sent. The longest address that HTTP's library takes has 64 KiB.
 const MOST_BUFFERED: usize = 72 << 10;
-/// Connections that the system may keep until they are accepted: with less, a flood costs others a second each.
-const WAITING: i32 = 4_096;
+/// Connections that the system may keep until they are accepted. With few a flood costs others the second after which TCP
+/// tries again; with very many they wait as long behind the flood.
+const WAITING: i32 = 1_024;
 
 /// What the room needs to be told.
 #[derive(Debug, Clone)]
@@ -111,7 +112,7 @@ async fn connection(
         async move {
             let mut answer = answer.await;
             if let Ok(answer) = &mut answer
-                && caller.has_asked_enough()
+                && caller.is_strangers()
             {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

@@ -13,9 +13,6 @@ use tokio::task::AbortHandle;
 
 use crate::telemetry;
 
-/// Requests on one connection that stays a stranger's: a page to log in, with what belongs to it.
-const ENOUGH: u32 = 4;
-
 /// The address under which a sender is counted.
 pub fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -49,8 +46,6 @@ struct Connection {
     /// How it is closed.
     task: Option<AbortHandle>,
     state: State,
-    /// Requests so far.
-    asked: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -84,7 +79,7 @@ impl Table {
         let number = places.next();
         *places.by_sender.entry(sender).or_default() += 1;
         places.strangers.insert(number);
-        places.open.insert(number, Connection { sender, task: None, state: State::Stranger, asked: 0 });
+        places.open.insert(number, Connection { sender, task: None, state: State::Stranger });
         Some(Place(Caller { table: Arc::clone(table), number }))
     }
 }
@@ -168,16 +163,14 @@ impl Caller {
     /// A request came; a known connection counts as used.
     pub(super) fn asks(&self) {
         let mut places = self.table.places();
-        let Some(connection) = places.open.get_mut(&self.number) else { return };
-        connection.asked = connection.asked.saturating_add(1);
-        if matches!(connection.state, State::Idle(_)) {
+        if places.open.get(&self.number).is_some_and(|connection| matches!(connection.state, State::Idle(_))) {
             places.turn(self.number, false);
         }
     }
 
-    /// Whether so much was asked by a stranger that the connection is to end.
-    pub(super) fn has_asked_enough(&self) -> bool {
-        let stays = |connection: &Connection| matches!(connection.state, State::Stranger) && connection.asked >= ENOUGH;
+    /// Whether nothing that came by it was let in.
+    pub(super) fn is_strangers(&self) -> bool {
+        let stays = |connection: &Connection| matches!(connection.state, State::Stranger);
         self.table.places().open.get(&self.number).is_some_and(stays)
     }
 
