@@ -24,6 +24,7 @@ use crate::parts::Parts;
 use crate::registry::versions::Versions;
 use crate::registry::{self, Bell, Registry};
 use crate::sandbox::Sandbox;
+use crate::secret::Scrubber;
 use crate::telemetry::Metrics;
 use crate::{alerts, console, crm, health, ingress, server, telemetry, traces};
 use start::Doorsteps;
@@ -43,6 +44,7 @@ pub struct App {
     /// What goes on beside: forgetting, polling, asking for the host's own user.
     helpers: Vec<JoinHandle<()>>,
     journal: Journal,
+    keys: Option<console::Keys>,
     /// Held, because its handles see no change once it is gone.
     registry: Registry,
 }
@@ -82,7 +84,7 @@ impl App {
     pub async fn start(
         config: Config,
         source: &Source,
-        metrics: Metrics,
+        (metrics, scrubber): (Metrics, Scrubber),
         stand: Option<Stand>,
     ) -> Result<Self, NotStarted> {
         let Doorsteps { intake: listener, console: own_listener } = start::checked(&config).await?;
@@ -142,6 +144,7 @@ impl App {
             outside,
             clock: clock.clone(),
             parts: parts.clone(),
+            scrubber: scrubber.clone(),
         };
         let (stop_dispatcher, stopped) = watch::channel(false);
         let dispatcher = Dispatcher::new(config.dispatcher, tools);
@@ -184,7 +187,9 @@ impl App {
         router = router.merge(ingress::routes(intake, doors.clone(), journal.handle(), clock.clone()));
         let (stop_intake, stopped) = watch::channel(false);
         let mut keys = None;
-        if let Some(options) = config.console {
+        if let Some(mut options) = config.console {
+            let own = own_listener.as_ref().map(std::net::TcpListener::local_addr).transpose();
+            options.access.address = Some(own.map_err(|error| passing(&error))?.unwrap_or(address));
             let approvals = approvals_file;
             let tools = console::Tools {
                 journal: journal.handle(),
@@ -193,6 +198,7 @@ impl App {
                 clock: clock.clone(),
                 metrics,
                 stopping: stopped.clone(),
+                scrubber: scrubber.clone(),
                 versions: Versions::new(&store),
                 approve: Arc::new(move |name, permissions| crate::config::approve(&approvals, name, permissions)),
                 make_event: Arc::new(|account, body, now| {
@@ -213,10 +219,22 @@ impl App {
             }
         }
         let server = tokio::spawn(server::serve(Arc::new(listener), router, config.server, stopped));
-        drop(renewing.set(renew::Renewing { clients, doors, keys, hook }));
+        let own_keys = keys.clone();
+        drop(renewing.set(renew::Renewing { clients, doors, keys, scrubber, hook }));
         telemetry::listening(address, accounts);
         let helpers = helpers.running;
-        Ok(Self { address, stop_intake, stop_dispatcher, server, dispatcher, queues, helpers, journal, registry })
+        Ok(Self {
+            address,
+            stop_intake,
+            stop_dispatcher,
+            server,
+            dispatcher,
+            queues,
+            helpers,
+            journal,
+            keys: own_keys,
+            registry,
+        })
     }
 
     /// Has configuration, grants, secrets and plugins read again.
@@ -227,6 +245,11 @@ impl App {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// An address that opens the console, once; none where there is no console.
+    pub fn console_link(&self, for_milliseconds: i64) -> Option<String> {
+        self.keys.as_ref().map(|keys| keys.link(Clock::Wall.now(), for_milliseconds))
     }
 
     /// The loop's view of itself.

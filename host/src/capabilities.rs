@@ -15,7 +15,6 @@ mod log;
 mod state;
 mod writes;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ use crate::contract;
 use crate::journal::{self, DeliveryId, StateUse, StateView};
 use crate::outcome::{Effects, FaultKind, HostCall, Quota};
 use crate::plugin::{Grants, Limits, RAISE};
-use crate::secret::Secret;
+use crate::secret::Scrubber;
 pub use http::{Outside, OutsideAnswer, OutsideAnswers, OutsideRequest};
 pub use state::{STATE_KEYS, STATE_READ, STATE_READ_NONE};
 pub use writes::{digest, safe};
@@ -63,8 +62,8 @@ pub struct Reach {
     pub outside: Outside,
     /// The settings, as JSON.
     pub settings: Arc<str>,
-    /// What of the settings must not be recorded.
-    pub secrets: Arc<[Secret]>,
+    /// What takes the configuration's secrets out of what is recorded.
+    pub scrubber: Scrubber,
 }
 
 /// A limit that ended an attempt, as it travels through the engine.
@@ -164,6 +163,11 @@ impl Attempt {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// A text as it may be recorded, shortened only after nothing is left in it that could be cut in half.
+    fn label(&self, text: &str, most: usize) -> String {
+        shortened(&self.reach.scrubber.scrub(text), most).to_owned()
+    }
+
     fn record(&mut self, at: u64, call: String, request: &str, answer: Result<&str, &str>) {
         let (text, good) = match answer {
             Ok(text) => (text, true),
@@ -182,22 +186,11 @@ impl Attempt {
     }
 
     fn cut(&mut self, text: &str) -> String {
-        let text = self.without_secrets(text);
+        let text = self.reach.scrubber.scrub(text);
         let room = MOST_KEPT.min(MOST_KEPT_TOGETHER.saturating_sub(self.kept));
         let kept = shortened(&text, room);
         self.kept += kept.len();
         if kept.len() < text.len() { format!("{kept}… ({} bytes)", text.len()) } else { kept.to_owned() }
-    }
-
-    /// A text as it may be recorded.
-    fn without_secrets<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let mut text = Cow::Borrowed(text);
-        for secret in self.reach.secrets.iter() {
-            if text.contains(secret.expose()) {
-                text = Cow::Owned(text.replace(secret.expose(), "***"));
-            }
-        }
-        text
     }
 }
 

@@ -25,6 +25,7 @@ use crate::app::{self, App};
 use crate::config::{self, Config, Problems, Secrets, Source};
 use crate::registry::Bell;
 use crate::sandbox::compiler;
+use crate::secret::Scrubber;
 use crate::telemetry::{self, Log};
 
 /// Receives SalesMan CRM's events, stores them, and runs each through sandboxed plugins.
@@ -79,6 +80,8 @@ enum Command {
     Forget(forget::Forget),
     /// What operators did.
     Audit(operate::Audit),
+    /// Print an address that opens the console in a browser, once.
+    Console(remote::At),
     /// Make a password's hash, for `[console.users.NAME]`.
     Password,
     /// Print completions for a shell.
@@ -202,6 +205,7 @@ impl Cli {
             Command::Doctor(args) => doctor::run(&args),
             Command::Forget(args) => forget::run(&args),
             Command::Audit(args) => operate::audit(&args),
+            Command::Console(at) => operate::console(&at),
             Command::Password => operate::password(),
             Command::Completions { shell } => Ok(operate::completions(shell)),
             Command::CompilePlugin { size } => {
@@ -344,7 +348,8 @@ fn serve(
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
     };
-    let (log, metrics) = telemetry::start(&config.telemetry).map_err(anyhow::Error::msg)?;
+    let scrubber = Scrubber::of(config.known_secrets.iter().cloned());
+    let (log, metrics) = telemetry::start(&config.telemetry, scrubber.clone()).map_err(anyhow::Error::msg)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("host")
@@ -353,7 +358,7 @@ fn serve(
     let code = runtime.block_on(async {
         // From the first moment on: by itself, each of these ends the process.
         let signals = Signals::new().context("failed to listen for signals")?;
-        let mut app = match App::start(config.clone(), source, metrics, stand).await {
+        let mut app = match App::start(config.clone(), source, (metrics, scrubber), stand).await {
             Ok(app) => app,
             Err(reason) => {
                 log.say(&reason.problems.to_string());

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
+use crate::secret::Secret;
 use crate::{alerts, console, crm, dispatcher, ingress, journal, registry, sandbox, server, telemetry, traces, watch};
 
 pub use approvals::approve;
@@ -61,6 +62,8 @@ pub struct Config {
     pub traces: Option<traces::Options>,
     /// What is not wrong, and an administrator should know.
     pub remarks: Vec<String>,
+    /// All secrets that it holds, wherever they stand: what they are taken out of everything that is recorded or shown by.
+    pub known_secrets: Vec<Secret>,
     /// The secrets that could not be read, by their keys, and why: only where they are not all needed.
     pub unread: BTreeMap<String, String>,
 }
@@ -267,10 +270,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("host.toml");
         let key = "planted-secret-0123";
-        std::fs::write(&path, format!("[crm.main]\nurl=\"https://a.example\"\nlogin=\"x\"\napi_key=\"{key}\"\ntoken=[\"{key}\"]\n[plugins.notify.settings]\ntoken=\"{key}\"\nchats=[{{token=\"{key}\"}}]")).unwrap();
+        let elsewhere = "planted.file";
+        std::fs::write(&path, format!("[crm.main]\nurl=\"https://a.example\"\nlogin=\"x\"\napi_key=\"{key}\"\ntoken=[\"{key}\"]\n[plugins.notify.settings]\ntoken=\"{key}\"\nchats=[{{token=\"{key}\"}}]\nmore = {{ file = \"{elsewhere}\" }}\n\
+             [console.tokens.file]\nrole=\"viewer\"\ntoken=\"{key}\"\n[console.tokens.env]\nrole=\"viewer\"\ntoken=\"{key}\"\n\
+             [telemetry.traces]\nendpoint=\"http://x:{key}@a.example\"\nheaders={{x-tenant=\"{key}\"}}")).unwrap();
+        std::fs::write(dir.path().join(elsewhere), "planted-elsewhere").unwrap();
         let source = Source { file: Some(path), ..Source::default() };
         let shown = source.show().unwrap();
-        assert!(!shown.contains(key), "{shown}");
+        assert!(!shown.contains(key) && shown.contains(elsewhere) && shown.contains("viewer"), "{shown}");
+        let known = source.read().unwrap().known_secrets;
+        assert!(["planted-elsewhere", key].iter().all(|text| known.iter().any(|known| known.expose() == *text)));
         assert!(!format!("{:?}", source.read().unwrap().crm).contains(key));
     }
 }

@@ -12,7 +12,9 @@ mod access;
 mod actions;
 mod api;
 mod bounds;
+mod guesses;
 mod jobs;
+mod links;
 mod live;
 mod mask;
 mod measures;
@@ -21,12 +23,11 @@ mod passwords;
 mod problem;
 mod words;
 
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
@@ -34,13 +35,15 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::event::Event;
+use crate::journal::{EventFilter, Found};
 use crate::plugin::{Permissions, PluginName};
 use crate::registry::versions::Versions;
+use crate::secret::Scrubber;
 use crate::server::Caller;
 use crate::telemetry::Metrics;
 use crate::{dispatcher, journal, registry};
 use access::{Access, Refusal};
-pub use access::{Keys, Options as AccessOptions, Role, Token, User};
+pub use access::{Keys, Options as AccessOptions, Role, Token, User, address_file};
 use mask::Mask;
 pub use passwords::{hash_password, is_hash};
 use problem::Problem;
@@ -86,6 +89,8 @@ pub struct Tools {
     pub metrics: Metrics,
     /// Turns true when the host stops: streams end then.
     pub stopping: watch::Receiver<bool>,
+    /// What takes the configuration's secrets out of what is shown.
+    pub scrubber: Scrubber,
 }
 
 /// What every answer needs.
@@ -95,7 +100,7 @@ struct Console(Arc<Inner>);
 struct Inner {
     tools: Tools,
     access: Access,
-    mask: Mask,
+    mask: Arc<Mask>,
     jobs: jobs::Jobs,
     streams: Arc<Semaphore>,
     places: bounds::Places,
@@ -122,10 +127,10 @@ impl Deref for Inner {
 /// # Errors
 /// A sentence: the file with the commands' token can't be written.
 pub fn routes(options: Options, tools: Tools) -> Result<(Router, Keys), String> {
-    let access = Access::new(options.access, tools.clock.clone())?;
+    let access = Access::new(options.access, tools.clock.clone(), &tools.scrubber)?;
     let keys = access.keys();
     let streams = Arc::new(Semaphore::new(MOST_STREAMS));
-    let mask = Mask::new(options.mask);
+    let mask = Arc::new(Mask::new(options.mask));
     let console = Console(Arc::new(Inner {
         tools,
         access,
@@ -146,15 +151,14 @@ async fn admit(State(console): State<Console>, request: Request, next: Next) -> 
     let page = parts.uri.path().starts_with("/console");
     let operator = match console.access.admit(&parts) {
         Ok(operator) => operator,
-        Err(Refusal::Unknown) if page && parts.method == Method::GET && console.access.has_users() => {
+        Err(Refusal::Unknown) if page && parts.method == Method::GET => {
             let next: String = url::form_urlencoded::byte_serialize(parts.uri.to_string().as_bytes()).collect();
             return Redirect::to(&format!("/console/login?next={next}")).into_response();
         }
         Err(refusal) => return answered(&parts, page, &refused(refusal)),
     };
     if !parts.method.is_safe() && operator.role < Role::Admin {
-        let words = "your role is `viewer`, which may look and not change: ask for `admin`";
-        return answered(&parts, page, &Problem::new(StatusCode::FORBIDDEN, "console.viewer", words));
+        return answered(&parts, page, &Problem::viewer());
     }
     parts.extensions.insert(operator);
     // From here on the connection makes room for no stranger's.
@@ -174,19 +178,17 @@ fn answered(parts: &axum::http::request::Parts, page: bool, problem: &Problem) -
 
 fn refused(refusal: Refusal) -> Problem {
     let (status, code, words) = match refusal {
-        Refusal::NotLocal => (
-            StatusCode::FORBIDDEN,
-            "console.loopback_only",
-            "callers on this machine only, until the configuration has a `[console.users.NAME]` or `[console.tokens.NAME]`",
-        ),
         Refusal::Unknown => (
             StatusCode::UNAUTHORIZED,
             "console.login",
-            "log in at /console/login, or send `Authorization: Bearer` with a token",
+            "say who you are, from this machine too: log in at /console/login, or send `Authorization: Bearer` with a token; \
+             the commands have that of the data folder, and `salesman-host console` opens the pages with it",
         ),
-        Refusal::BadToken => {
-            (StatusCode::UNAUTHORIZED, "console.token", "this token is none of `[console.tokens.NAME]`")
-        }
+        Refusal::BadToken => (
+            StatusCode::UNAUTHORIZED,
+            "console.token",
+            "this token is neither one of `[console.tokens.NAME]` nor that of the host's last start",
+        ),
         Refusal::OtherOrigin => (
             StatusCode::FORBIDDEN,
             "console.origin",
@@ -218,15 +220,17 @@ async fn guarded(request: Request, next: Next) -> Response {
     response
 }
 
+impl Console {
+    /// Events of a filter as they are shown: what `console.mask` hides is not found either.
+    async fn found(&self, filter: EventFilter, cursor: Option<i64>, limit: usize) -> Result<Found, journal::Error> {
+        let (journal, mask) = (self.journal.clone(), Arc::clone(&self.mask));
+        blocking(move || journal.events_behind(&*mask, &filter, cursor, limit)).await
+    }
+}
+
 /// Reads of the store take a thread of their own, so that intake never waits behind them.
 async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, journal::Error> + Send + 'static,
 ) -> Result<T, journal::Error> {
     tokio::task::spawn_blocking(read).await.unwrap_or(Err(journal::Error::Closed))
-}
-
-/// Where a request comes from, for counting wrong passwords.
-fn peer(request: &axum::http::request::Parts) -> std::net::IpAddr {
-    let peer = request.extensions.get::<ConnectInfo<SocketAddr>>();
-    peer.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |ConnectInfo(peer)| peer.ip().to_canonical())
 }

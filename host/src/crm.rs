@@ -21,13 +21,14 @@ pub mod stranger;
 pub mod target;
 pub mod update;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::sync::{OnceCell, Semaphore, watch};
 
-use crate::secret::{Renewable, Secret};
+use crate::secret::{Renewable, Scrubber, Secret};
 pub use answer::{Answer, Large};
 use connection::{Authorities, connections};
 use reachability::Reachability;
@@ -132,6 +133,8 @@ struct Inner {
     options: Options,
     /// The key, which may be changed while the host runs.
     key: Renewable<Secret>,
+    /// It and those before it, to be taken out of what the CRM says.
+    keys: Scrubber,
     way: Way,
     places: Semaphore,
     reachability: Reachability,
@@ -167,12 +170,20 @@ impl Client {
         let base = format!("{}/developer/v2", options.url.as_str().trim_end_matches('/'));
         let places = Semaphore::new(options.concurrency.max(1));
         let (key, user) = (Renewable::new(options.api_key.clone()), OnceCell::new());
-        Self { inner: Arc::new(Inner { base, options, key, way, places, reachability: Reachability::new(), user }) }
+        let keys = Scrubber::of([options.api_key.clone()]);
+        let reachability = Reachability::new();
+        Self { inner: Arc::new(Inner { base, options, key, keys, way, places, reachability, user }) }
     }
 
     /// Goes on with another key, from the next call on.
     pub fn renew(&self, key: Secret) {
+        self.inner.keys.learn([key.clone()]);
         self.inner.key.set(key);
+    }
+
+    /// What a plugin is given of an answer: a CRM that sends back what it was sent gives no plugin the key.
+    pub fn without_key<'a>(&self, answer: &'a str) -> Cow<'a, str> {
+        self.inner.keys.scrub(answer)
     }
 
     /// How long one call may take.
@@ -285,6 +296,17 @@ impl Client {
 }
 
 impl Inner {
+    /// An error's words go into logs, to plugins and on pages.
+    fn without_key(&self, error: Error) -> Error {
+        match error {
+            Error::Refused { code, text } => Error::Refused {
+                code: code.map(|code| self.keys.scrub(&code).into_owned()),
+                text: self.keys.scrub(&text).into_owned(),
+            },
+            other => other,
+        }
+    }
+
     async fn send(
         self: &Arc<Self>,
         method: &str,
@@ -350,12 +372,13 @@ impl Inner {
             bytes.extend_from_slice(&chunk);
         }
         if place.is_none() {
-            return answer::judged(&bytes);
+            return answer::judged(&bytes).map_err(|error| self.without_key(error));
         }
         // It takes a processor for a while, which senders wait for as well.
         let judged = tokio::task::spawn_blocking(move || answer::judged(&bytes));
         let broken = |_| Error::BadAnswer("the answer could not be read".to_owned());
-        judged.await.map_err(broken)?.map(|answer| answer.held_by(place))
+        let judged = judged.await.map_err(broken)?.map_err(|error| self.without_key(error))?;
+        Ok(judged.held_by(place))
     }
 }
 

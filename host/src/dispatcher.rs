@@ -30,6 +30,7 @@ use crate::parts::Parts;
 use crate::plugin::PluginName;
 use crate::registry;
 use crate::sandbox::Sandbox;
+use crate::secret::Scrubber;
 use crate::{crm, telemetry};
 use gate::{Breaker, Gate, Mode};
 pub use memory::of_machine;
@@ -82,6 +83,8 @@ pub struct Tools {
     pub clock: Clock,
     /// Where a failure of the host's own is told.
     pub parts: Parts,
+    /// What takes the configuration's secrets out of what is recorded.
+    pub scrubber: Scrubber,
 }
 
 /// The loop.

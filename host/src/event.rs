@@ -152,6 +152,11 @@ impl Event {
     }
 }
 
+/// The fields that a record's number may come from.
+pub const RECORD_FIELDS: [&str; 6] = ["clid", "pid", "did", "id", "tid", "deid"];
+/// The field that names the actor.
+pub const ACTOR_FIELD: &str = "iduser1";
+
 /// The entity that an event of this name with these fields is about.
 ///
 /// The family is the part of the name before the first dot. An id that is missing, empty or `0` (the CRM's "none") gives

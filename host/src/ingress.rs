@@ -14,7 +14,6 @@ pub mod decode;
 mod multipart;
 mod packed;
 pub mod problem;
-mod sender;
 mod shape;
 mod share;
 
@@ -257,7 +256,7 @@ impl Ingress {
 
     fn may_send(&self, head: &Parts, allow: &[IpNet]) -> bool {
         let peer = head.extensions.get::<ConnectInfo<SocketAddr>>();
-        let from = peer.and_then(|ConnectInfo(peer)| sender::sender(peer.ip(), &head.headers, &self.proxies));
+        let from = peer.and_then(|ConnectInfo(peer)| crate::sender::sender(peer.ip(), &head.headers, &self.proxies));
         from.is_some_and(|from| allow.iter().any(|net| net.contains(&from)))
     }
 

@@ -85,7 +85,7 @@ pub use read::{
     StateView,
 };
 pub use retention::{Retention, Swept, keep};
-pub use search::{EventFilter, FailedAttempt, Found, Wanted};
+pub use search::{EventFilter, FailedAttempt, Found, Veil, Wanted};
 pub use space::Disk;
 pub use state::{StateOf, StateUse};
 pub use subscription::{Subscription, Subscriptions};

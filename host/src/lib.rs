@@ -11,6 +11,7 @@ pub mod files;
 pub mod outcome;
 pub mod plugin;
 pub mod secret;
+pub mod sender;
 pub mod text;
 
 // -- the path of an event

@@ -63,6 +63,18 @@ impl Outcome {
         }
     }
 
+    /// The same with other words, such as without secrets.
+    #[must_use]
+    pub fn with_words(self, change: impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Done => Self::Done,
+            Self::Skipped { reason } => Self::Skipped { reason: change(&reason) },
+            Self::Retry { reason, after } => Self::Retry { reason: change(&reason), after },
+            Self::Rejected { reason } => Self::Rejected { reason: change(&reason) },
+            Self::Failed(Fault { kind, detail }) => Self::Failed(Fault { kind, detail: change(&detail) }),
+        }
+    }
+
     /// Why, in words; empty where there is nothing to say.
     pub fn reason(&self) -> String {
         match self {

@@ -31,7 +31,6 @@ use crate::journal::Subscriptions;
 use crate::parts::Parts;
 use crate::plugin::{Grants, Limits, LimitsPatch, Manifest, Pattern, Permissions, PluginName};
 use crate::sandbox::{CompiledPlugin, LoadError, Sandbox};
-use crate::secret::Secret;
 
 /// How soon what was written must be heeded.
 const LOOKS_WITHIN: Duration = Duration::from_secs(5);
@@ -69,8 +68,6 @@ pub struct PluginOptions {
     pub disabled: bool,
     /// Settings in place of the manifest's defaults, key by key.
     pub settings: Map<String, Value>,
-    /// Those of the settings that came from the environment or a file: they are kept out of everything that is recorded.
-    pub secrets: Vec<Secret>,
     /// Limits in place of the manifest's.
     pub limits: LimitsPatch,
     /// `true`: its events of one entity need no order.
@@ -97,8 +94,6 @@ pub struct Live {
     pub grants: Arc<Grants>,
     /// Its settings, as JSON.
     pub settings: Arc<str>,
-    /// What of the settings must not be recorded.
-    pub secrets: Arc<[Secret]>,
     /// Its bounds.
     pub limits: Limits,
     /// Deliveries at once.
@@ -110,8 +105,7 @@ pub struct Live {
 impl Live {
     fn is_like(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.compiled, &other.compiled)
-            && (&self.grants, &self.settings, &self.secrets, &self.limits)
-                == (&other.grants, &other.settings, &other.secrets, &other.limits)
+            && (&self.grants, &self.settings, &self.limits) == (&other.grants, &other.settings, &other.limits)
             && (self.concurrency, self.ordered) == (other.concurrency, other.ordered)
     }
 
@@ -476,7 +470,6 @@ pub fn live(compiled: Arc<CompiledPlugin>, options: &Options) -> Live {
     Live {
         grants: Arc::new(grants),
         settings: Value::Object(settings).to_string().into(),
-        secrets: own.secrets.into(),
         limits: Limits::default().with(&limits).with(&own_limits),
         concurrency: own.concurrency.unwrap_or(if careful(manifest) { 1 } else { options.concurrency }).max(1),
         ordered: !own.unordered,

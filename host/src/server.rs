@@ -30,8 +30,8 @@ use tokio::sync::watch;
 use tower::ServiceExt as _;
 
 use crate::telemetry;
+pub use table::Caller;
 use table::Table;
-pub use table::{Caller, counted_as};
 use timed::Timed;
 
 /// The pause after the system refused a connection: it is out of file handles, mostly.

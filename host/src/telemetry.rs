@@ -11,7 +11,6 @@ pub mod log;
 pub mod metrics;
 
 use std::fmt::Display;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use crate::event::EventId;
 use crate::journal::{Claimed, DeliveryId, Queue};
 use crate::outcome::{Effects, FaultKind, Next, Outcome};
 use crate::plugin::{Manifest, PluginName};
+use crate::secret::Scrubber;
 pub use log::Log;
 pub use metrics::Metrics;
 
@@ -33,18 +33,20 @@ pub struct Options {
     pub json: bool,
 }
 
-/// Starts the log, on standard error, and the metrics. Whoever ends the process flushes the log.
+/// Starts the log, on standard error and without what `scrubber` knows, and the metrics. Whoever ends the process flushes
+/// the log.
 ///
 /// # Errors
 /// When the level can't be read, or a log is running already.
-pub fn start(options: &Options) -> Result<(Log, Metrics), String> {
+pub fn start(options: &Options, scrubber: Scrubber) -> Result<(Log, Metrics), String> {
     let filter = filter(&options.level).ok_or("`telemetry.level` can't be read")?;
-    let log = Log::start(log::StandardError, log_lines_missing)
+    let log = Log::start(log::StandardError, scrubber, log_lines_missing)
         .map_err(|error| format!("the thread that writes the log can't be started: {error}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
+        // A colour is an escape sequence, and none gets through.
+        .with_ansi(false)
         .log_internal_errors(false)
         .with_writer(log.clone());
     let started = if options.json { builder.json().try_init() } else { builder.try_init() };
@@ -314,10 +316,8 @@ pub(crate) fn operator_did(who: &str, action: &str, object: &str) {
     info!(who, action, object, "An operator acted.");
 }
 
-pub(crate) fn login_failed(from: std::net::IpAddr) {
-    if bounded::may("Somebody could not log in to the console.", "") {
-        warn!(%from, "Somebody could not log in to the console.");
-    }
+pub(crate) fn logins_failed(name: &str, from: &str, times: u64) {
+    warn!(name, from, times, "Somebody could not log in to the console.");
 }
 
 pub(crate) fn alerted(kind: &'static str, failure: Option<&str>) {

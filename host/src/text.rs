@@ -4,6 +4,7 @@
 //! - What can't be read as UTF-8 is refused with the place of the first byte that is wrong; UTF-16 is called by its name.
 //! - A number in JSON has the digits that were written, where a library would read a binary number.
 //! - Characters that nobody sees are found, so that a name, a key or a secret is never another one than it looks.
+//! - What is printed or logged shows them by their numbers, so that no text moves a cursor or reads backwards ([`visible`]).
 //!
 //! Not here: what a text means. A value that people read (a title, a comment) may hold whatever it holds.
 
@@ -208,6 +209,41 @@ fn is_number(token: &str) -> bool {
         && exponent.is_none_or(digits)
 }
 
+/// A text for terminals and logs: characters that nobody sees are written as in JSON (`\u001b`). Ends of lines and tabs
+/// stay. JSON remains the JSON that it was.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    escaped(text, |character| is_invisible(character) || character == '\r')
+}
+
+/// The same for a text that has to stay within its line.
+pub fn visible_line(text: &str) -> Cow<'_, str> {
+    escaped(text, |character| is_invisible(character) || matches!(character, '\r' | '\n'))
+}
+
+fn escaped(text: &str, is_hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
+    use std::fmt::Write as _;
+    // Most texts are plain ASCII, and are looked at byte by byte.
+    let plain = |byte: u8| (b' '..0x7f).contains(&byte) || matches!(byte, b'\n' | b'\t');
+    if text.bytes().all(plain) && !is_hidden('\n') || !text.chars().any(&is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        match character {
+            '\n' if is_hidden('\n') => shown.push_str("\\n"),
+            '\r' => shown.push_str("\\r"),
+            hidden if is_hidden(hidden) => {
+                for unit in hidden.encode_utf16(&mut [0; 2]) {
+                    // Writing into a text never fails.
+                    write!(shown, "\\u{unit:04x}").ok();
+                }
+            }
+            other => shown.push(other),
+        }
+    }
+    Cow::Owned(shown)
+}
+
 /// Whether a character has no look of its own: marks of direction, joiners, fillers, selectors, control characters.
 pub fn is_invisible(character: char) -> bool {
     let visible_control = matches!(character, '\t' | '\n' | '\r');
@@ -256,6 +292,24 @@ mod tests {
             let told = secret(written, lines).unwrap_err();
             assert!(told.contains(words) && !told.contains("key"), "{written:?}: {told}");
         }
+    }
+
+    #[test]
+    fn nothing_that_is_printed_moves_a_cursor_or_reads_backwards() {
+        for (text, shown) in [
+            ("plain\ttext\n", "plain\ttext\n"),
+            ("Ромашка «ООО» ёж", "Ромашка «ООО» ёж"),
+            ("a\u{1b}[1Ab\r", "a\\u001b[1Ab\\r"),
+            ("\u{9b}2J\u{7f}", "\\u009b2J\\u007f"),
+            ("deal\u{202e}tsil\u{200b}\u{feff}", "deal\\u202etsil\\u200b\\ufeff"),
+            ("\u{e0041}", "\\udb40\\udc41"),
+        ] {
+            assert_eq!(visible(text), shown);
+        }
+        assert_eq!(visible_line("a\nb\tc"), "a\\nb\tc");
+        let value = serde_json::json!({ "a": "x\u{202e}\u{e0041}\u{1b}y\nz" });
+        let printed = serde_json::to_string_pretty(&value).unwrap();
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&visible(&printed)).unwrap(), value);
     }
 
     #[test]

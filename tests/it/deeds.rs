@@ -2,8 +2,9 @@
 
 use std::process::{Output, Stdio};
 
-use integration_tests::host::{Host, PATIENCE, Setup, http_client};
+use integration_tests::host::{Host, PATIENCE, Setup};
 use integration_tests::wait_until;
+use reqwest::Client;
 use serde_json::{Value, json};
 
 /// A command line with nobody at it.
@@ -18,8 +19,8 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-async fn form(host: &Host, path: &str, body: &str) -> (u16, String) {
-    let request = http_client().unwrap().post(format!("{}{path}", host.base()));
+async fn form((host, browser): (&Host, &Client), path: &str, body: &str) -> (u16, String) {
+    let request = browser.post(format!("{}{path}", host.base()));
     let request = request.header("content-type", "application/x-www-form-urlencoded").body(body.to_owned());
     let answer = request.send().await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
@@ -36,8 +37,8 @@ fn hidden(page: &str) -> String {
     body.finish()
 }
 
-async fn csrf(host: &Host) -> String {
-    let page = http_client().unwrap().get(format!("{}/console/dead", host.base())).send().await.unwrap();
+async fn csrf((host, browser): (&Host, &Client)) -> String {
+    let page = browser.get(format!("{}/console/dead", host.base())).send().await.unwrap();
     let page = page.text().await.unwrap();
     page.split_once("name=\"csrf\" value=\"").unwrap().1.split('"').next().unwrap().to_owned()
 }
@@ -75,15 +76,16 @@ async fn dead_letters_are_dropped_after_they_were_shown_and_no_others() {
     dead(&host, 3).await;
 
     // On the pages: a step that shows how many and which; what dies meanwhile is not among them.
-    let word = csrf(&host).await;
+    let at = (&host, &host.browser().await.unwrap());
+    let word = csrf(at).await;
     let (status, page) =
-        form(&host, "/console/dead/all", &format!("csrf={word}&do=drop&pace=1000&next=/console/dead")).await;
+        form(at, "/console/dead/all", &format!("csrf={word}&do=drop&pace=1000&next=/console/dead")).await;
     assert!(status == 200 && page.contains(": 3</h1>") && page.contains("a.b"), "{status} {page}");
-    let (refused, _) = form(&host, "/console/dead/all", "do=drop&confirmed=1&before=9999999999999").await;
+    let (refused, _) = form(at, "/console/dead/all", "do=drop&confirmed=1&before=9999999999999").await;
     assert_eq!(refused, 403, "without the session's word");
     rejected(&host, 3..5).await;
     dead(&host, 5).await;
-    let (status, _) = form(&host, "/console/dead/all", &hidden(&page)).await;
+    let (status, _) = form(at, "/console/dead/all", &hidden(&page)).await;
     assert!(status < 400, "{status}");
     dead(&host, 2).await;
     let left: Vec<Value> =
@@ -92,11 +94,10 @@ async fn dead_letters_are_dropped_after_they_were_shown_and_no_others() {
 
     // Several that were chosen by hand are shown as well; one is one.
     let (_, page) =
-        form(&host, "/console/dead/some", &format!("csrf={word}&do=drop&delivery=4&delivery=5&next=/console/dead"))
-            .await;
+        form(at, "/console/dead/some", &format!("csrf={word}&do=drop&delivery=4&delivery=5&next=/console/dead")).await;
     assert!(page.contains(": 2</h1>"), "{page}");
     dead(&host, 2).await;
-    form(&host, "/console/dead/some", &hidden(&page)).await;
+    form(at, "/console/dead/some", &hidden(&page)).await;
     dead(&host, 0).await;
 
     rejected(&host, 5..7).await;
@@ -115,10 +116,11 @@ async fn replaying_everything_needs_a_word_for_it_and_is_shown_first() {
     }
     let (status, refused) = host.ask("events/replay", &json!({ "plugin": "one" })).await.unwrap();
     assert!(status == 400 && refused["message"].as_str().unwrap().contains("\"all\": true"), "{refused}");
-    let word = csrf(&host).await;
-    let (_, page) = form(&host, "/console/events/replay", &format!("csrf={word}&plugin=one&pace=1000")).await;
+    let at = (&host, &host.browser().await.unwrap());
+    let word = csrf(at).await;
+    let (_, page) = form(at, "/console/events/replay", &format!("csrf={word}&plugin=one&pace=1000")).await;
     assert!(page.contains(": 2</h1>") && host.api("jobs").await.unwrap() == json!([]), "{page}");
-    let (status, _) = form(&host, "/console/events/replay", &hidden(&page)).await;
+    let (status, _) = form(at, "/console/events/replay", &hidden(&page)).await;
     assert!(status < 400);
     wait_until("the job's end", PATIENCE, async || {
         let jobs = host.api("jobs").await?;
@@ -245,7 +247,7 @@ async fn events_are_found_by_what_became_of_them() {
     }
     let next = host.api("events?outcome=dead&limit=1").await.unwrap()["next"].as_str().unwrap().to_owned();
     assert_eq!(found(&format!("outcome=dead&limit=1&cursor={next}")).await, ["a:2"]);
-    let page = http_client().unwrap().get(format!("{}/console/events?outcome=dead&plugin=two", host.base()));
+    let page = host.browser().await.unwrap().get(format!("{}/console/events?outcome=dead&plugin=two", host.base()));
     let page = page.send().await.unwrap().text().await.unwrap();
     assert!(page.contains("b:4") && !page.contains(">a:2<"), "{page}");
     let listed = text(&command(&host, &["event", "list", "--outcome", "dead", "--plugin", "two"]).await);

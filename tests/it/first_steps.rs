@@ -227,18 +227,33 @@ async fn a_developers_host_listens_where_it_is_told_and_answers_from_a_file() {
         .current_dir(root.path())
         .env_remove("SALESMAN_HOST_CONFIG")
         .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let mut line = String::new();
     BufReader::new(host.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let base = line.trim().strip_prefix("listening on ").unwrap().to_owned();
-    let http = integration_tests::host::http_client().unwrap();
+    // The author needs no user: the link that is printed opens the console.
+    let mut errors = BufReader::new(host.stderr.take().unwrap());
+    let link = loop {
+        line.clear();
+        assert_ne!(errors.read_line(&mut line).unwrap(), 0, "no link was printed");
+        if let Some((_, link)) = line.split_once("(this link is good once): ") {
+            break link.trim().to_owned();
+        }
+    };
+    // What else it says is taken, so that it can go on.
+    std::thread::spawn(move || std::io::copy(&mut errors, &mut std::io::sink()));
+    let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let entered = http.get(&link).send().await.unwrap();
+    assert_eq!((entered.status().as_u16(), &entered.headers()["location"]), (303, &"/console".parse().unwrap()));
+    let cookie = entered.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
     let sent = http.post(format!("{base}/events/0123456789abcdef")).body("event=a.b&id=1&sin=add-task");
     let sent = sent.header("content-type", "application/x-www-form-urlencoded").send().await.unwrap();
     let id = serde_json::from_str::<Value>(&sent.text().await.unwrap()).unwrap()["id"].as_str().unwrap().to_owned();
     let done = wait_until("the delivery", PATIENCE, async || {
-        let text = http.get(format!("{base}/api/v1/events/{id}")).send().await?.text().await?;
+        let request = http.get(format!("{base}/api/v1/events/{id}")).header("cookie", &cookie);
+        let text = request.send().await?.text().await?;
         Ok(Some(text).filter(|text| text.contains("\"done\"") && text.contains("task 4711")))
     })
     .await;

@@ -131,8 +131,9 @@ async fn no_secret_shows_in_the_log_the_store_or_the_api() {
     .await
     .unwrap();
     let mut everything = host.log();
+    let browser = host.browser().await.unwrap();
     for page in ["", "/events", "/plugins", "/dead", "/audit", "/login"] {
-        let page = http_client().unwrap().get(format!("{}/console{page}", host.base())).send().await.unwrap();
+        let page = browser.get(format!("{}/console{page}", host.base())).send().await.unwrap();
         assert_eq!(page.status().as_u16(), 200, "{}", page.url());
         everything.push_str(&page.text().await.unwrap());
     }

@@ -35,6 +35,7 @@ mod proxies;
 mod rehearsal;
 mod reload;
 mod resilience;
+mod secrecy;
 mod shapes;
 mod start;
 mod tidy;

@@ -311,6 +311,7 @@ async fn a_panic_beside_the_plugin_leaves_no_delivery_running() {
         outside: Outside::new().unwrap(),
         clock: Clock::Wall,
         parts: parts.clone(),
+        scrubber: salesman_host::secret::Scrubber::default(),
     };
     let options = dispatcher::Options {
         retry: dispatcher::retry::Policy {

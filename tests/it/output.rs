@@ -47,6 +47,7 @@ const COMMANDS: &[&str] = &[
     "doctor --config DIR/host.toml",
     "forget --entity client:7 AT",
     "audit AT",
+    "console AT",
     "password",
     "completions bash",
     "grafana",
@@ -141,7 +142,8 @@ async fn tail_ends_when_its_reader_has_gone() {
     let host = Setup::new().unwrap().plugins(plugins.path()).start().await.unwrap();
     for (stdout, expected) in [(nobody(), Some(0)), (full(), Some(1))] {
         let mut tail = Command::new(Setup::new().unwrap().program)
-            .args(["tail", "--host", host.base()])
+            .args(["tail", "--config"])
+            .arg(host.folder().join("host.toml"))
             .stdout(stdout)
             .stderr(Stdio::null())
             .spawn()

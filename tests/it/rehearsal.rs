@@ -186,7 +186,8 @@ async fn a_replay_is_equal_with_the_same_build_and_names_what_another_one_change
     let host = Setup::new().unwrap().crm(&crm).plugins(folder.path()).start().await.unwrap();
     let delivery = delivered(&host, "event=deal.change.step&did=1&stepOld=20&stepNew=40&iduser1=2").await;
     let (calls, tasks) = (crm.calls().len(), crm.tasks().len());
-    let replay = ["--from-delivery", &delivery, "--host", host.base()];
+    let token = &host.token().unwrap();
+    let replay = ["--from-delivery", &delivery, "--token", token, "--host", host.base()];
     let told = run(&plugin, &replay).await;
     assert_eq!(told.code, Some(0), "{}{}", told.out, told.errors);
     told.has(&["equal: the same outcome and the same writes", "writes  1 as then, 0 that differ"]);
@@ -212,10 +213,11 @@ async fn a_replay_is_equal_with_the_same_build_and_names_what_another_one_change
     told.has(&["- outcome done", "+ outcome skipped", "- crm task.add"]);
     assert_eq!((crm.calls().len(), crm.tasks().len()), (calls, tasks));
 
-    let told = run(&plugin, &["--from-delivery", "4711", "--host", host.base()]).await;
+    let told = run(&plugin, &["--from-delivery", "4711", "--token", token, "--host", host.base()]).await;
     assert_eq!(told.code, Some(5));
     assert!(told.errors.contains("there is no delivery with this number (`console.not_found`)"), "{}", told.errors);
-    let told = run(&plugin, &["--from-delivery", &delivery, "--attempt", "9", "--host", host.base()]).await;
+    let told =
+        run(&plugin, &["--from-delivery", &delivery, "--attempt", "9", "--token", token, "--host", host.base()]).await;
     assert!(told.errors.contains("no attempt 9; recorded are [1]"), "{}", told.errors);
 }
 
@@ -226,9 +228,10 @@ async fn a_replay_finds_the_state_and_the_done_writes_of_then() {
     let more = "[retry]\nfirst_ms = 1\nlongest_ms = 20";
     let host = Setup::new().unwrap().crm(&crm).plugins(folder.path()).more(more).start().await.unwrap();
     let plugin = folder.path().join("writer.wasm");
+    let token = &host.token().unwrap();
     delivered(&host, "event=write.event&id=1&sin=count").await;
     let second = delivered(&host, "event=write.event&id=2&sin=count").await;
-    let told = run(&plugin, &["--from-delivery", &second, "--host", host.base(), "--json"]).await;
+    let told = run(&plugin, &["--from-delivery", &second, "--token", token, "--host", host.base(), "--json"]).await;
     let told_json = told.json();
     assert_eq!((told.code, &told_json["rehearsal"]["lines"][0]["text"]), (Some(0), &json!("2")), "{told_json}");
     assert_eq!(told_json["rehearsal"]["state"], json!([{ "key": "count", "how": "set", "value": "2" }]));
@@ -238,19 +241,20 @@ async fn a_replay_finds_the_state_and_the_done_writes_of_then() {
     let manifest = "name = \"writer\"\nversion = \"2\"\nevents = [\"*\"]\n[permissions]\nstate = true\n[settings]\nsin = \"count\"";
     let other = folder.path().join("other.file");
     std::fs::write(&other, with_manifest(&std::fs::read(&plugin).unwrap(), manifest).unwrap()).unwrap();
-    let told = run(&other, &["--from-delivery", &first, "--host", host.base()]).await;
+    let told = run(&other, &["--from-delivery", &first, "--token", token, "--host", host.base()]).await;
     assert_eq!(told.code, Some(1), "{}", told.out);
     told.has(&["- outcome skipped", "+ outcome done", "the stored value of `count` was not read then"]);
 
     let again = delivered(&host, "event=write.event&id=3&sin=add-task&then=panic").await;
-    let told = run(&plugin, &["--from-delivery", &again, "--host", host.base(), "--json"]).await;
+    let told = run(&plugin, &["--from-delivery", &again, "--token", token, "--host", host.base(), "--json"]).await;
     let told_json = told.json();
     assert_eq!(told.code, Some(0), "{told_json}");
     assert_eq!(
         (&told_json["rehearsal"]["attempt"], &told_json["rehearsal"]["calls"][0]["call"]),
         (&json!(2), &json!("crm task.add (done before)"))
     );
-    let first = run(&plugin, &["--from-delivery", &again, "--attempt", "1", "--host", host.base()]).await;
+    let first =
+        run(&plugin, &["--from-delivery", &again, "--attempt", "1", "--token", token, "--host", host.base()]).await;
     assert_eq!(first.code, Some(0), "{}", first.out);
     first.has(&["outcome failed", "equal:"]);
     assert_eq!(crm.tasks().len(), 1);

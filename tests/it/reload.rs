@@ -135,7 +135,7 @@ async fn a_bad_build_leaves_the_old_version_serving_even_after_a_restart() {
     host.start().await.unwrap();
     assert_eq!(ran_on(&host).await, "1");
     noticed(&host, json!(["registry.not_wasm"])).await;
-    let listed = command(&host, &["list", "--host", host.base()]).await;
+    let listed = command(&host, &["list"]).await;
     let text = said(&listed);
     assert!(
         text.lines().any(|line| line.split_whitespace().take(2).eq(["alpha", "1"]))
@@ -367,7 +367,7 @@ async fn what_waits_for_a_removed_plugin_is_kept_until_it_returns_or_is_dropped(
     serves(&host, json!([])).await;
     let waiting = states().await.unwrap();
     assert!(!waiting.to_string().contains("dropped"), "{waiting}");
-    let dropped = command(&host, &["drop", "alpha", "--yes", "--host", host.base()]).await;
+    let dropped = command(&host, &["drop", "alpha", "--yes"]).await;
     assert!(said(&dropped).contains("3 waiting deliveries of `alpha` were dropped"), "{}", said(&dropped));
     assert_eq!(states().await.unwrap(), json!(["dropped", "dropped", "dropped"]));
 

@@ -168,6 +168,7 @@ async fn numbers_keep_their_digits_and_records_are_known_by_theirs() {
     assert_eq!((&path["fields"], &path["event"]["actor"]), (&expected, &Value::Null), "{path}");
     let made = r#"{"account":"main","event":"deal.edit","fields":{"did":9007199254740993,"sum":1.10,"far":1e400,"inn":123456789012345678901234567890}}"#;
     let request = http_client().unwrap().post(format!("{}/api/v1/events", host.base())).header("content-type", JSON);
+    let request = request.bearer_auth(host.token().unwrap());
     let answer: Value = serde_json::from_str(&request.body(made).send().await.unwrap().text().await.unwrap()).unwrap();
     let expected =
         json!({ "did": "9007199254740993", "sum": "1.10", "far": "1e400", "inn": "123456789012345678901234567890" });

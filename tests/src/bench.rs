@@ -30,6 +30,7 @@ use salesman_host::journal::{self, Journal};
 use salesman_host::outcome::Outcome;
 use salesman_host::plugin::{Grants, Limits, Permissions};
 use salesman_host::sandbox::{self, Sandbox};
+use salesman_host::secret::Scrubber;
 use serde_json::{Value, json};
 
 #[derive(Parser)]
@@ -152,7 +153,7 @@ async fn sandbox_against_bare(file: &Path) -> anyhow::Result<Value> {
                 state: handle.state(&plugin.manifest.name, &event.account),
                 outside: outside.clone(),
                 settings: Arc::clone(&settings),
-                secrets: Arc::from([]),
+                scrubber: Scrubber::default(),
             };
             let (outcome, _) = sandbox.invoke(&plugin, &event, 1, reach, &limits).await;
             anyhow::ensure!(outcome == Outcome::Done, "{outcome:?}");

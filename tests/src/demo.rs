@@ -48,7 +48,7 @@ async fn demo(arguments: Arguments) -> anyhow::Result<()> {
     );
     let mut host = Setup::new()?.crm(&crm).plugins(arguments.plugins).more(&chat).start().await?;
     println!("host           {} (ready in {})", host.base(), milliseconds(started.elapsed()));
-    println!("console        {}/console", host.base());
+    println!("console        {} (good once)", host.link().await?);
     plugins(&host).await?;
 
     replay(&host, &crm).await?;
@@ -63,11 +63,13 @@ async fn demo(arguments: Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "\nBoth stay up until Ctrl-C. Look at the console ({}/console), or send an event by hand and ask what became of it:\n\n  \
+        "\nBoth stay up until Ctrl-C. Look at the console, or send an event by hand and ask what became of it:\n\n  \
+         {}\n  \
          curl -d 'event=deal.change.step&did=1&stepOld=20&stepNew=80&iduser1=2' {}/events/{TOKEN}\n  \
-         curl {}/api/v1/events/ID\n",
+         curl -H 'Authorization: Bearer {}' {}/api/v1/events/ID\n",
+        host.link().await?,
         host.base(),
-        host.base(),
+        host.token()?,
         host.base()
     );
     tokio::signal::ctrl_c().await.context("failed to wait for Ctrl-C")?;

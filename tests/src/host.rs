@@ -248,6 +248,45 @@ impl Host {
         self.folder.path()
     }
 
+    /// The token of its data folder, which its commands use.
+    ///
+    /// # Errors
+    /// When there is none: it does not run.
+    pub fn token(&self) -> anyhow::Result<String> {
+        let file = self.data().join("console.token");
+        // A disk of the host's own is seen by its process alone.
+        let seen = self.pid().map(|pid| {
+            let below = file.strip_prefix("/").unwrap_or(&file);
+            Path::new(&format!("/proc/{pid}/root")).join(below)
+        });
+        let token = std::fs::read_to_string(&file).or_else(|error| seen.map_or(Err(error), std::fs::read_to_string));
+        token.context("the host has written no token")
+    }
+
+    /// An address that opens its console once.
+    ///
+    /// # Errors
+    /// When it makes none.
+    pub async fn link(&self) -> anyhow::Result<String> {
+        let (_, made) = self.ask("console/link", &serde_json::json!({})).await?;
+        made.get("link").and_then(Value::as_str).map(str::to_owned).context("the answer holds no link")
+    }
+
+    /// A client that looks at its pages as somebody who came in by such an address.
+    ///
+    /// # Errors
+    /// When it is not let in.
+    pub async fn browser(&self) -> anyhow::Result<reqwest::Client> {
+        let client = |headers| {
+            let builder = reqwest::Client::builder().no_proxy().default_headers(headers);
+            builder.redirect(reqwest::redirect::Policy::none()).build()
+        };
+        let entered = client(reqwest::header::HeaderMap::new())?.get(self.link().await?).send().await?;
+        let cookie = entered.headers().get("set-cookie").context("the link lets nobody in")?.to_str()?;
+        let cookie = cookie.split(';').next().unwrap_or_default().parse()?;
+        Ok(client([(reqwest::header::COOKIE, cookie)].into_iter().collect())?)
+    }
+
     /// Its process's number.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
@@ -300,7 +339,8 @@ impl Host {
     /// # Errors
     /// When there is no good answer.
     pub async fn api(&self, path: &str) -> anyhow::Result<Value> {
-        let response = self.http.get(format!("{}/api/v1/{path}", self.base)).send().await?;
+        let request = self.http.get(format!("{}/api/v1/{path}", self.base)).bearer_auth(self.token()?);
+        let response = request.send().await?;
         ensure!(response.status().is_success(), "`{path}` answered {}", response.status());
         Ok(serde_json::from_str(&response.text().await?)?)
     }
@@ -310,7 +350,8 @@ impl Host {
     /// # Errors
     /// When there is no good answer.
     pub async fn text(&self, path: &str) -> anyhow::Result<String> {
-        let response = self.http.get(format!("{}/{path}", self.base)).send().await?;
+        let request = self.http.get(format!("{}/{path}", self.base)).bearer_auth(self.token()?);
+        let response = request.send().await?;
         ensure!(response.status().is_success(), "`{path}` answered {}", response.status());
         Ok(response.text().await?)
     }
@@ -320,7 +361,7 @@ impl Host {
     /// # Errors
     /// When there is no answer.
     pub async fn ask(&self, path: &str, body: &Value) -> anyhow::Result<(u16, Value)> {
-        let request = self.http.post(format!("{}/api/v1/{path}", self.base));
+        let request = self.http.post(format!("{}/api/v1/{path}", self.base)).bearer_auth(self.token()?);
         let response = request.header("content-type", "application/json").body(body.to_string()).send().await?;
         Ok((response.status().as_u16(), serde_json::from_str(&response.text().await?)?))
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::config::{Config, Source};
 use crate::registry::{ReadAgain, Reread};
-use crate::secret::{Renewable, Secret};
+use crate::secret::{Renewable, Scrubber, Secret};
 use crate::{console, crm, ingress, telemetry};
 
 /// Where what was read again takes effect.
@@ -20,12 +20,15 @@ pub(super) struct Renewing {
     pub(super) doors: ingress::Doors,
     /// None where there is no console.
     pub(super) keys: Option<console::Keys>,
+    /// What is kept out of everything that is recorded or told.
+    pub(super) scrubber: Scrubber,
     /// None where nobody is told of anything.
     pub(super) hook: Option<Renewable<Secret>>,
 }
 
 impl Renewing {
     fn take(&self, config: &Config, known: &BTreeSet<String>) {
+        self.scrubber.learn(config.known_secrets.iter().cloned());
         for (account, options) in &config.crm {
             if let Some(client) = self.clients.get(account) {
                 client.renew(options.api_key.clone());

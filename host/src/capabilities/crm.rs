@@ -1,5 +1,7 @@
 //! Calls to the CRM's REST API: grant → call → record.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use super::Attempt;
@@ -13,7 +15,7 @@ impl Attempt {
     fn crm_granted(&mut self, call: &str, arguments: &str) -> Result<(), Error> {
         let Err(refusal) = self.reach.grants.crm(call) else { return Ok(()) };
         let (at, words) = (self.since_start(), refusal.to_string());
-        self.record(at, format!("crm {}", super::shortened(call, 128)), arguments, Err(&words));
+        self.record(at, format!("crm {}", self.label(call, 128)), arguments, Err(&words));
         Err(Error::NotGranted(words))
     }
 
@@ -39,7 +41,7 @@ impl Attempt {
         }
         // Names and JSON values always print.
         let sent = serde_json::to_string(arguments).unwrap_or_default();
-        let call = format!("crm {}.{}", super::shortened(method, 64), super::shortened(action, 64));
+        let call = format!("crm {}.{}", self.label(method, 64), self.label(action, 64));
         match result {
             Ok(answer) => {
                 self.record(at, call, &sent, Ok(answer.text()));
@@ -68,10 +70,11 @@ impl Host for Attempt {
             return Ok(self
                 .crm_call(&method, &action, &arguments)
                 .await
-                .map(crm::Answer::into_text)
+                .map(|answer| self.for_plugin(answer.into_text()))
                 .map_err(error_for_plugin));
         }
-        answer_for_plugin(self.crm_write(&method, &action, &arguments).await)
+        let answer = self.crm_write(&method, &action, &arguments).await;
+        answer_for_plugin(answer.map(|text| self.for_plugin(text)))
     }
 
     async fn update(
@@ -95,6 +98,13 @@ impl Host for Attempt {
 }
 
 impl Attempt {
+    fn for_plugin(&self, answer: String) -> String {
+        match self.reach.crm.as_ref().map(|client| client.without_key(&answer)) {
+            Some(Cow::Owned(clean)) => clean,
+            _ => answer,
+        }
+    }
+
     async fn changed(
         &mut self,
         kind: RecordKind,

@@ -345,7 +345,7 @@ impl Host for Attempt {
             Ok(prepared) => self.reach.outside.request(&self.reach.grants, url, &origin, prepared).await,
             Err(error) => Err(error),
         };
-        let call = format!("http {} {origin}", super::shortened(&method, 16));
+        let call = format!("http {} {}", self.label(&method, 16), self.label(&origin, 1_024));
         match &result {
             Ok(response) => {
                 let start = response.body.get(..response.body.len().min(2 * super::MOST_KEPT)).unwrap_or_default();

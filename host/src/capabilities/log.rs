@@ -11,7 +11,7 @@ const MOST_LINE: usize = 8 << 10;
 
 impl Host for Attempt {
     async fn write(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
-        let message = self.without_secrets(&message);
+        let message = self.reach.scrubber.scrub(&message);
         let text = shortened(&message, MOST_LINE);
         let cost = LINE_COST + u64::try_from(text.len()).unwrap_or(u64::MAX);
         if cost > self.log_left {

@@ -1,6 +1,7 @@
 //! The plugin's own memory: read as it is stored, written with the outcome.
 //!
 //! Each stored value that the plugin sees is recorded once, and each listing, so that the attempt can be rehearsed later.
+//! What is stored is never changed on the way: a key or value that holds a secret of the configuration is refused instead.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,9 @@ pub const STATE_READ: &str = "state read";
 pub const STATE_READ_NONE: &str = "state read (no such key)";
 /// A recorded listing: the stored keys, as a JSON list.
 pub const STATE_KEYS: &str = "state keys";
+
+/// Why something is not stored. The settings have it at any time.
+const SECRET: &str = "holds a secret of the configuration, which is not stored: read it from the settings each time";
 
 /// What the attempt did to one key, and how the key reads now.
 pub(super) struct Pending {
@@ -56,6 +60,9 @@ impl Attempt {
         }
         if key.is_empty() || key.len() > MOST_KEY || key.chars().any(char::is_control) {
             return Ok(Err(Error::Invalid(format!("a key has 1 to {MOST_KEY} bytes and no control characters"))));
+        }
+        if self.reach.scrubber.finds(key) {
+            return Ok(Err(Error::Invalid(format!("the key {SECRET}"))));
         }
         Ok(Ok(()))
     }
@@ -159,6 +166,9 @@ impl Host for Attempt {
                 "a value has at most {MOST_VALUE} bytes, this one has {}",
                 value.len()
             ))));
+        }
+        if self.reach.scrubber.finds(&value) {
+            return Ok(Err(Error::Invalid(format!("the value {SECRET}"))));
         }
         self.take_up(key, Pending { write: StateWrite::Set(value.clone()), value: Some(value) })
     }

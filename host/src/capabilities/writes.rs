@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::doubt::{Lost, Settled};
-use super::expected::expecting;
 use super::{Attempt, LimitHit};
 use crate::crm::stranger::Stranger;
 use crate::crm::target::{self, Repeat, Target};
@@ -96,15 +95,17 @@ impl Attempt {
     }
 
     pub(super) fn intent(&self, write: Write, call: &str, target: &Target) -> Intent {
-        let (kind, record) = (target.kind.to_owned(), target.record.clone());
+        let record = target.record.as_ref().map(|record| self.reach.scrubber.scrub(record).into_owned());
+        let kind = target.kind.to_owned();
         let (content, effects) = (Content::default(), Vec::new());
-        Intent { write, call: call.to_owned(), account: self.reach.account.clone(), kind, record, content, effects }
+        let call = self.label(call, 128);
+        Intent { write, call, account: self.reach.account.clone(), kind, record, content, effects }
     }
 
     /// Shows in the attempt's calls that an answer is not new.
     pub(super) fn record_again(&mut self, call: &str, arguments: &Value, answer: Result<&str, &str>, why: &str) {
         let at = self.since_start();
-        self.record(at, format!("crm {} ({why})", super::shortened(call, 128)), &arguments.to_string(), answer);
+        self.record(at, format!("crm {} ({why})", self.label(call, 128)), &arguments.to_string(), answer);
     }
 
     /// Calls `method.action`, which writes, unless it was done before.
@@ -164,7 +165,8 @@ impl Attempt {
     }
 
     async fn answered(&mut self, asked: &Asked, answer: String, record: Option<String>) -> Result<String, Failure> {
-        let written = Written::Answered { answer: answer.clone(), record };
+        let recorded = self.reach.scrubber.scrub(&answer).into_owned();
+        let written = Written::Answered { answer: recorded, record };
         self.reach.journal.written(asked.write.clone(), written).await?;
         Ok(answer)
     }
@@ -269,7 +271,7 @@ impl Caller for Updating<'_> {
         if !is_read(action)
             && let Some(intent) = self.intent.take()
         {
-            let intent = expecting(intent, method, action, &arguments);
+            let intent = self.attempt.expecting(intent, method, action, &arguments);
             if let Err(error) = self.attempt.reach.journal.intend(intent).await {
                 self.trouble = Some(error.into());
                 return Err(crm::Error::Unsent("the write can't be recorded".into()));

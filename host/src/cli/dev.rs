@@ -14,6 +14,7 @@ use crate::app::Stand;
 use crate::config::Source;
 use crate::dispatcher::Delivered;
 use crate::telemetry::Log;
+use crate::text::visible_line;
 use crate::workshop::build::Options;
 use crate::workshop::develop::{Step, develop};
 use crate::workshop::rehearse::{self, Answers};
@@ -22,6 +23,9 @@ use crate::workshop::rehearse::{self, Answers};
 const USUAL: &str = "host.toml";
 /// Where events are sent to a host without a configuration. It listens on this machine only.
 const TOKEN: &str = "development-only";
+
+/// How long the console's link is good, in milliseconds: a day's work.
+const LINK: i64 = 12 * 3_600_000;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -68,7 +72,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         tokio::spawn(show(app.queues().delivered(), log.clone()));
         let plugins = config.registry.dir.clone();
         if source.file.is_none() {
-            log.say(&format!("No configuration: events are taken at http://{}/events/{TOKEN}\n", app.address()));
+            // The author needs the token, which no log shows.
+            let words = format!("No configuration: events are taken at http://{}/events/{TOKEN}\n", app.address());
+            log.say_as_it_is(&words);
+        }
+        if let Some(link) = app.console_link(LINK) {
+            log.say(&format!("Console (this link is good once): {link}\n"));
         }
         for folder in args.folders {
             let (plugins, log) = (plugins.clone(), log.clone());
@@ -129,14 +138,14 @@ fn words(delivered: &Delivered) -> String {
         settlement.ended_at.saturating_sub(settlement.started_at),
     );
     for line in &settlement.effects.lines {
-        text.push_str(&format!("  {}: {}\n", line.level, line.text));
+        text.push_str(&format!("  {}: {}\n", line.level, visible_line(&line.text)));
     }
     for call in &settlement.effects.calls {
         text.push_str(&format!("  call: {}\n", call.call));
     }
     let reason = settlement.outcome.reason();
     if !reason.is_empty() {
-        text.push_str(&format!("  reason: {reason}\n"));
+        text.push_str(&format!("  reason: {}\n", visible_line(&reason)));
     }
     text
 }
@@ -145,7 +154,8 @@ fn tell(log: &Log, folder: &Path, step: &Step<'_>) {
     let folder = folder.display();
     let words = match step {
         Step::Begins => format!("Building `{folder}`."),
-        Step::Line(line) => line.to_string(),
+        // Its colours are wanted.
+        Step::Line(line) => return log.say_as_it_is(&format!("{line}\n")),
         Step::Placed { file, took, .. } => {
             format!("Built `{folder}` in {:.1} s: `{}`.", took.as_secs_f64(), file.display())
         }

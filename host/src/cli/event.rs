@@ -97,6 +97,9 @@ pub(super) struct List {
     /// `next` of the page before.
     #[arg(long, value_name = "CURSOR")]
     cursor: Option<String>,
+    /// Look into what `console.mask` hides as well; it is noted in the operators' log.
+    #[arg(long)]
+    unmasked: bool,
     #[command(flatten)]
     at: At,
     /// As JSON.
@@ -177,6 +180,7 @@ fn list_events(args: &List) -> anyhow::Result<ExitCode> {
     query.extend([
         ("plugin", args.plugin.as_ref().map(ToString::to_string)),
         ("outcome", args.outcome.map(|outcome| outcome.word().to_owned())),
+        ("unmasked", args.unmasked.then(|| "true".to_owned())),
     ]);
     let found = args.at.remote()?.list("events", &query, args.cursor.clone(), args.limit)?;
     if args.json {

@@ -181,6 +181,14 @@ pub(super) fn password() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A way into the console for whoever may read the data folder.
+pub(super) fn console(at: &At) -> anyhow::Result<ExitCode> {
+    let made = at.remote()?.post("console/link", &json!({}))?;
+    outln!("{}", text(&made, "link"));
+    errln!("It opens the console as an administrator: once, and within ten minutes.");
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(super) fn completions(shell: clap_complete::Shell) -> ExitCode {
     // The library panics where it can't write: it writes to memory.
     let mut script = Vec::new();

@@ -3,6 +3,8 @@
 //! - Output never costs work: a command that changes something has changed it whether or not somebody reads of it. What can't
 //!   be written is left out, and [`end`] decides what that means for the exit code.
 //! - A reader that has gone (`| head`) is no failure. A disk that is full is one.
+//! - Whatever a text holds, nothing in it moves a cursor, colours a terminal or reads backwards: characters that nobody sees
+//!   are shown by their numbers.
 //! - Nothing here panics; `println!` and its like, which do, are used nowhere in the host (a test looks).
 
 use std::fmt::Arguments;
@@ -11,6 +13,8 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use anyhow::{Context, ensure};
+
+use crate::text;
 
 /// Why nothing more can be written to standard output; empty as long as it can. A process has one standard output.
 static LOST: OnceLock<std::io::Error> = OnceLock::new();
@@ -36,7 +40,7 @@ macro_rules! errln {
 }
 
 pub(in crate::cli) fn write(words: Arguments<'_>) {
-    keep(|out| out.write_fmt(words));
+    keep(|out| out.write_all(text::visible(&words.to_string()).as_bytes()));
 }
 
 /// For what is for a program and no text: whoever writes it has to heed what fails.
@@ -45,12 +49,17 @@ pub(in crate::cli) fn bytes() -> impl Write {
 }
 
 pub(in crate::cli) fn line(words: Arguments<'_>) {
-    keep(|out| out.write_fmt(words).and_then(|()| out.write_all(b"\n")));
+    write(format_args!("{words}\n"));
 }
 
 /// Standard error is the last resort: where it is gone as well, there is nobody to be told.
 pub(in crate::cli) fn write_error(words: Arguments<'_>) {
-    drop(std::io::stderr().lock().write_fmt(words));
+    drop(std::io::stderr().lock().write_all(text::visible(&words.to_string()).as_bytes()));
+}
+
+/// A line of a build tool that the author ran, whose colours are wanted.
+pub(in crate::cli) fn tools_line(line: &str) {
+    drop(std::io::stderr().lock().write_all(format!("{line}\n").as_bytes()));
 }
 
 pub(in crate::cli) fn error_line(words: Arguments<'_>) {
@@ -84,9 +93,11 @@ pub(in crate::cli) fn agreed(question: &str, instead: &str) -> anyhow::Result<bo
 
 /// What clap has to say: help and the version on standard output, a misuse on standard error.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
-    let printed = error.print();
-    if !error.use_stderr() {
-        keep(|_| printed);
+    let words = error.render();
+    if error.use_stderr() {
+        err!("{words}")
+    } else {
+        out!("{words}")
     }
     end(u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -3,13 +3,14 @@
 //! - Errors are sentences: nobody listens there, the API is off, the host's own code and message.
 //! - Blocking, because commands do one thing after the other; not to be used within a runtime.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
 
 use crate::config::{Secrets, Source};
+use crate::console::address_file;
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,7 +38,7 @@ pub(super) struct At {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// A token of `[console.tokens.NAME]`; the one in the data folder by default.
+    /// A token of `[console.tokens.NAME]`; by default the one in the data folder, which only the host that wrote it gets.
     #[arg(long, value_name = "TOKEN", env = "SALESMAN_HOST_TOKEN", hide_env_values = true)]
     pub(super) token: Option<String>,
 }
@@ -58,24 +59,56 @@ impl At {
             (None, Err(problems)) => return Err(problems.into()),
             (_, config) => config.ok(),
         };
-        let own = config.as_ref().and_then(|config| config.console.as_ref()?.listen.clone());
-        let listen = config.as_ref().map(|config| own.unwrap_or_else(|| config.listen.clone()));
-        let base = self.host.clone().or(listen.map(|listen| format!("http://{listen}"))).unwrap_or_default();
-        let mut remote = Remote::new(&base)?;
-        let file = config.as_ref().and_then(|config| config.console.as_ref()?.access.token_file.clone());
-        match (&self.token, file.filter(|_| self.host.is_none() || self.config.is_some())) {
-            (Some(token), _) => remote.token = Some(token.clone()),
-            (None, Some(file)) => match std::fs::read_to_string(&file) {
-                Ok(token) => remote.token = Some(token),
+        let console = config.as_ref().and_then(|config| config.console.as_ref());
+        let file = console.and_then(|console| console.access.token_file.clone());
+        let file = file.filter(|_| self.host.is_none() || self.config.is_some());
+        let (mut hint, mut own) = (String::new(), None);
+        if let Some(file) = &file {
+            match read_own(file) {
+                Ok(read) => own = Some(read),
                 Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                    remote.hint = format!("; `{}` can't be read: run this as the host's user", file.display());
+                    hint = format!("; `{}` can't be read: run this as the host's user", file.display());
                 }
                 Err(_) => {}
-            },
-            (None, None) => {}
+            }
+        }
+        let listen = config
+            .as_ref()
+            .map(|config| console.and_then(|console| console.listen.clone()).unwrap_or_else(|| config.listen.clone()));
+        let base = match (&self.host, &own) {
+            (Some(host), _) => host.clone(),
+            // Where it listens, whatever the configuration says by now.
+            (None, Some(own)) => own.address.clone(),
+            (None, None) => listen.map(|listen| format!("http://{listen}")).unwrap_or_default(),
+        };
+        let mut remote = Remote::new(&base)?;
+        remote.hint = hint;
+        remote.token.clone_from(&self.token);
+        if let (None, Some(own)) = (&self.token, own) {
+            let writer = Remote::new(&own.address)?;
+            anyhow::ensure!(
+                remote.means(&writer),
+                "`{}` is not the host that this configuration is of, which listens at `{}`: its token is not sent there. \
+                 Give one of that host's `[console.tokens.NAME]` with `--token` or `SALESMAN_HOST_TOKEN`",
+                remote.base,
+                writer.base
+            );
+            // The very address: another one of this machine may be somebody else's.
+            remote = Remote { token: Some(own.token), hint: remote.hint, ..writer };
         }
         Ok(remote)
     }
+}
+
+/// The token in the data folder, and the address of the host that wrote it: it goes nowhere else.
+struct Own {
+    token: String,
+    address: String,
+}
+
+fn read_own(file: &Path) -> std::io::Result<Own> {
+    let address = std::fs::read_to_string(address_file(file))?;
+    Ok(Own { token: std::fs::read_to_string(file)?, address })
 }
 
 /// Tells the running host's log what a command is about to do to its files. A host that does not run has no log.
@@ -103,13 +136,18 @@ pub(super) struct Remote {
 
 impl Remote {
     /// The host at an address such as `http://127.0.0.1:8787`. An address that means "every interface" (`0.0.0.0`, `[::]`)
-    /// is taken for this machine: without users the API answers to loopback names only.
+    /// is taken for this machine.
     pub(super) fn new(base: &str) -> anyhow::Result<Self> {
         let wrong = || format!("`{base}` is no address such as `http://127.0.0.1:8787`");
         let mut url = url::Url::parse(base).with_context(wrong)?;
         anyhow::ensure!(matches!(url.scheme(), "http" | "https") && url.has_host(), wrong());
-        if matches!(url.host_str(), Some("0.0.0.0" | "[::]")) {
-            url.set_host(Some("127.0.0.1")).with_context(wrong)?;
+        let here = match url.host_str() {
+            Some("0.0.0.0") => Some("127.0.0.1"),
+            Some("[::]") => Some("[::1]"),
+            _ => None,
+        };
+        if here.is_some() {
+            url.set_host(here).with_context(wrong)?;
         }
         let http = crate::tls::client_builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -119,6 +157,21 @@ impl Remote {
         let runtime = runtime.context("failed to start the runtime")?;
         let base = url.as_str().trim_end_matches('/').to_owned();
         Ok(Self { base, token: None, hint: String::new(), http, runtime })
+    }
+
+    /// Whether this is another's address, as people write it.
+    fn means(&self, other: &Self) -> bool {
+        let parts = |base: &str| {
+            let url = url::Url::parse(base).ok()?;
+            let host = url.host_str()?.to_owned();
+            let here = matches!(host.as_str(), "localhost" | "127.0.0.1" | "[::1]");
+            Some((
+                url.scheme().to_owned(),
+                if here { "localhost".to_owned() } else { host },
+                url.port_or_known_default()?,
+            ))
+        };
+        parts(&self.base).is_some() && parts(&self.base) == parts(&other.base)
     }
 
     fn with_token(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
@@ -266,6 +319,38 @@ pub(super) fn readiness(listen: &str) -> anyhow::Result<(bool, Vec<String>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_data_folders_token_goes_to_the_address_that_wrote_it_and_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("host.toml");
+        std::fs::write(&config, "[server]\ndata_dir = \"data\"\nlisten = \"127.0.0.1:1\"").unwrap();
+        std::fs::create_dir(folder.path().join("data")).unwrap();
+        let at = |host: Option<&str>, token: Option<&str>| {
+            let (host, token) = (host.map(str::to_owned), token.map(str::to_owned));
+            At { host, config: Some(config.clone()), token }.remote()
+        };
+        // No host has written one: nothing is sent, and the configuration says where one would be.
+        let none = at(None, None).unwrap();
+        assert_eq!((none.base.as_str(), none.token), ("http://127.0.0.1:1", None));
+        std::fs::write(folder.path().join("data/console.token"), "planted").unwrap();
+        std::fs::write(folder.path().join("data/console.address"), "http://0.0.0.0:8123").unwrap();
+        for own in [None, Some("http://127.0.0.1:8123/"), Some("http://localhost:8123"), Some("http://[::1]:8123")] {
+            let remote = at(own, None).unwrap();
+            assert_eq!((remote.base.as_str(), remote.token.as_deref()), ("http://127.0.0.1:8123", Some("planted")));
+        }
+        for other in [
+            "http://127.0.0.1:8124",
+            "http://evil.example:8123",
+            "https://127.0.0.1:8123",
+            "http://127.0.0.1.evil.example:8123",
+        ] {
+            let told = at(Some(other), None).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(told.contains("its token is not sent there") && told.contains("--token"), "{other}: {told}");
+            let given = at(Some(other), Some("theirs")).unwrap();
+            assert_eq!((given.base.as_str(), given.token.as_deref()), (other, Some("theirs")));
+        }
+    }
 
     #[test]
     fn a_host_that_is_not_there_is_told_in_a_sentence() {

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value;
 
+use crate::text;
+
 /// Characters of a cell that is not the last.
 const WIDEST: usize = 40;
 
@@ -63,9 +65,9 @@ fn cut(cell: &str) -> String {
     }
 }
 
-/// What comes from outside must not move the cursor or colour the terminal.
+/// What comes from outside stays in its line; `out` shows the rest of what nobody sees.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+    text::visible_line(&text.replace('\n', " ")).into_owned()
 }
 
 /// A text of a JSON object; empty where there is none.
@@ -124,7 +126,7 @@ mod tests {
         table.row(["Ромашка".to_owned(), "a\nb\u{1b}[31m".to_owned()]);
         table.row(["x".repeat(50), String::new()]);
         let expected =
-            format!("NAME{}REASON\nРомашка{}a b [31m\n{}…\n", " ".repeat(38), " ".repeat(35), "x".repeat(39));
+            format!("NAME{}REASON\nРомашка{}a b\\u001b[31m\n{}…\n", " ".repeat(38), " ".repeat(35), "x".repeat(39));
         assert_eq!(table.text(), expected);
     }
 

@@ -16,6 +16,7 @@ use toml_edit::{Document, Item, Key};
 
 use crate::console::Role;
 use crate::plugin::PluginName;
+use crate::secret::Secret;
 use crate::{text, watch};
 
 /// Which secrets a command needs, and so what one means that can't be read.
@@ -84,6 +85,8 @@ pub(super) struct Findings {
     pub(super) places: Places,
     pub(super) problems: Vec<String>,
     pub(super) remarks: Vec<String>,
+    /// The secrets that were read.
+    pub(super) known_secrets: Vec<Secret>,
     /// The secrets that could not be read, by their keys, and why.
     pub(super) unread: BTreeMap<String, String>,
 }

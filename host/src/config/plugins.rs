@@ -11,7 +11,6 @@ use super::read::Section;
 use crate::dispatcher;
 use crate::plugin::{KINDS, LimitsPatch, Pattern, Permissions, PluginName, calls, origin};
 use crate::registry::{self, PluginOptions};
-use crate::secret::Secret;
 
 pub(super) fn plugins(
     value: Option<Value>,
@@ -70,15 +69,14 @@ pub(super) fn plugins(
 }
 
 /// Puts secrets into the place of `{ env = "NAME" }` and `{ file = "path" }`, wherever they stand in a plugin's settings.
-fn with_secrets(section: &mut Section<'_>, value: &mut Value, base: &Path, secrets: &mut Vec<Secret>) {
+fn with_secrets(section: &mut Section<'_>, value: &mut Value, base: &Path) {
     match value {
         Value::Table(table) if table.len() == 1 && (table.contains_key("env") || table.contains_key("file")) => {
             let found = section.secret_of("settings", &Value::Table(table.clone()), base);
-            *value = Value::String(found.as_ref().map(|secret| secret.expose().to_owned()).unwrap_or_default());
-            secrets.extend(found);
+            *value = Value::String(found.map(|secret| secret.expose().to_owned()).unwrap_or_default());
         }
-        Value::Table(table) => table.iter_mut().for_each(|(_, inner)| with_secrets(section, inner, base, secrets)),
-        Value::Array(items) => items.iter_mut().for_each(|inner| with_secrets(section, inner, base, secrets)),
+        Value::Table(table) => table.iter_mut().for_each(|(_, inner)| with_secrets(section, inner, base)),
+        Value::Array(items) => items.iter_mut().for_each(|inner| with_secrets(section, inner, base)),
         _ => {}
     }
 }
@@ -94,7 +92,6 @@ fn plugin(name: &str, value: Value, base: &Path, findings: &mut Findings) -> Plu
     let table = section.table.get("grants").cloned();
     let grants =
         table.map(|table| grants(Section::new(format!("plugins.{name}.grants"), Some(table), section.findings), true));
-    let mut secrets = Vec::new();
     if section.table.get("settings").is_some_and(|settings| !settings.is_table()) {
         // The value is not quoted: it may hold a secret.
         section.problem("settings", "must be a table: `{ key = \"value\" }`");
@@ -102,7 +99,7 @@ fn plugin(name: &str, value: Value, base: &Path, findings: &mut Findings) -> Plu
         section.known.insert("settings");
     }
     if let Some(mut settings) = section.table.get("settings").cloned() {
-        with_secrets(&mut section, &mut settings, base, &mut secrets);
+        with_secrets(&mut section, &mut settings, base);
         section.table.insert("settings".to_owned(), settings);
     }
     let concurrency = section.optional_number("concurrency", 1, 1_000);
@@ -115,7 +112,6 @@ fn plugin(name: &str, value: Value, base: &Path, findings: &mut Findings) -> Plu
         limits,
         unordered: order.as_deref() == Some("none"),
         concurrency: concurrency.and_then(|concurrency| usize::try_from(concurrency).ok()),
-        secrets,
         http_private: grants.as_ref().map(|(_, private)| private.clone()).unwrap_or_default(),
         grants: grants.map(|(grants, _)| grants),
     };

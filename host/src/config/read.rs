@@ -200,7 +200,11 @@ impl<'a> Section<'a> {
 
     pub(super) fn secret_of(&mut self, key: &str, value: &Value, base: &Path) -> Option<Secret> {
         match secret_text(value, base, key == "settings") {
-            Ok(text) => Some(Secret::new(text)),
+            Ok(text) => {
+                let secret = Secret::new(text);
+                self.findings.known_secrets.push(secret.clone());
+                Some(secret)
+            }
             Err(why) => {
                 self.findings.unreadable(&format!("{}.{key}", self.name), &why);
                 None
@@ -279,7 +283,10 @@ pub(super) fn config(table: &Table, places: Places, base: &Path, source: &Source
     section.end();
 
     let console = Section::new("console", sections.remove("console"), &mut findings);
-    let console = operators(console, base, &base.join(&data_dir));
+    let mut console = operators(console, base, &base.join(&data_dir));
+    if let Some(console) = &mut console {
+        console.access.proxies.clone_from(&proxies);
+    }
 
     let mut log = Section::new("telemetry", sections.remove("telemetry"), &mut findings);
     let level: String = log.required("level");
@@ -344,6 +351,7 @@ pub(super) fn config(table: &Table, places: Places, base: &Path, source: &Source
         alerts,
         traces,
         remarks: findings.remarks,
+        known_secrets: findings.known_secrets,
         unread: findings.unread,
     })
 }

@@ -1,46 +1,43 @@
 //! Who asks, and what they may do.
 //!
-//! - **Closed by default**: without a user or a token in the configuration only this machine is answered, under a loopback
-//!   name and through no proxy. With one, everybody must say who they are, this machine included.
+//! - **Being on this machine is not a password**: a proxy on it, or a CRM that posts where it is told to, speaks for people
+//!   outside, and nothing of a connection tells it from anybody else. Everybody must say who they are, for reading too.
 //! - Whoever may read the data folder is this host's administrator: the commands use a token that lies there, made anew
-//!   at every start.
+//!   at every start and gone with the host. Beside it stands the address that it is for: it is sent nowhere else, and
+//!   somebody who listens there while the host is down gets one that opens nothing any more.
+//! - That token also opens the console in a browser, by a word that is good once (`links`).
 //! - A session is a random cookie of which only a digest is kept, in memory: a restart ends all of them.
 //! - What changes something needs the role `admin`, comes from a page of this host, and bears the session's own word
 //!   (forms) or JSON (the API), which no other page can send.
-//! - Wrong passwords cost the time of a right one, and after a few of them the sender waits.
+//! - Wrong passwords cost the time of a right one, and after a few of them the sender waits (`guesses`).
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::guesses::Guesses;
+use super::links::Links;
 use super::passwords::{self, Passwords};
 use crate::clock::Clock;
-use crate::files;
-use crate::secret::{Renewable, Secret};
+use crate::secret::{Renewable, Scrubber, Secret};
+use crate::{files, sender};
 
 /// The cookie that holds a session.
 pub(super) const COOKIE: &str = "salesman_session";
 /// Sessions at once; the one that was used longest ago makes room.
 const MOST_SESSIONS: usize = 1_000;
-/// Wrong passwords of one sender for one name, and of one sender, before it waits.
-const MOST_WRONG: [u32; 2] = [5, 50];
-/// The first wait after too many wrong passwords; it doubles.
-const FIRST_WAIT: i64 = 60_000;
-/// The longest wait, and the time after which wrong passwords are forgotten.
-const LONGEST_WAIT: i64 = 15 * 60_000;
 /// Seconds to wait where too many passwords are being checked.
 const BUSY: u64 = 1;
-/// Senders whose wrong passwords are remembered.
-const MOST_SENDERS: usize = 10_000;
 
 /// What somebody may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
@@ -83,6 +80,10 @@ pub struct Options {
     pub url: Option<url::Url>,
     /// The file with the token of this start; none: there is no such token.
     pub token_file: Option<PathBuf>,
+    /// Where the host listens.
+    pub address: Option<SocketAddr>,
+    /// Whose word about a sender's address is taken.
+    pub proxies: Vec<IpNet>,
 }
 
 /// Somebody who was let in.
@@ -99,8 +100,6 @@ pub(super) struct Operator {
 /// Why somebody was not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// There are no users, and this is not a caller on this machine.
-    NotLocal,
     /// Nobody has said who they are.
     Unknown,
     /// A token that is none.
@@ -109,9 +108,24 @@ pub(super) enum Refusal {
     OtherOrigin,
 }
 
+/// The name in the log of whoever holds the data folder's token.
+pub(super) const COMMANDS: &str = "command line";
+/// The same, in a browser.
+const BROWSER: &str = "this machine";
+
+/// The file with the address that the token in `token_file` is for.
+pub fn address_file(token_file: &Path) -> PathBuf {
+    token_file.with_extension("address")
+}
+
 /// Who may come in. They may be changed while the host runs.
 #[derive(Clone)]
-pub struct Keys(Renewable<Who>);
+pub struct Keys {
+    who: Renewable<Who>,
+    links: std::sync::Arc<Links>,
+    /// Where browsers find the pages.
+    base: String,
+}
 
 struct Who {
     users: BTreeMap<String, User>,
@@ -120,12 +134,19 @@ struct Who {
 
 impl Keys {
     fn new(options: &Options) -> Self {
-        Self(Renewable::new(who(options)))
+        let listens = options.address.map(|address| format!("http://{address}"));
+        let base = options.url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()).or(listens);
+        Self { who: Renewable::new(who(options)), links: std::sync::Arc::default(), base: base.unwrap_or_default() }
+    }
+
+    /// An address that lets its bearer in as an administrator: once, and until it is `milliseconds` old.
+    pub fn link(&self, now: i64, milliseconds: i64) -> String {
+        format!("{}/console/enter?word={}", self.base, self.links.make(now, milliseconds))
     }
 
     /// From the next request on, these users and tokens. Sessions of users who are no longer among them end.
     pub fn renew(&self, options: &Options) {
-        self.0.set(who(options));
+        self.who.set(who(options));
     }
 }
 
@@ -138,12 +159,10 @@ pub(super) struct Access {
     options: Options,
     clock: Clock,
     keys: Keys,
-    /// The digest of the token that the commands use.
-    own: Option<[u8; 32]>,
-    /// The word of forms where there are no users.
-    csrf: String,
+    /// The token that the commands use.
+    own: Option<Secret>,
     sessions: Mutex<HashMap<[u8; 32], Session>>,
-    wrong: Mutex<HashMap<(IpAddr, String), Wrong>>,
+    pub(super) guesses: Guesses,
     passwords: Passwords,
     /// Compared where there is no such user, so that this takes as long.
     nobody: String,
@@ -151,21 +170,14 @@ pub(super) struct Access {
 
 struct Session {
     name: String,
-    /// As it was when the session began.
-    user: User,
+    /// As it was when the session began; none for a bearer of the data folder's token.
+    user: Option<User>,
     csrf: String,
     used: i64,
 }
 
-#[derive(Default, Clone, Copy)]
-struct Wrong {
-    count: u32,
-    last: i64,
-    until: i64,
-}
-
 /// A random word that nobody guesses.
-fn random() -> String {
+pub(super) fn random() -> String {
     use std::fmt::Write as _;
     let bytes: [u8; 32] = rand::random();
     bytes.iter().fold(String::with_capacity(64), |mut word, byte| {
@@ -175,25 +187,31 @@ fn random() -> String {
     })
 }
 
-fn digest(text: &str) -> [u8; 32] {
+pub(super) fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text.as_bytes()).into()
 }
 
 impl Access {
     /// # Errors
     /// When the token's file can't be written, or the system gives no random numbers.
-    pub(super) fn new(options: Options, clock: Clock) -> Result<Self, String> {
+    pub(super) fn new(options: Options, clock: Clock, scrubber: &Scrubber) -> Result<Self, String> {
         let mut own = None;
         if let Some(file) = &options.token_file {
-            let token = random();
-            files::replace(file, token.as_bytes(), files::Readers::Owner)
-                .map_err(|error| format!("`{}` can't be written: {error}", file.display()))?;
-            own = Some(digest(&token));
+            let token = Secret::new(random());
+            let write = |file: &Path, text: &str| {
+                files::replace(file, text.as_bytes(), files::Readers::Owner)
+                    .map_err(|error| format!("`{}` can't be written: {error}", file.display()))
+            };
+            let address = options.address.map(|address| format!("http://{address}")).unwrap_or_default();
+            write(&address_file(file), &address)?;
+            write(file, token.expose())?;
+            scrubber.learn([token.clone()]);
+            own = Some(token);
         }
         let nobody = passwords::nobodys(&random());
-        let (sessions, wrong) = (Mutex::default(), Mutex::default());
+        let (sessions, guesses) = (Mutex::default(), Guesses::default());
         let keys = Keys::new(&options);
-        Ok(Self { options, clock, keys, own, csrf: random(), sessions, wrong, passwords: Passwords::default(), nobody })
+        Ok(Self { options, clock, keys, own, sessions, guesses, passwords: Passwords::default(), nobody })
     }
 
     /// What lets others in.
@@ -201,23 +219,28 @@ impl Access {
         self.keys.clone()
     }
 
-    /// Whether anybody can say who they are.
-    pub(super) fn is_open(&self) -> bool {
-        let who = self.keys.0.get();
-        who.users.is_empty() && who.tokens.is_empty()
+    pub(super) fn has_users(&self) -> bool {
+        !self.keys.who.get().users.is_empty()
     }
 
-    pub(super) fn has_users(&self) -> bool {
-        !self.keys.0.get().users.is_empty()
+    /// Whether a name is a user's: of others nothing is told, they may be passwords.
+    pub(super) fn is_user(&self, name: &str) -> bool {
+        self.keys.who.get().users.contains_key(name)
+    }
+
+    /// Whose wrong passwords are counted: the peer, or who a trusted proxy says it was.
+    pub(super) fn sender(&self, parts: &Parts) -> IpAddr {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+        let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).to_canonical();
+        sender::sender(peer, &parts.headers, &self.options.proxies).unwrap_or(peer)
     }
 
     /// Lets somebody in.
     pub(super) fn admit(&self, parts: &Parts) -> Result<Operator, Refusal> {
-        let local = is_local(parts);
         if let Some(token) = bearer(&parts.headers) {
             let given = digest(token);
-            let (who, mut found) = (self.keys.0.get(), None);
-            let own = self.own.map(|own| ("command line".to_owned(), own, Role::Admin));
+            let (who, mut found) = (self.keys.who.get(), None);
+            let own = self.own.as_ref().map(|own| (COMMANDS.to_owned(), digest(own.expose()), Role::Admin));
             for (name, known, role) in who.tokens.iter().chain(&own) {
                 if bool::from(known.ct_eq(&given)) {
                     found = Some((name, *role));
@@ -226,15 +249,7 @@ impl Access {
             let (name, role) = found.ok_or(Refusal::BadToken)?;
             return Ok(Operator { name: name.clone(), role, csrf: String::new(), session: false });
         }
-        let operator = if self.is_open() {
-            if !local {
-                return Err(Refusal::NotLocal);
-            }
-            let (name, csrf) = ("this machine".to_owned(), self.csrf.clone());
-            Operator { name, role: Role::Admin, csrf, session: false }
-        } else {
-            self.session_of(&parts.headers).ok_or(Refusal::Unknown)?
-        };
+        let operator = self.session_of(&parts.headers).ok_or(Refusal::Unknown)?;
         if !parts.method.is_safe() && !self.is_same_origin(&parts.headers) {
             return Err(Refusal::OtherOrigin);
         }
@@ -266,37 +281,37 @@ impl Access {
             return None;
         }
         // Whoever is no longer a user, or has another password or role, comes in anew.
-        if self.keys.0.get().users.get(&session.name) != Some(&session.user) {
+        if session.user.is_some() && self.keys.who.get().users.get(&session.name) != session.user.as_ref() {
             sessions.remove(&key);
             return None;
         }
         session.used = now;
         let Session { name, user, csrf, .. } = session;
-        let role = &user.role;
-        Some(Operator { name: name.clone(), role: *role, csrf: csrf.clone(), session: true })
+        let role = user.as_ref().map_or(Role::Admin, |user| user.role);
+        Some(Operator { name: name.clone(), role, csrf: csrf.clone(), session: true })
     }
 
     /// Checks a password; returns the cookie of a new session, or how many seconds the sender has to wait.
     pub(super) async fn login(&self, from: IpAddr, name: &str, password: &str) -> Result<Option<String>, u64> {
-        let keys = [(from, name.chars().take(64).collect()), (from, String::new())];
-        self.may_try(&keys)?;
-        let user = self.keys.0.get().users.get(name).cloned();
+        let user = self.keys.who.get().users.get(name).cloned();
+        let guess = self.guesses.begin(from, name, user.is_some(), self.clock.now())?;
         let hash = user.as_ref().map_or(self.nobody.as_str(), |user| user.password.expose());
-        let right = self.passwords.fits(hash, password).await.ok_or(BUSY)?;
-        let Some(user) = user.filter(|_| right) else {
-            self.note_wrong(&keys);
-            return Ok(None);
+        let Some(right) = self.passwords.fits(hash, password).await else {
+            self.guesses.unlooked(&guess);
+            return Err(BUSY);
         };
-        {
-            let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-            for key in &keys {
-                wrong.remove(key);
-            }
-        }
-        Ok(Some(self.open_session(name, user)))
+        let Some(user) = user.filter(|_| right) else { return Ok(None) };
+        self.guesses.right(guess, self.clock.now());
+        Ok(Some(self.open_session(name, Some(user))))
     }
 
-    fn open_session(&self, name: &str, user: User) -> String {
+    /// Lets the bearer of a link's word in; returns the cookie of a new session and whose it is.
+    pub(super) fn enter(&self, word: &str) -> Option<(String, &'static str)> {
+        let good = self.keys.links.take(word, self.clock.now());
+        good.then(|| (self.open_session(BROWSER, None), BROWSER))
+    }
+
+    fn open_session(&self, name: &str, user: Option<User>) -> String {
         let word = random();
         let session = Session { name: name.to_owned(), user, csrf: random(), used: self.clock.now() };
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -321,49 +336,21 @@ impl Access {
         let secure = if self.options.url.as_ref().is_some_and(|url| url.scheme() == "https") { "; Secure" } else { "" };
         format!("{COOKIE}={word}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}")
     }
+}
 
-    fn may_try(&self, keys: &[(IpAddr, String)]) -> Result<(), u64> {
-        let now = self.clock.now();
-        let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = keys.iter().filter_map(|key| wrong.get(key)).map(|wrong| wrong.until).max().unwrap_or(0);
-        if until > now { Err(u64::try_from(until - now).unwrap_or(0).div_ceil(1_000)) } else { Ok(()) }
-    }
-
-    fn note_wrong(&self, keys: &[(IpAddr, String)]) {
-        let now = self.clock.now();
-        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
-        if wrong.len() >= MOST_SENDERS {
-            wrong.retain(|_, wrong| now.saturating_sub(wrong.last) < LONGEST_WAIT);
-        }
-        for (key, most) in keys.iter().zip(MOST_WRONG) {
-            let known = wrong.get(key).copied().filter(|wrong| now.saturating_sub(wrong.last) < 2 * LONGEST_WAIT);
-            let mut one = known.unwrap_or_default();
-            (one.count, one.last) = (one.count.saturating_add(1), now);
-            if one.count >= most {
-                let wait = FIRST_WAIT << (one.count - most).min(4);
-                one.until = now.saturating_add(wait.min(LONGEST_WAIT));
-            }
-            if known.is_some() || wrong.len() < 2 * MOST_SENDERS {
-                wrong.insert(key.clone(), one);
-            }
+impl Drop for Access {
+    /// The token ends with the host; one of a host that was started meanwhile stays.
+    fn drop(&mut self) {
+        let (Some(file), Some(own)) = (&self.options.token_file, &self.own) else { return };
+        if std::fs::read_to_string(file).is_ok_and(|token| token == own.expose()) {
+            // One that stays opens nothing.
+            drop((std::fs::remove_file(file), std::fs::remove_file(address_file(file))));
         }
     }
 }
 
 fn milliseconds(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Whether the caller is on this machine, by no detour.
-pub(super) fn is_local(parts: &Parts) -> bool {
-    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
-    // A proxy on this machine would make everybody local: what it forwards is refused.
-    let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| parts.headers.contains_key(*name));
-    // A page in a browser on this machine reaches loopback too, but not under a loopback name.
-    let host = parts.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
-    let named = matches!(name, "localhost" | "127.0.0.1" | "[::1]");
-    named && peer.is_some_and(|peer| peer.to_canonical().is_loopback()) && !forwarded
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -411,29 +398,62 @@ mod tests {
             session: Duration::from_secs(3_600),
             ..Options::default()
         };
-        Access::new(options, clock).unwrap()
+        Access::new(options, clock, &Scrubber::default()).unwrap()
     }
 
     #[test]
-    fn without_users_only_this_machine_comes_in_and_no_page_of_others() {
-        let access = Access::new(Options::default(), Clock::Wall).unwrap();
+    fn without_users_nobody_comes_in_from_wherever_but_by_a_link_that_is_good_once() {
+        let clock = Clock::manual(1_000_000);
+        let options = Options { session: Duration::from_secs(3_600), ..Options::default() };
+        let access = Access::new(options, clock.clone(), &Scrubber::default()).unwrap();
         let host = ("host", "127.0.0.1:8787");
-        type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], Option<Refusal>);
-        let cases: [Case<'_>; 10] = [
-            ("GET", "127.0.0.1", &[host], None),
-            ("GET", "127.0.0.1", &[("host", "localhost")], None),
-            ("GET", "192.168.0.5", &[host], Some(Refusal::NotLocal)),
-            ("GET", "127.0.0.1", &[("host", "evil.example")], Some(Refusal::NotLocal)),
-            ("GET", "127.0.0.1", &[host, ("x-forwarded-for", "10.0.0.1")], Some(Refusal::NotLocal)),
-            ("GET", "127.0.0.1", &[host, ("authorization", "Bearer nonsense")], Some(Refusal::BadToken)),
-            ("POST", "127.0.0.1", &[host], None),
-            ("POST", "127.0.0.1", &[host, ("origin", "http://127.0.0.1:8787")], None),
-            ("POST", "127.0.0.1", &[host, ("origin", "http://127.0.0.1:9999")], Some(Refusal::OtherOrigin)),
-            ("POST", "127.0.0.1", &[host, ("sec-fetch-site", "cross-site")], Some(Refusal::OtherOrigin)),
-        ];
-        for (method, peer, headers, refusal) in cases {
-            assert_eq!(access.admit(&parts(method, peer, headers)).err(), refusal, "{method} {peer} {headers:?}");
+        for method in ["GET", "POST"] {
+            for (peer, headers) in [
+                // What a proxy on this machine sends on for anybody is no other than this.
+                ("127.0.0.1", &[host][..]),
+                ("127.0.0.1", &[("host", "localhost")]),
+                ("127.0.0.1", &[host, ("origin", "http://127.0.0.1:8787")]),
+                ("192.168.0.5", &[host]),
+            ] {
+                let refused = access.admit(&parts(method, peer, headers));
+                assert_eq!(refused.err(), Some(Refusal::Unknown), "{method} {peer} {headers:?}");
+            }
         }
+        let word = |link: String| link.rsplit_once("word=").unwrap().1.to_owned();
+        let (good, late) = (word(access.keys().link(clock.now(), 1_000)), word(access.keys().link(clock.now(), 1_000)));
+        assert!(access.enter("").is_none() && access.enter("x").is_none());
+        let (cookie, _) = access.enter(&good).unwrap();
+        assert!(access.enter(&good).is_none(), "it was good once");
+        clock.advance(1_001);
+        assert!(access.enter(&late).is_none(), "and for a while");
+        let cookie = cookie.split(';').next().unwrap();
+        let ask = |more: &[(&str, &str)]| {
+            let headers: Vec<_> = [host, ("cookie", cookie)].into_iter().chain(more.iter().copied()).collect();
+            access.admit(&parts("POST", "127.0.0.1", &headers))
+        };
+        assert_eq!(ask(&[]).map(|operator| (operator.name, operator.role)), Ok((BROWSER.to_owned(), Role::Admin)));
+        for (headers, refusal) in [
+            (("origin", "http://127.0.0.1:8787"), None),
+            (("origin", "http://127.0.0.1:9999"), Some(Refusal::OtherOrigin)),
+            (("sec-fetch-site", "cross-site"), Some(Refusal::OtherOrigin)),
+            (("authorization", "Bearer nonsense"), Some(Refusal::BadToken)),
+        ] {
+            assert_eq!(ask(&[headers]).err(), refusal, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn behind_a_trusted_proxy_the_real_sender_counts() {
+        let proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        let options = Options { proxies, ..Options::default() };
+        let access = Access::new(options, Clock::Wall, &Scrubber::default()).unwrap();
+        let of = |peer: &str, forwarded: &str| {
+            access.sender(&parts("POST", peer, &[("x-forwarded-for", forwarded)])).to_string()
+        };
+        assert_eq!(of("127.0.0.1", "198.51.100.7"), "198.51.100.7");
+        assert_eq!(of("127.0.0.1", "1.1.1.1, 198.51.100.7"), "198.51.100.7");
+        assert_eq!(of("192.168.0.5", "198.51.100.7"), "192.168.0.5", "who is not trusted is not believed");
+        assert_eq!(of("127.0.0.1", "nonsense"), "127.0.0.1");
     }
 
     #[tokio::test]
@@ -491,15 +511,31 @@ mod tests {
     }
 
     #[test]
-    fn the_commands_token_is_for_the_hosts_user_alone() {
+    fn the_commands_token_is_for_the_hosts_user_alone_and_ends_with_the_host() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("console.token");
-        let options = Options { token_file: Some(file.clone()), ..Options::default() };
-        let access = Access::new(options, Clock::Wall).unwrap();
-        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        let token = format!("Bearer {}", std::fs::read_to_string(&file).unwrap());
-        let asked = parts("POST", "127.0.0.1", &[("host", "h"), ("authorization", &token)]);
-        assert_eq!(access.admit(&asked).map(|operator| operator.name), Ok("command line".to_owned()));
+        let address = Some("127.0.0.1:8787".parse().unwrap());
+        let start = |scrubber: &Scrubber| {
+            let options = Options { token_file: Some(file.clone()), address, ..Options::default() };
+            Access::new(options, Clock::Wall, scrubber).unwrap()
+        };
+        let scrubber = Scrubber::default();
+        let access = start(&scrubber);
+        for file in [file.clone(), address_file(&file)] {
+            assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(std::fs::read_to_string(address_file(&file)).unwrap(), "http://127.0.0.1:8787");
+        let token = std::fs::read_to_string(&file).unwrap();
+        assert!(scrubber.finds(&token));
+        let bearer = format!("Bearer {token}");
+        let asked = parts("POST", "127.0.0.1", &[("host", "h"), ("authorization", &bearer)]);
+        assert_eq!(access.admit(&asked).map(|operator| operator.name), Ok(COMMANDS.to_owned()));
+        let next = start(&scrubber);
+        assert_eq!(next.admit(&asked).err(), Some(Refusal::BadToken), "that of the start before opens nothing");
+        drop(access);
+        assert!(file.exists(), "it is another host's by now");
+        drop(next);
+        assert!(!file.exists() && !address_file(&file).exists());
     }
 }

@@ -1,5 +1,6 @@
 //! What an operator can do. The API and the pages both come here, and every deed is in the log before it is done.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -44,6 +45,23 @@ impl Console {
         self.journal.audit(&who.name, action, object, details).await?;
         telemetry::operator_did(&who.name, action, object);
         Ok(())
+    }
+
+    /// Tells the operators' log that somebody did not get in, together with others like it: it is not to grow with each guess.
+    pub(super) fn login_failed(&self, name: &str, from: IpAddr) {
+        let user = Some(name).filter(|name| self.access.is_user(name));
+        let Some(wait) = self.access.guesses.failed(user, from, self.clock.now()) else { return };
+        let console = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(u64::try_from(wait).unwrap_or(0))).await;
+            for (name, from, times) in console.access.guesses.told(console.clock.now()) {
+                telemetry::logins_failed(&name, &from, times);
+                let details = format!("{times} times");
+                if let Err(error) = console.journal.audit(&name, "login.failed", &from, &details).await {
+                    telemetry::host_fault("console", &error);
+                }
+            }
+        });
     }
 
     /// A deed that was announced did not come about: the log must not end with it.

@@ -72,6 +72,7 @@ fn documented() -> OpenApiRouter<Console> {
         .routes(routes!(forget::proofs))
         .routes(routes!(forget::proof))
         .routes(routes!(reads::me))
+        .routes(routes!(wishes::link))
 }
 
 pub(super) fn routes() -> Router<Console> {
@@ -82,7 +83,7 @@ pub(super) fn routes() -> Router<Console> {
 pub(super) use plugins::{Plugin, PluginPath, named, path, views};
 pub(super) use reads::{
     AuditPage, EventQuery, FIRST, Overview, audit_page, count_of, delivery_id, event_id, failures_of, groups_of,
-    letters_of, overview_of,
+    jobs_of, letters_of, overview_of,
 };
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::mask::Mask;
 use super::{Console, Problem};
 use crate::dispatcher::Delivered;
 
@@ -85,13 +86,15 @@ struct Ended<'a> {
     took_ms: i64,
 }
 
-fn ended(delivered: &Delivered, masked: bool) -> Option<Event> {
+fn ended(delivered: &Delivered, mask: &Mask) -> Option<Event> {
     let Delivered { queue, event, settlement } = delivered;
+    let mut entity = event.entity.as_ref().map(ToString::to_string);
+    mask.record_of(&mut entity, &event.fields);
     let reason = settlement.outcome.reason();
     let ended = Ended {
         event: event.id.to_string(),
         name: &event.name,
-        entity: event.entity.as_ref().map(ToString::to_string),
+        entity,
         plugin: queue.plugin.as_str(),
         account: &queue.account,
         delivery: settlement.delivery.0,
@@ -99,7 +102,7 @@ fn ended(delivered: &Delivered, masked: bool) -> Option<Event> {
         version: &settlement.version,
         outcome: settlement.outcome.as_str(),
         code: settlement.outcome.code(),
-        reason: Some(reason).filter(|reason| !reason.is_empty() && !masked),
+        reason: Some(reason).filter(|reason| !reason.is_empty() && mask.is_empty()),
         ended_at: settlement.ended_at,
         took_ms: settlement.ended_at.saturating_sub(settlement.started_at),
     };
@@ -116,7 +119,7 @@ async fn attempts(State(console): State<Console>) -> Response {
                 ended_one = feed.recv() => ended_one,
             };
             let event = match ended_one {
-                Ok(delivered) => ended(&delivered, !console.mask.is_empty()),
+                Ok(delivered) => ended(&delivered, &console.mask),
                 Err(RecvError::Lagged(missed)) => Some(Event::default().event("missed").data(missed.to_string())),
                 Err(RecvError::Closed) => return None,
             };

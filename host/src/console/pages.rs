@@ -59,6 +59,7 @@ pub(super) fn open_routes() -> Router<Console> {
         .route("/console/live.js", file("text/javascript; charset=utf-8", include_str!("../../assets/live.js")))
         .route("/console/icon.svg", file("image/svg+xml", include_str!("../../assets/icon.svg")))
         .route("/console/language", get(language))
+        .route("/console/enter", get(forms::enter))
         .route("/console/login", get(login_page).post(forms::login))
         .route("/console/logout", post(forms::logout))
 }
@@ -135,17 +136,19 @@ async fn language(RawQuery(query): RawQuery) -> Response {
 struct LoginPage<'a> {
     frame: &'a Frame,
     w: &'static Words,
+    /// Whether there is anybody who could log in.
+    users: bool,
     next: &'a str,
     wrong: Option<String>,
 }
 
-async fn login_page(seen: Seen, RawQuery(query): RawQuery) -> Response {
+async fn login_page(State(console): State<Console>, seen: Seen, RawQuery(query): RawQuery) -> Response {
     let asked = Asked::of(query.as_deref());
-    login_form(&Frame::outside(&seen), asked.get("next"), None)
+    login_form(&Frame::outside(&seen), console.access.has_users(), asked.get("next"), None)
 }
 
-fn login_form(frame: &Frame, next: &str, wrong: Option<String>) -> Response {
-    page(&LoginPage { frame, w: frame.words(), next, wrong })
+fn login_form(frame: &Frame, users: bool, next: &str, wrong: Option<String>) -> Response {
+    page(&LoginPage { frame, w: frame.words(), users, next, wrong })
 }
 
 #[derive(Template)]
@@ -206,9 +209,7 @@ async fn events(State(console): State<Console>, seen: Seen) -> Page {
     let asked = shown::AskedEvents::of(&frame.asked);
     let filter = asked.query(&frame).and_then(|query| query.filter()).map_err(frame.refuse())?;
     let cursor = frame.asked.get("cursor").parse().ok();
-    let journal = console.journal.clone();
-    let found = blocking(move || journal.events(&filter, cursor, ROWS)).await;
-    let found = found.map_err(frame.refuse())?;
+    let found = console.found(filter, cursor, ROWS).await.map_err(frame.refuse())?;
     let next = found.next.as_ref().map(|cursor| frame.asked.with("/console/events", "cursor", cursor));
     let plugins = live_plugins(&console);
     Ok(page(&EventsPage { frame: &frame, w: frame.words(), asked, found, next, plugins }))
@@ -312,7 +313,7 @@ async fn dead(State(console): State<Console>, seen: Seen) -> Page {
     let groups = api::groups_of(&console).await.map_err(frame.refuse())?;
     let last = letters.last().filter(|_| letters.len() == ROWS);
     let next = last.map(|letter| frame.asked.with("/console/dead", "cursor", &letter.delivery.to_string()));
-    let jobs = console.jobs.all();
+    let jobs = api::jobs_of(&console);
     Ok(page(&DeadPage { frame: &frame, w: frame.words(), jobs, groups, asked, letters, next }))
 }
 

@@ -29,6 +29,11 @@ impl Problem {
         Self { status, code, message: message.into() }
     }
 
+    pub(super) fn viewer() -> Self {
+        let words = "your role is `viewer`, which may look and not change: ask for `admin`";
+        Self::new(StatusCode::FORBIDDEN, "console.viewer", words)
+    }
+
     pub(super) fn bad_filter(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "console.bad_filter", message)
     }

@@ -154,6 +154,7 @@ words! {
     kept_state: "state", "память плагина";
     limits: "Limits", "Пределы";
     lines_dropped: "Lines that did not fit", "Строк не поместилось";
+    link_lets_in: "On the host's machine this command prints a link that opens these pages once, without a password:", "На компьютере хоста эта команда печатает ссылку, которая один раз открывает эти страницы без пароля:";
     live: "Live.", "Обновляется само.";
     log: "log", "журнал";
     log_in: "Log in", "Вход";
@@ -172,6 +173,7 @@ words! {
     no_failures: "Nothing failed.", "Сбоев не было.";
     no_letters: "None.", "Нет.";
     no_plugins: "No plugin is loaded.", "Плагины не загружены.";
+    no_users: "Nobody can log in: the configuration has no users yet.", "Войти пока некому: в настройках нет пользователей.";
     not_routed: "It has only just come.", "Только что пришло.";
     nothing_yet: "Nothing yet.", "Пока ничего.";
     now_state: "State", "Состояние";
@@ -225,6 +227,7 @@ words! {
     unreachable: "can't be reached", "не отвечает";
     unrouted: "Not routed yet", "Ещё не распределены";
     until: "Before", "До";
+    users_are_made: "A user is made by a section of the configuration, with a password's hash that the other command prints:", "Пользователь — это раздел в настройках; хеш пароля печатает другая команда:";
     version: "Version", "Версия";
     versions: "Versions", "Версии";
     via: "Came as", "Пришло как";
@@ -358,9 +361,7 @@ impl Words {
             "console.store" => "хранилище сейчас не читается или не пишется: причина в журнале хоста",
             "console.origin" => "запрос пришёл с чужой страницы; если перед хостом стоит прокси, задайте `console.url`",
             "console.form" => "страница устарела: вернитесь, обновите её и попробуйте снова",
-            "console.loopback_only" => {
-                "отвечаем только этому компьютеру, пока в настройках нет `[console.users.ИМЯ]` или `[console.tokens.ИМЯ]`"
-            }
+            "console.link" => "ссылка уже использована или устарела: `salesman-host console` напечатает новую",
             _ => message,
         }
     }

@@ -234,16 +234,18 @@ async fn invoke(shared: &Arc<Shared>, live: &Arc<Live>, claimed: &Claimed) -> (O
         state: tools.journal.state(&claimed.queue.plugin, &claimed.event.account),
         outside: tools.outside.clone(),
         settings: Arc::clone(&live.settings),
-        secrets: Arc::clone(&live.secrets),
+        scrubber: tools.scrubber.clone(),
     };
     let (sandbox, live) = (Arc::clone(&tools.sandbox), Arc::clone(live));
     let (event, attempt) = (claimed.event.clone(), claimed.attempt);
     // A task of its own, so that a panic in the host's part ends as this attempt's fault.
     let running =
         tokio::spawn(async move { sandbox.invoke(&live.compiled, &event, attempt, reach, &live.limits).await });
-    running.await.unwrap_or_else(|error| {
+    let (outcome, effects) = running.await.unwrap_or_else(|error| {
         telemetry::host_fault("sandbox", &error);
         let fault = Fault::new(FaultKind::Host, "the host failed while it ran the plugin: its log says more");
         (Outcome::Failed(fault), Effects::default())
-    })
+    });
+    // Calls and lines were recorded without; the plugin's last words are recorded, logged and told from here on.
+    (outcome.with_words(|words| tools.scrubber.scrub(words).into_owned()), effects)
 }

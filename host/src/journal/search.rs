@@ -168,7 +168,21 @@ impl Handle {
     /// # Errors
     /// [`Error::Store`].
     pub fn events(&self, filter: &EventFilter, cursor: Option<i64>, limit: usize) -> Result<Found, Error> {
-        self.readers.read(|connection| search(connection, filter, cursor, limit))
+        self.readers.read(|connection| search(connection, filter, cursor, limit, None))
+    }
+
+    /// The same for somebody who is not shown everything: what is hidden from them is not found either.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn events_behind(
+        &self,
+        veil: &dyn Veil,
+        filter: &EventFilter,
+        cursor: Option<i64>,
+        limit: usize,
+    ) -> Result<Found, Error> {
+        self.readers.read(|connection| search(connection, filter, cursor, limit, Some(veil)))
     }
 
     /// The last attempts that did not end well, of one plugin or of all.
@@ -180,7 +194,13 @@ impl Handle {
     }
 }
 
-fn search(connection: &Connection, filter: &EventFilter, cursor: Option<i64>, limit: usize) -> rusqlite::Result<Found> {
+fn search(
+    connection: &Connection,
+    filter: &EventFilter,
+    cursor: Option<i64>,
+    limit: usize,
+    veil: Option<&dyn Veil>,
+) -> rusqlite::Result<Found> {
     let before = match filter.until {
         Some(until) => number_at(connection, until)?.min(cursor.unwrap_or(i64::MAX)),
         None => cursor.unwrap_or(i64::MAX),
@@ -191,7 +211,7 @@ fn search(connection: &Connection, filter: &EventFilter, cursor: Option<i64>, li
     if fate.is_nothing {
         return Ok(Found { items: Vec::new(), next: None, looked_back_to: None });
     }
-    let mut page = Page { items: Vec::new(), last: None, limit, began, rows: 0, fate };
+    let mut page = Page { items: Vec::new(), last: None, limit, began, rows: 0, fate, veil };
     let text = filter.text.as_ref().filter(|text| !text.is_empty()).map(|text| text.to_lowercase());
     for account in accounts(connection, filter)? {
         page.collect(connection, filter, account.as_deref(), text.as_deref(), (from, before))?;
@@ -214,8 +234,14 @@ fn search(connection: &Connection, filter: &EventFilter, cursor: Option<i64>, li
     })
 }
 
+/// What somebody is not shown of events.
+pub trait Veil: Sync {
+    /// Hides in an event what is hidden; returns its fields as they are shown, where they are not shown whole.
+    fn cover(&self, event: &mut EventSummary, fields: &str) -> Option<String>;
+}
+
 /// What has been found so far.
-struct Page {
+struct Page<'a> {
     items: Vec<(i64, EventSummary)>,
     /// The row at which the look was broken off.
     last: Option<(i64, i64)>,
@@ -223,6 +249,7 @@ struct Page {
     began: Instant,
     rows: usize,
     fate: FateSql,
+    veil: Option<&'a dyn Veil>,
 }
 
 /// What is wanted of an event's deliveries, as conditions of SQL. They hold numbers and nothing from outside.
@@ -281,7 +308,7 @@ fn fate(connection: &Connection, filter: &EventFilter) -> rusqlite::Result<FateS
     Ok(FateSql { condition, source, is_nothing: false })
 }
 
-impl Page {
+impl Page<'_> {
     fn collect(
         &mut self,
         connection: &Connection,
@@ -320,8 +347,10 @@ impl Page {
         let mut found = 0;
         while let Some(row) = rows.next()? {
             let number: i64 = row.get(14)?;
-            if row.get::<_, bool>(15)? && holds(row, text)? {
-                self.items.push((number, summary_from_row(row)?));
+            if row.get::<_, bool>(15)?
+                && let Some(event) = self.shown(row, filter, text)?
+            {
+                self.items.push((number, event));
                 found += 1;
                 // One more than asked tells that there is a next page.
                 if found > self.limit {
@@ -342,6 +371,25 @@ impl Page {
     }
 }
 
+impl Page<'_> {
+    /// The event as it is shown, where what is looked for is in what is shown. What is hidden takes no other way than what
+    /// is not there, so neither counts nor times tell them apart.
+    fn shown(&self, row: &Row<'_>, filter: &EventFilter, text: Option<&str>) -> rusqlite::Result<Option<EventSummary>> {
+        let fields = row.get_ref(8)?.as_str()?;
+        let holds =
+            |fields: &str| text.is_none_or(|text| fields.contains(text) || fields.to_lowercase().contains(text));
+        let Some(veil) = self.veil else {
+            return if holds(fields) { summary_from_row(row).map(Some) } else { Ok(None) };
+        };
+        let mut event = summary_from_row(row)?;
+        let (entity, actor) = (event.entity.clone(), event.actor);
+        let covered = veil.cover(&mut event, fields);
+        let guessed =
+            filter.entity.is_some() && event.entity != entity || filter.actor.is_some() && event.actor != actor;
+        Ok((!guessed && holds(covered.as_deref().unwrap_or(fields))).then_some(event))
+    }
+}
+
 /// The accounts to look into one by one: a record's index begins with them.
 fn accounts(connection: &Connection, filter: &EventFilter) -> rusqlite::Result<Vec<Option<String>>> {
     if filter.account.is_some() || filter.entity.is_none() {
@@ -356,12 +404,6 @@ fn accounts(connection: &Connection, filter: &EventFilter) -> rusqlite::Result<V
         )?
         .query_map([], |row| row.get::<_, Option<String>>(0))?
         .collect()
-}
-
-fn holds(row: &Row<'_>, text: Option<&str>) -> rusqlite::Result<bool> {
-    let Some(text) = text else { return Ok(true) };
-    let fields = row.get_ref(8)?.as_str()?;
-    Ok(fields.contains(text) || fields.to_lowercase().contains(text))
 }
 
 /// The number of the first event that arrived at a time or later.

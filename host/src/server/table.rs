@@ -6,22 +6,13 @@
 //! - IPv6 senders are counted by their network of 64 bits: one customer has all its addresses.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::AbortHandle;
 
+use crate::sender::network;
 use crate::telemetry;
-
-/// The address under which a sender is counted.
-pub fn counted_as(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
-        }
-        address => address,
-    }
-}
 
 pub(super) struct Table {
     most: usize,
@@ -67,7 +58,7 @@ impl Table {
 
     /// A place for a new connection; none where its sender has too many, or all others serve somebody known.
     pub(super) fn place(table: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let sender = counted_as(address);
+        let sender = network(address);
         let mut places = table.places();
         let own = places.by_sender.get(&sender).copied().unwrap_or_default();
         if own >= table.most_per_sender && !sender.is_loopback() {

@@ -4,6 +4,7 @@
 //!   the work goes on. When lines get through again, the next says how many are missing.
 //! - Lines come out whole and in order.
 //! - What waits is written before the process ends, for as long as [`LAST`] allows.
+//! - No line holds a secret of the configuration, and none a character that moves a cursor, whoever it comes from.
 //!
 //! Not here: what is logged (`telemetry`).
 
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::metrics;
+use crate::secret::Scrubber;
+use crate::text;
 
 /// Bytes of lines that wait at most; more are lost.
 const MOST_BYTES: usize = 4 << 20;
@@ -34,6 +37,7 @@ pub struct Log {
 
 #[derive(Default)]
 struct Shared {
+    scrubber: Scrubber,
     queue: Mutex<Queue>,
     /// Rung when lines came, and when they are written.
     changed: Condvar,
@@ -55,8 +59,8 @@ impl Log {
     ///
     /// # Errors
     /// When the machine has no thread left.
-    pub(super) fn start(to: impl Write + Send + 'static, missed: fn(u64)) -> Result<Self, Error> {
-        let shared = Arc::new(Shared::default());
+    pub(super) fn start(to: impl Write + Send + 'static, scrubber: Scrubber, missed: fn(u64)) -> Result<Self, Error> {
+        let shared = Arc::new(Shared { scrubber, ..Shared::default() });
         let log = Self { shared: Arc::clone(&shared) };
         let (mut to, run) = (to, move |to: &mut _| shared.run(to, missed));
         std::thread::Builder::new().name("log".to_owned()).spawn(move || {
@@ -66,9 +70,15 @@ impl Log {
         Ok(log)
     }
 
-    /// Hands in whole lines, as they are.
+    /// Hands in whole lines.
     pub fn say(&self, lines: &str) {
-        self.shared.push(lines.as_bytes());
+        self.shared.push(&text::visible(&self.shared.scrubber.scrub(lines)));
+    }
+
+    /// Hands in lines as they are: of a build tool that the author ran, whose colours are wanted, or with what the author has
+    /// to know.
+    pub fn say_as_it_is(&self, lines: &str) {
+        self.shared.push(lines);
     }
 
     /// Waits until everything is written, or for [`LAST`].
@@ -89,7 +99,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, line: &[u8]) {
+    fn push(&self, line: &str) {
         let mut queue = self.locked();
         // Whatever its size, one line fits into an empty queue.
         if queue.bytes > 0 && queue.bytes + line.len() > MOST_BYTES {
@@ -98,7 +108,7 @@ impl Shared {
             return metrics::log_lines_lost(1);
         }
         queue.bytes += line.len();
-        queue.lines.push_back(line.to_vec());
+        queue.lines.push_back(line.as_bytes().to_vec());
         drop(queue);
         self.changed.notify_all();
     }
@@ -164,7 +174,10 @@ pub struct Entry(Log);
 
 impl Write for Entry {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Error> {
-        self.0.shared.push(bytes);
+        // The library hands in one whole entry: an end of a line within it comes from outside.
+        let entry = String::from_utf8_lossy(bytes);
+        let entry = self.0.shared.scrubber.scrub(entry.strip_suffix('\n').unwrap_or(&entry));
+        self.0.shared.push(&format!("{}\n", text::visible_line(&entry)));
         Ok(bytes.len())
     }
 
@@ -229,7 +242,7 @@ mod tests {
         static MISSED: AtomicU64 = AtomicU64::new(0);
         let (lets, written) = (sync_channel(0), Arc::new(Mutex::new(Vec::new())));
         let slow = Slow { lets: lets.1, written: Arc::clone(&written) };
-        let log = Log::start(slow, |lost| {
+        let log = Log::start(slow, Scrubber::default(), |lost| {
             MISSED.fetch_add(lost, Ordering::SeqCst);
         })
         .unwrap();
@@ -260,7 +273,7 @@ mod tests {
         static MISSED: AtomicU64 = AtomicU64::new(0);
         let (lets, written) = (sync_channel(1), Arc::new(Mutex::new(Vec::new())));
         let slow = Slow { lets: lets.1, written: Arc::clone(&written) };
-        let log = Log::start(slow, |lost| {
+        let log = Log::start(slow, Scrubber::default(), |lost| {
             MISSED.fetch_add(lost, Ordering::SeqCst);
         })
         .unwrap();

@@ -31,7 +31,7 @@ use crate::plugin::{Limits, Pattern, PluginName};
 use crate::registry::{self, Live};
 use crate::sandbox::compiler::Compiler;
 use crate::sandbox::{self, CompiledPlugin, LoadError, Sandbox};
-use crate::secret::Secret;
+use crate::secret::{Scrubber, Secret};
 pub use answers::Answers;
 pub use record::Recording;
 use script::Script;
@@ -105,6 +105,8 @@ pub struct Plan {
     pub attempt: u32,
     /// Grants, limits and settings, as a host would be told.
     pub options: registry::Options,
+    /// What takes the configuration's secrets out of what is recorded.
+    pub scrubber: Scrubber,
     /// Settings over all others, key by key.
     pub settings: Map<String, Value>,
     /// Where answers come from.
@@ -226,7 +228,7 @@ impl Rehearsal {
 /// # Errors
 /// [`Error::Load`], [`Error::SetUp`], [`Error::Journal`]. Whatever the plugin does is no error.
 pub async fn rehearse(plan: Plan) -> Result<Rehearsal, Error> {
-    let Plan { bytes, event, attempt, options, settings, source, cache, compiling } = plan;
+    let Plan { bytes, event, attempt, options, scrubber, settings, source, cache, compiling } = plan;
     let sandbox =
         Sandbox::new(&sandbox::Options { instances: 1, cache, compiler: Compiler::Here }).map_err(Error::SetUp)?;
     let mut live = registry::live(Arc::new(compiled(&sandbox, &bytes, compiling)?), &options);
@@ -258,7 +260,7 @@ pub async fn rehearse(plan: Plan) -> Result<Rehearsal, Error> {
         state: journal.handle().state(&live.compiled.manifest.name, &event.account),
         outside,
         settings: Arc::clone(&live.settings),
-        secrets: Arc::clone(&live.secrets),
+        scrubber: scrubber.clone(),
     };
     let (outcome, effects) = sandbox.invoke(&live.compiled, &event, attempt, reach, &live.limits).await;
     journal.close();

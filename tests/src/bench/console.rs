@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use integration_tests::host::{Setup, http_client};
+use integration_tests::host::Setup;
 use integration_tests::load;
 use salesman_host::clock::Clock;
 use salesman_host::event::{Entity, Event, EventId, Via};
@@ -46,7 +46,7 @@ pub(crate) async fn measure(events: usize, duration: Duration) -> anyhow::Result
         ("backlog (API)", "/api/v1/backlog".to_owned()),
         ("metrics", "/metrics".to_owned()),
     ];
-    let client = http_client()?;
+    let client = host.browser().await?;
     let (mut times, mut slowest) = (Map::new(), 0.0_f64);
     for (name, path) in pages {
         let mut took = Vec::with_capacity(LOOKS);

@@ -29,7 +29,7 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start the runtime")?;
     let built = runtime.block_on(async {
         tokio::select! {
-            built = build::build(&args.path, &options, |line| errln!("{line}")) => Ok(built),
+            built = build::build(&args.path, &options, crate::cli::out::tools_line) => Ok(built),
             // Dropping the build ends cargo and its compilers.
             asked = crate::cli::asked_to_stop() => Err(asked.err().unwrap_or_else(|| anyhow::anyhow!("interrupted"))),
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::cli::table::printable;
 use crate::plugin::LimitsPatch;
 use crate::workshop::inspect::{self, Plugin, Problem, Report};
 
@@ -63,7 +64,7 @@ fn line(label: &str, values: impl IntoIterator<Item = impl AsRef<str>>) {
     let mut label = label;
     for value in values {
         if !value.as_ref().is_empty() {
-            outln!("  {label:<9} {}", value.as_ref());
+            outln!("  {label:<9} {}", printable(value.as_ref()));
             label = "";
         }
     }

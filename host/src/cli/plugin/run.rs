@@ -13,6 +13,7 @@ use crate::cli::remote::At;
 use crate::cli::{spared, told};
 use crate::clock::Clock;
 use crate::config::{Config, Problems, Source as ConfigSource};
+use crate::secret::Scrubber;
 use crate::text;
 use crate::workshop::rehearse::{self, Answers, Plan, Recording, Source, compare};
 use crate::{registry, sandbox};
@@ -122,8 +123,9 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         notes.push("settings are the manifest's own: give `--config` or `--settings` for those of the host".to_owned());
     }
     let (answers, from) = answers(&args, config.as_ref(), &event.account, recording.as_ref())?;
+    let scrubber = Scrubber::of(config.iter().flat_map(|config| config.known_secrets.clone()));
     let options = options(config);
-    let plan = Plan { bytes, event, attempt, options, settings, source: answers, cache: cache(), compiling };
+    let plan = Plan { bytes, event, attempt, options, scrubber, settings, source: answers, cache: cache(), compiling };
     let mut rehearsal = runtime()?.block_on(rehearse::rehearse(plan))?;
     rehearsal.notes.extend(notes);
     let comparison = recording.as_ref().map(|recording| compare::compare(recording, &rehearsal));

@@ -8,13 +8,14 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::reads::{FIRST, PageQuery, cursor, record, rows};
 use super::wishes::wish;
-use crate::console::access::Operator;
+use crate::console::access::{Operator, Role};
 use crate::console::problem::Refused;
 use crate::console::{Console, Problem, blocking};
 use crate::journal::{Forgettable, Proof, Record};
 
 /// What else is meant.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct MentionsQuery {
     /// Whether events of other records that name it are meant too.
@@ -22,13 +23,18 @@ pub(super) struct MentionsQuery {
     mentions: bool,
 }
 
-/// What forgetting a record would delete: to be shown before.
+/// What forgetting a record would delete: to be shown before. For admins, who alone may do it.
 #[utoipa::path(get, path = "/api/v1/forget/{account}/{entity}", params(("account" = String, Path), ("entity" = String, Path), MentionsQuery), responses((status = 200, body = Forgettable), (status = "default", body = Refused)))]
 pub(super) async fn forgettable(
     State(console): State<Console>,
+    Extension(who): Extension<Operator>,
     Path((account, entity)): Path<(String, String)>,
     query: Result<Query<MentionsQuery>, QueryRejection>,
 ) -> Result<Json<Forgettable>, Problem> {
+    if who.role < Role::Admin {
+        // It counts events in which a number stands, hidden or not.
+        return Err(Problem::viewer());
+    }
     let Query(query) = query.map_err(|_| Problem::bad_filter("the question knows `mentions`"))?;
     let entity = record(&entity)?;
     let record = Record { account, kind: entity.kind, id: entity.id };

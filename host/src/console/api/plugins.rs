@@ -239,7 +239,7 @@ pub(super) struct Done {
 }
 
 /// Holds a plugin's deliveries back until it is resumed; what runs ends as it does.
-#[utoipa::path(post, path = "/api/v1/plugins/{name}/pause", params(("name" = String, Path)), responses((status = 200, body = Done), (status = "default", body = Refused)))]
+#[utoipa::path(post, path = "/api/v1/plugins/{name}/pause", params(("name" = String, Path)), request_body = super::wishes::Nothing, responses((status = 200, body = Done), (status = "default", body = Refused)))]
 pub(super) async fn pause(
     State(console): State<Console>,
     Extension(who): Extension<Operator>,
@@ -252,7 +252,7 @@ pub(super) async fn pause(
 }
 
 /// Lets a plugin's deliveries go on; ends the host's own pause after failures too.
-#[utoipa::path(post, path = "/api/v1/plugins/{name}/resume", params(("name" = String, Path)), responses((status = 200, body = Done), (status = "default", body = Refused)))]
+#[utoipa::path(post, path = "/api/v1/plugins/{name}/resume", params(("name" = String, Path)), request_body = super::wishes::Nothing, responses((status = 200, body = Done), (status = "default", body = Refused)))]
 pub(super) async fn resume(
     State(console): State<Console>,
     Extension(who): Extension<Operator>,
@@ -324,7 +324,7 @@ pub(super) async fn grant(
 }
 
 /// Takes back what was granted.
-#[utoipa::path(post, path = "/api/v1/plugins/{name}/revoke", params(("name" = String, Path)), responses((status = 200, body = Done), (status = "default", body = Refused)))]
+#[utoipa::path(post, path = "/api/v1/plugins/{name}/revoke", params(("name" = String, Path)), request_body = super::wishes::Nothing, responses((status = 200, body = Done), (status = "default", body = Refused)))]
 pub(super) async fn revoke(
     State(console): State<Console>,
     Extension(who): Extension<Operator>,

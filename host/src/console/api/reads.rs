@@ -1,7 +1,7 @@
 //! Questions: events, deliveries, dead letters, queues, CRMs, the operators' log.
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -50,6 +50,8 @@ pub(in crate::console) struct EventQuery {
     pub(in crate::console) cursor: Option<String>,
     /// Rows, at most 200; 50 by default.
     pub(in crate::console) limit: Option<usize>,
+    /// Look into what `console.mask` hides as well, and show it; for admins, and noted in the operators' log.
+    pub(in crate::console) unmasked: bool,
 }
 
 impl EventQuery {
@@ -91,16 +93,22 @@ pub(super) fn rows(limit: Option<usize>) -> usize {
 #[utoipa::path(get, path = "/api/v1/events", params(EventQuery), responses((status = 200, body = Found), (status = "default", body = Refused)))]
 pub(super) async fn events(
     State(console): State<Console>,
+    Extension(who): Extension<Operator>,
     query: Result<Query<EventQuery>, QueryRejection>,
 ) -> Result<Json<Found>, Problem> {
-    let words = "the filter can't be read: it knows name, entity, actor, account, since, until, text, plugin, outcome (done, skipped, dead, dropped, waiting, running, failed), cursor, limit";
+    let words = "the filter can't be read: it knows name, entity, actor, account, since, until, text, plugin, outcome (done, skipped, dead, dropped, waiting, running, failed), cursor, limit, unmasked";
     let Query(query) = query.map_err(|_| Problem::bad_filter(words))?;
     let (filter, cursor, limit) = (query.filter()?, cursor(query.cursor.as_deref())?, rows(query.limit));
-    Ok(Json(blocking(move || console.journal.events(&filter, cursor, limit)).await?))
+    let shown = Unmasked { unmasked: query.unmasked }.allowed(&console, &who, "search").await?;
+    if shown {
+        return Ok(Json(blocking(move || console.journal.events(&filter, cursor, limit)).await?));
+    }
+    Ok(Json(console.found(filter, cursor, limit).await?))
 }
 
 /// Whether fields that are hidden are shown.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Unmasked {
     /// Show what `console.mask` hides; for admins, and noted in the operators' log.
@@ -296,9 +304,7 @@ pub(in crate::console) async fn count_of(
 ) -> Result<Counted, Problem> {
     let (journal, now) = (console.journal.clone(), console.clock.now());
     let mut counted = blocking(move || journal.count_letters(&filter, now, shown)).await?;
-    if !console.mask.is_empty() {
-        counted.first.iter_mut().for_each(|letter| letter.reason = None);
-    }
+    counted.first.iter_mut().for_each(|letter| masked(console, letter));
     Ok(counted)
 }
 
@@ -310,11 +316,16 @@ pub(in crate::console) async fn letters_of(
 ) -> Result<Vec<Letter>, Problem> {
     let journal = console.journal.clone();
     let mut letters = blocking(move || journal.letters(&filter, after, limit)).await?;
-    if !console.mask.is_empty() {
-        // A plugin's own words may hold what is hidden; the event's page shows them without it.
-        letters.iter_mut().for_each(|letter| letter.reason = None);
-    }
+    letters.iter_mut().for_each(|letter| masked(console, letter));
     Ok(letters)
+}
+
+/// A plugin's own words may hold what is hidden.
+fn masked(console: &Console, letter: &mut Letter) {
+    if !console.mask.is_empty() {
+        letter.reason = None;
+        letter.entity.iter_mut().for_each(|entity| console.mask.lone_record(entity));
+    }
 }
 
 /// Dead letters by plugin, CRM and code.
@@ -334,6 +345,7 @@ pub(in crate::console) async fn groups_of(console: &Console) -> Result<Vec<Group
 
 /// Whose failures.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct FailureQuery {
     /// Of this plugin.
@@ -369,7 +381,13 @@ pub(in crate::console) async fn failures_of(
 /// Large changes under way, and the last that ended.
 #[utoipa::path(get, path = "/api/v1/jobs", responses((status = 200, body = Vec<Job>), (status = "default", body = Refused)))]
 pub(super) async fn jobs(State(console): State<Console>) -> Json<Vec<Job>> {
-    Json(console.jobs.all())
+    Json(jobs_of(&console))
+}
+
+pub(in crate::console) fn jobs_of(console: &Console) -> Vec<Job> {
+    let mut jobs = console.jobs.all();
+    jobs.iter_mut().for_each(|job| console.mask.deed(&mut job.object));
+    jobs
 }
 
 /// Why files, or what they hold, are not served.
@@ -385,11 +403,13 @@ pub(super) async fn crms(State(console): State<Console>) -> Json<Vec<CrmView>> {
 }
 
 /// Asks a CRM a few harmless questions: whether it answers, takes the key, and which quirks it has.
-#[utoipa::path(post, path = "/api/v1/crm/{account}/check", params(("account" = String, Path)), responses((status = 200, body = Checkup), (status = "default", body = Refused)))]
+#[utoipa::path(post, path = "/api/v1/crm/{account}/check", params(("account" = String, Path)), request_body = super::wishes::Nothing, responses((status = 200, body = Checkup), (status = "default", body = Refused)))]
 pub(super) async fn check_crm(
     State(console): State<Console>,
     Path(account): Path<String>,
+    nothing: Result<Json<super::wishes::Nothing>, JsonRejection>,
 ) -> Result<Json<Checkup>, Problem> {
+    super::wishes::empty(nothing)?;
     let client = console.queues.crms().into_iter().find(|(name, _)| *name == account);
     match client {
         Some((_, Some(client))) => {
@@ -412,6 +432,7 @@ pub(super) async fn check_crm(
 
 /// Where a page begins.
 #[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PageQuery {
     /// `next` of the page before.
@@ -445,7 +466,8 @@ pub(in crate::console) async fn audit_page(
     limit: usize,
 ) -> Result<AuditPage, Problem> {
     let (journal, before) = (console.journal.clone(), cursor(from)?);
-    let items = blocking(move || journal.audited(before, limit)).await?;
+    let mut items = blocking(move || journal.audited(before, limit)).await?;
+    items.iter_mut().for_each(|line| console.mask.audited(line));
     let next = items.last().filter(|_| items.len() == limit).map(|line| line.number.to_string());
     Ok(AuditPage { items, next })
 }

@@ -4,13 +4,14 @@ use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, FromRequest, Path, Request, State};
+use axum::http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::reads::{EventQuery, delivery_id, event_id};
-use crate::console::access::Operator;
+use crate::console::access::{COMMANDS, Operator};
 use crate::console::jobs::Job;
 use crate::console::problem::Refused;
 use crate::console::{Console, Problem};
@@ -105,6 +106,7 @@ pub(super) async fn replay_event(
 
 /// Which events, for whom, how fast.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Range {
     /// The plugin.
     plugin: PluginName,
@@ -142,7 +144,7 @@ pub(super) struct Changed {
 }
 
 /// Runs a delivery that waits or is a dead letter at once.
-#[utoipa::path(post, path = "/api/v1/deliveries/{id}/retry", params(("id" = i64, Path)), responses((status = 200, body = Changed), (status = "default", body = Refused)))]
+#[utoipa::path(post, path = "/api/v1/deliveries/{id}/retry", params(("id" = i64, Path)), request_body = Nothing, responses((status = 200, body = Changed), (status = "default", body = Refused)))]
 pub(super) async fn retry_delivery(
     State(console): State<Console>,
     Extension(who): Extension<Operator>,
@@ -155,7 +157,7 @@ pub(super) async fn retry_delivery(
 }
 
 /// Gives up a delivery that waits or is a dead letter.
-#[utoipa::path(post, path = "/api/v1/deliveries/{id}/drop", params(("id" = i64, Path)), responses((status = 200, body = Changed), (status = "default", body = Refused)))]
+#[utoipa::path(post, path = "/api/v1/deliveries/{id}/drop", params(("id" = i64, Path)), request_body = Nothing, responses((status = 200, body = Changed), (status = "default", body = Refused)))]
 pub(super) async fn drop_delivery(
     State(console): State<Console>,
     Extension(who): Extension<Operator>,
@@ -169,6 +171,7 @@ pub(super) async fn drop_delivery(
 
 /// An empty object.
 #[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
 
 /// Takes an empty object, which only this host's own pages and programs can send.
@@ -265,7 +268,7 @@ async fn decide(
 }
 
 /// Stops a large change; what it has done stays done.
-#[utoipa::path(post, path = "/api/v1/jobs/{id}/stop", params(("id" = u64, Path)), responses((status = 200, body = Changed), (status = "default", body = Refused)))]
+#[utoipa::path(post, path = "/api/v1/jobs/{id}/stop", params(("id" = u64, Path)), request_body = Nothing, responses((status = 200, body = Changed), (status = "default", body = Refused)))]
 pub(super) async fn stop_job(
     State(console): State<Console>,
     Extension(who): Extension<Operator>,
@@ -303,4 +306,32 @@ pub(super) async fn note(
     }
     console.audit(&who, &action, &object, &details).await?;
     Ok(Json(Changed { changed: 1 }))
+}
+
+/// A way in for a browser.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Link {
+    /// An address that opens the console as an administrator, once and within ten minutes.
+    link: String,
+}
+
+/// How long a link is good.
+const LINK: i64 = 10 * 60_000;
+
+/// Makes an address that opens the console in a browser. Only for the token of the data folder: a session of such a link
+/// belongs to no user, and would outlive one.
+#[utoipa::path(post, path = "/api/v1/console/link", request_body = Nothing, responses((status = 200, body = Link), (status = "default", body = Refused)))]
+pub(super) async fn link(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    nothing: Result<Json<Nothing>, JsonRejection>,
+) -> Result<Json<Link>, Problem> {
+    empty(nothing)?;
+    if who.name != COMMANDS {
+        let words =
+            "a link is made for whoever may read the data folder: run `salesman-host console` on the host's machine";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "console.link", words));
+    }
+    console.audit(&who, "console.link", "", "").await?;
+    Ok(Json(Link { link: console.access.keys().link(console.clock.now(), LINK) }))
 }

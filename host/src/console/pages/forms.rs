@@ -4,7 +4,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::post;
 
@@ -13,9 +13,8 @@ use super::frame::{Asked, Frame, Seen};
 use super::shown::{AskedEvents, AskedLetters};
 use super::{Refused, login_form, own_page, problem_page};
 use crate::console::access::Operator;
-use crate::console::{Console, Problem, api, peer};
+use crate::console::{Console, Problem, api};
 use crate::journal::{DeliveryId, LetterFilter, Resolution};
-use crate::telemetry;
 
 pub(super) fn routes() -> Router<Console> {
     Router::new()
@@ -247,7 +246,12 @@ pub(super) async fn login(State(console): State<Console>, seen: Seen, parts: Par
         let words = "a page of another address asks: use this host's own, or set `console.url`";
         return problem_page(&frame, &Problem::new(StatusCode::FORBIDDEN, "console.origin", words));
     }
-    let (name, next, from) = (asked.get("name"), asked.get("next"), peer(&parts));
+    if !console.access.has_users() {
+        let mut answer = login_form(&frame, false, "", None);
+        *answer.status_mut() = StatusCode::UNAUTHORIZED;
+        return answer;
+    }
+    let (name, next, from) = (asked.get("name"), asked.get("next"), console.access.sender(&parts));
     // A password may begin or end with a space.
     let password = asked.all("password").next().unwrap_or_default();
     let w = frame.words();
@@ -260,18 +264,33 @@ pub(super) async fn login(State(console): State<Console>, seen: Seen, parts: Par
             ([(header::SET_COOKIE, cookie)], Redirect::to(next)).into_response()
         }
         Ok(None) => {
-            telemetry::login_failed(from);
-            let mut answer = login_form(&frame, next, Some(w.wrong_password.to_owned()));
+            console.login_failed(name, from);
+            let mut answer = login_form(&frame, true, next, Some(w.wrong_password.to_owned()));
             *answer.status_mut() = StatusCode::UNAUTHORIZED;
             answer
         }
         Err(seconds) => {
-            telemetry::login_failed(from);
-            let mut answer = login_form(&frame, next, Some(format!("{} {seconds}.", w.wait_to_log_in)));
+            console.login_failed(name, from);
+            let mut answer = login_form(&frame, true, next, Some(format!("{} {seconds}.", w.wait_to_log_in)));
             *answer.status_mut() = StatusCode::TOO_MANY_REQUESTS;
             answer.headers_mut().insert(header::RETRY_AFTER, seconds.into());
             answer
         }
+    }
+}
+
+/// Whoever has a link's word is in, once. `HEAD` asks what would come, and uses nothing up.
+pub(super) async fn enter(State(console): State<Console>, method: Method, seen: Seen, parts: Parts) -> Response {
+    let asked = Asked::of(parts.uri.query());
+    let entered = if method == Method::GET { console.access.enter(asked.get("word")) } else { None };
+    let Some((cookie, who)) = entered else {
+        let words = "this link was used, or is too old: `salesman-host console` prints another";
+        return problem_page(&Frame::outside(&seen), &Problem::new(StatusCode::FORBIDDEN, "console.link", words));
+    };
+    let from = console.access.sender(&parts);
+    match console.journal.audit(who, "login", &from.to_string(), "").await {
+        Ok(()) => ([(header::SET_COOKIE, cookie)], Redirect::to("/console")).into_response(),
+        Err(error) => problem_page(&Frame::outside(&seen), &error.into()),
     }
 }
 

@@ -155,6 +155,7 @@ impl AskedEvents {
             },
             cursor: None,
             limit: None,
+            unmasked: false,
         })
     }
 }

@@ -1,12 +1,14 @@
-//! Where an event comes from: the peer, or who a trusted proxy says it was.
+//! Where a request comes from: the peer, or who a trusted proxy says it was.
+//!
+//! - The intake (`allow`) and the console (wrong passwords) ask here, so both mean the same sender.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use axum::http::HeaderMap;
 use ipnet::IpNet;
 
 /// The last address that is no trusted proxy; nothing where a trusted proxy names what is no address.
-pub(super) fn sender(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> Option<IpAddr> {
+pub fn sender(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> Option<IpAddr> {
     let mut sender = peer.to_canonical();
     // Lines of one name are one list.
     for line in headers.get_all("x-forwarded-for").iter().rev() {
@@ -19,6 +21,17 @@ pub(super) fn sender(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> Op
         }
     }
     Some(sender)
+}
+
+/// Whom an address stands for where something is counted by sender: of IPv6 everybody has a network of 64 bits to choose
+/// addresses from.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
+        }
+        address => address,
+    }
 }
 
 /// An address as proxies write it: bare, with a port, in brackets, in quotes, with a zone.
@@ -60,6 +73,13 @@ mod tests {
         ] {
             assert_eq!(address(written), meant.map(|text| text.parse().unwrap()), "{written}");
         }
+    }
+
+    #[test]
+    fn one_line_of_ipv6_is_one_sender() {
+        let of = |text: &str| network(text.parse().unwrap()).to_string();
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!((of("10.1.2.3").as_str(), of("::ffff:10.1.2.3").as_str()), ("10.1.2.3", "10.1.2.3"));
     }
 
     #[test]
