@@ -155,3 +155,135 @@ async fn no_secret_shows_in_the_log_the_store_or_the_api() {
         assert_eq!(at, None, "{secret}: {around:?}");
     }
 }
+
+/// A request of the API as nobody in particular sends it, or with a token.
+async fn asked(
+    host: &Host,
+    method: &str,
+    path: &str,
+    body: Option<(&str, &str)>,
+    token: Option<&str>,
+) -> (u16, String) {
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let mut request = client.request(method.parse().unwrap(), format!("{}{path}", host.base()));
+    if let Some((kind, body)) = body {
+        request = request.header("content-type", kind).body(body.to_owned());
+    }
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let answer = request.send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+/// What a row of the CRM's webhooks makes it send to wherever it says.
+const AS_A_WEBHOOK: &[(&str, &str)] = &[
+    ("application/x-www-form-urlencoded", "event=client.edit&clid=5&iduser1=3"),
+    ("application/json", "{\"event\":\"client.edit\",\"clid\":\"5\",\"iduser1\":\"3\"}"),
+];
+
+#[tokio::test]
+async fn nothing_is_read_or_changed_for_being_on_the_hosts_machine() {
+    let folder = crate::plugins(&[("one", "*")]);
+    let host = Setup::new().unwrap().plugins(folder.path()).start().await.unwrap();
+    host.accepted("event=client.edit&clid=5&phone=planted-phone&sin=none").await.unwrap();
+    host.idle(PATIENCE).await.unwrap();
+    let description = host.api("openapi.json").await.unwrap();
+    let token = host.token().unwrap();
+    let before = host.api("audit").await.unwrap();
+    let (mut reads, mut changes) = (0, 0);
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        let path = path.replace("{name}", "one").replace("{account}", "main").replace("{entity}", "client:5");
+        let path = path.replace("{id}", "1");
+        if methods.get("get").is_some() {
+            reads += 1;
+            assert_eq!(asked(&host, "GET", &path, None, None).await.0, 401, "{path}");
+        }
+        if methods.get("post").is_some() {
+            changes += 1;
+            for body in AS_A_WEBHOOK.iter().copied().chain([("application/json", "{}")]) {
+                assert_eq!(asked(&host, "POST", &path, Some(body), None).await.0, 401, "{path} {body:?}");
+            }
+            // Not even with the token: an event is no wish, whatever it is sent to.
+            for body in AS_A_WEBHOOK {
+                let (status, answer) = asked(&host, "POST", &path, Some(*body), Some(&token)).await;
+                assert_eq!(status, 400, "{path} {body:?}: {answer}");
+            }
+        }
+    }
+    assert!(reads > 15 && changes > 15, "{reads} {changes}");
+    for (path, expected) in [("/metrics", 401), ("/api/v1/live", 401), ("/console", 303), ("/console/events", 303)] {
+        let (status, text) = asked(&host, "GET", path, None, None).await;
+        assert!(status == expected && !text.contains("planted"), "{path}: {status} {text}");
+    }
+    for path in ["/console/plugins/one/revoke", "/console/dead/all", "/console/login"] {
+        let (status, _) = asked(&host, "POST", path, Some(AS_A_WEBHOOK[0]), None).await;
+        assert_eq!(status, 401, "{path}");
+    }
+    assert_eq!(host.api("audit").await.unwrap(), before, "nothing was done, and nothing announced");
+    // What is open to everybody tells nothing of anybody.
+    for path in ["/healthz", "/readyz", "/console/login"] {
+        let (status, text) = asked(&host, "GET", path, None, None).await;
+        assert!(status == 200 && !text.contains("planted") && !text.contains("one\""), "{path}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_link_opens_the_console_once_and_the_token_ends_with_the_host() {
+    let mut host = Setup::new().unwrap().start().await.unwrap();
+    let config = host.folder().join("host.toml");
+    let mut command = tokio::process::Command::new(Setup::new().unwrap().program);
+    let printed = command.args(["console", "--config"]).arg(&config).output().await.unwrap();
+    let link = String::from_utf8(printed.stdout).unwrap().trim().to_owned();
+    let path = link.strip_prefix(host.base()).unwrap().to_owned();
+    // A program that looks at links before people open them uses nothing up.
+    assert_eq!(asked(&host, "HEAD", &path, None, None).await.0, 403);
+    assert_eq!(asked(&host, "GET", &path, None, None).await.0, 303);
+    let (status, text) = asked(&host, "GET", &path, None, None).await;
+    assert!(status == 403 && text.contains("console.link"), "{text}");
+    let page = host.browser().await.unwrap().get(format!("{}/console/audit", host.base())).send().await.unwrap();
+    let text = page.text().await.unwrap();
+    assert!(text.contains("console.link") && text.contains("this machine"), "{text}");
+    assert!(!host.log().contains(path.rsplit('=').next().unwrap()), "the word is in no log");
+    let token = host.token().unwrap();
+    host.stop().await.unwrap();
+    assert!(host.token().is_err());
+    host.start().await.unwrap();
+    assert_eq!(asked(&host, "GET", "/api/v1/me", None, Some(&token)).await.0, 401);
+}
+
+#[tokio::test]
+async fn of_a_hundred_guesses_at_once_five_are_looked_at_and_nobody_else_waits() {
+    let mut setup = crate::operators::with_users();
+    setup.server = "trust_proxies = [\"127.0.0.1\"]".to_owned();
+    let host = setup.start().await.unwrap();
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let login = |password: String, from: &str| {
+        let request = client.post(format!("{}/console/login", host.base())).header("x-forwarded-for", from);
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let request = request.body(format!("name=anna&password={password}"));
+        async move { request.send().await.unwrap().status().as_u16() }
+    };
+    let mut guesses = tokio::task::JoinSet::new();
+    for number in 0..100 {
+        guesses.spawn(login(format!("planted-guess-{number}"), "198.51.100.66"));
+    }
+    let statuses = guesses.join_all().await;
+    let looked_at = statuses.iter().filter(|status| **status == 401).count();
+    assert!((1..=5).contains(&looked_at) && statuses.iter().all(|status| matches!(status, 401 | 429)), "{statuses:?}");
+    assert_eq!(login("correct+horse".to_owned(), "198.51.100.66").await, 429, "the guesser waits");
+    assert_eq!(login("correct+horse".to_owned(), "198.51.100.10").await, 303, "and nobody else does");
+    // Operators are told how often, by one line; of what was typed nothing.
+    let told = wait_until("the operators' log", PATIENCE, async || {
+        let audit = host.api("audit").await?;
+        let lines: Vec<serde_json::Value> = audit["items"].as_array().cloned().unwrap_or_default();
+        let lines: Vec<_> = lines.into_iter().filter(|line| line["action"] == "login.failed").collect();
+        Ok((!lines.is_empty()).then_some(lines))
+    });
+    let told = told.await.unwrap();
+    let expected = ("anna", "198.51.100.66", "101 times");
+    let line = |key: &str| told[0][key].as_str().unwrap_or_default().to_owned();
+    assert_eq!((told.len(), (line("who").as_str(), line("object").as_str(), line("details").as_str())), (1, expected));
+    let log = host.log();
+    assert!(!log.contains("planted-guess") && log.matches("Somebody could not log in").count() == 1, "{log}");
+}

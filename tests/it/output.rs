@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use clap::CommandFactory as _;
 use integration_tests::host::{Host, PATIENCE, Setup};
+use integration_tests::stand_in::{Fault, Options, StandIn};
 use integration_tests::wait_until;
 
 /// Every command with arguments that bring output, or at least a refusal; `DIR` is a folder of the test's own. One for each
@@ -188,4 +189,83 @@ async fn a_log_that_nobody_takes_costs_no_work() {
         assert_eq!(host.stop().await.unwrap(), Some(0), "{name}: it ends in order, and does not wait for a reader");
     }
     drop(reader);
+}
+
+/// What moves a cursor, reads backwards, or is not seen.
+const HOSTILE: [&str; 4] = ["\u{1b}[1A\u{1b}[2K", "\u{202e}tsil", "\u{200b}", "\u{9b}31m"];
+
+/// Whether a text holds a character that a terminal heeds or nobody sees.
+fn is_hostile(text: &str) -> Option<char> {
+    text.chars().find(|character| salesman_host::text::is_invisible(*character) || *character == '\r')
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_command_and_no_line_of_the_log_shows_what_moves_a_cursor_or_reads_backwards() {
+    let hostile = HOSTILE.concat();
+    let crm = StandIn::start(Options { demo_data: true, ..Options::default() }).await.unwrap();
+    let plugins = crate::plugins(&[("one", "*")]);
+    let module = std::fs::read(plugins.path().join("one.wasm")).unwrap();
+    // A file whose manifest can't be used is told about by the words that it holds.
+    let manifest = format!(
+        "name = \"two\"\nversion = \"1\"\nevents = [\"*\"]\n[permissions]\ncrm = {:?}",
+        [format!("deal.list{hostile}")]
+    );
+    let broken = integration_tests::guest::with_manifest(&module, &manifest).unwrap();
+    std::fs::write(plugins.path().join("two.wasm"), &broken).unwrap();
+    std::fs::write(plugins.path().join(format!("three{hostile}.wasm")), b"no plugin").unwrap();
+    let setup = Setup::new().unwrap().crm(&crm).plugins(plugins.path());
+    let host = setup.more("[retry]\nattempts = 1\n[telemetry]\nlevel = \"debug\"").start().await.unwrap();
+    let mut ids = Vec::new();
+    for sin in ["add-task", "reject", &hostile] {
+        let event = serde_json::json!({ "event": "call.add", "id": format!("5{hostile}"), "title": hostile, "note": hostile, "sin": sin });
+        let sent = host.send("POST", "", Some("application/json"), event.to_string().into_bytes()).await.unwrap();
+        ids.extend(sent.1["id"].as_str().map(str::to_owned));
+    }
+    crm.fault_on(
+        Some("task"),
+        Some("add"),
+        1,
+        Fault::Instead {
+            status: "200 OK",
+            retry_after: None,
+            body: r#"{"error":{"code":"404\u001b[1A","text":"no \u001b[2K task \u202e\u200b"}}"#,
+        },
+    );
+    ids.push(host.accepted("event=client.edit&clid=7&sin=add-task").await.unwrap());
+    host.post(&format!("event=a{hostile}")).await.unwrap();
+    host.idle(PATIENCE).await.unwrap();
+    let folder = host.folder().to_owned();
+    let at = format!("--host {} --config DIR/host.toml", host.base());
+    let mut commands =
+        vec!["config show --config DIR/host.toml".to_owned(), "doctor --config DIR/host.toml".to_owned()];
+    for command in ["event list", "dead list", "dead list --groups", "plugin list", "job list", "audit", "crm check"] {
+        commands.extend([format!("{command} {at}"), format!("{command} --json {at}")]);
+    }
+    for id in &ids {
+        commands.extend([format!("event show {id} {at}"), format!("event show {id} --json {at}")]);
+    }
+    for command in ["plugin inspect", "plugin inspect --json", "plugin run --event deal.close"] {
+        commands.push(format!("{command} {}", plugins.path().join("two.wasm").display()));
+    }
+    commands.push("plugin grant two --config DIR/host.toml --yes".to_owned());
+    let mut escaped = 0;
+    for command in &commands {
+        let (_, said, words) = run(command, &folder, "hostile", Stdio::piped(), Stdio::piped());
+        let said = String::from_utf8(said).unwrap();
+        for text in [&said, &words] {
+            assert_eq!(is_hostile(text), None, "{command}: {text:?}");
+            escaped += usize::from(text.contains("\\u001b") || text.contains("\\u202e"));
+        }
+        if command.contains("--json") && !command.contains("inspect") {
+            let read: Result<serde_json::Value, _> = serde_json::from_str(&said);
+            assert!(read.is_ok(), "{command}: {said}");
+        }
+    }
+    assert!(escaped > 5, "the texts were printed: {escaped}");
+    let log = host.log();
+    assert_eq!(is_hostile(&log), None);
+    assert!(
+        log.contains("Event refused") && log.lines().all(|line| line.starts_with("20")),
+        "each entry is a line:\n{log}"
+    );
 }

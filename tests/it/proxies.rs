@@ -282,3 +282,35 @@ async fn a_body_that_the_proxy_alone_refuses_is_set_aside_and_the_others_arrive(
         (Some(1), &json!("client:2"))
     );
 }
+
+/// A proxy as its documentation begins: everything is passed on, and nothing is said of who asks.
+async fn tells_nobody(proxy: &Proxy, kind: Kind, site: &str) {
+    let host = Setup::new().unwrap().start().await.unwrap();
+    host.accepted("event=client.edit&clid=5&phone=planted").await.unwrap();
+    let running = Running::start(proxy, kind, &host, site).await;
+    for path in ["/api/v1/events", "/api/v1/me", "/metrics", "/api/v1/live", "/console", "/console/events"] {
+        let (status, head, answer) = running.raw(&format!("GET {path} HTTP/1.1\r\nX-Any: thing"), b"");
+        assert!(matches!(status, 401 | 303), "{path}: {status} {head} {answer}");
+        assert!(!answer.to_string().contains("planted"), "{path}: {answer}");
+    }
+    for (kind, body) in [("application/json", "{}"), ("application/x-www-form-urlencoded", "event=client.edit&clid=5")]
+    {
+        for path in ["/api/v1/plugins/one/revoke", "/api/v1/plugins/one/resume", "/api/v1/events", "/console/dead/all"]
+        {
+            let request = format!("POST {path} HTTP/1.1\r\nContent-Type: {kind}");
+            let (status, head, answer) = running.raw(&request, body.as_bytes());
+            assert_eq!(status, 401, "{path}: {head} {answer}");
+        }
+    }
+    assert_eq!(host.api("audit").await.unwrap()["items"], json!([]));
+}
+
+#[tokio::test]
+async fn a_proxy_that_passes_everything_on_makes_nobody_an_administrator() {
+    if let Some(proxy) = found(Kind::Nginx) {
+        tells_nobody(&proxy, Kind::Nginx, "location / { proxy_pass http://127.0.0.1:8787; }").await;
+    }
+    if let Some(proxy) = found(Kind::Apache) {
+        tells_nobody(&proxy, Kind::Apache, "ProxyPass \"/\" \"http://127.0.0.1:8787/\"").await;
+    }
+}
