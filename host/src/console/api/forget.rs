@@ -102,20 +102,35 @@ pub(super) struct ProofPage {
 #[utoipa::path(get, path = "/api/v1/forgotten", params(PageQuery), responses((status = 200, body = ProofPage), (status = "default", body = Refused)))]
 pub(super) async fn proofs(
     State(console): State<Console>,
+    Extension(who): Extension<Operator>,
     query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Json<ProofPage>, Problem> {
     let Query(query) = query.map_err(|_| Problem::bad_filter("the list knows cursor and limit"))?;
     let (journal, before, limit) = (console.journal.clone(), cursor(query.cursor.as_deref())?, rows(query.limit));
-    let items = blocking(move || journal.proofs(before, limit)).await?;
+    let mut items = blocking(move || journal.proofs(before, limit)).await?;
+    items.iter_mut().for_each(|proof| masked(&console, &who, proof));
     let next = items.last().filter(|_| items.len() == limit).map(|proof| proof.number.to_string());
     Ok(Json(ProofPage { items, next }))
 }
 
 /// One proof that a record was forgotten.
 #[utoipa::path(get, path = "/api/v1/forgotten/{number}", params(("number" = String, Path)), responses((status = 200, body = Proof), (status = "default", body = Refused)))]
-pub(super) async fn proof(State(console): State<Console>, Path(number): Path<String>) -> Result<Json<Proof>, Problem> {
+pub(super) async fn proof(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    Path(number): Path<String>,
+) -> Result<Json<Proof>, Problem> {
     let missing = || Problem::not_found(format!("there is no proof with the number `{number}`"));
     let wanted = number.parse().map_err(|_| missing())?;
     let journal = console.journal.clone();
-    Ok(Json(blocking(move || journal.proof(wanted)).await?.ok_or_else(missing)?))
+    let mut proof = blocking(move || journal.proof(wanted)).await?.ok_or_else(missing)?;
+    masked(&console, &who, &mut proof);
+    Ok(Json(proof))
+}
+
+/// A proof is a document for whoever ordered it; others see of the record what they see elsewhere.
+fn masked(console: &Console, who: &Operator, proof: &mut Proof) {
+    if who.role < Role::Admin {
+        console.mask.lone_record(&mut proof.entity);
+    }
 }
