@@ -1,4 +1,5 @@
-//! What the documents tell people to type exists: commands and flags of the host, of `cargo xtask`, of the PHP file.
+//! What the documents tell people to type exists: commands and flags of the host, of `cargo xtask`, of the PHP file. And the
+//! tests exist that hold what is promised.
 
 use std::collections::BTreeSet;
 
@@ -6,9 +7,10 @@ use clap::{Command, CommandFactory as _};
 use salesman_host::cli::Cli;
 
 /// The documents that people type from.
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "README.ru.md",
+    "SECURITY.md",
     "plugin-sdk/README.md",
     "plugin-sdk/js/README.md",
     "plugin-sdk/python/README.md",
@@ -151,4 +153,32 @@ fn a_command_that_does_not_exist_is_found_out() {
     ] {
         assert_eq!(wrong(piece, &host, xtask::USAGE, &elsewhere), None, "{piece}");
     }
+}
+
+/// The sources of a folder, as one text.
+fn sources(folder: &std::path::Path) -> String {
+    let files = crate::files_below(folder);
+    let rust = files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    rust.map(|path| std::fs::read_to_string(path).unwrap()).collect()
+}
+
+#[test]
+fn every_line_of_the_threat_model_names_tests_that_exist() {
+    let root = xtask::root();
+    let document = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let sources = sources(&root.join("host/src")) + &sources(&root.join("tests/it"));
+    let lines: Vec<&str> = document.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(lines.len() > 10, "the table is not there");
+    let mut missing = Vec::new();
+    for line in lines {
+        let tests: Vec<&str> =
+            line.trim_end_matches([' ', '|']).rsplit('|').next().unwrap().split('`').skip(1).step_by(2).collect();
+        if tests.is_empty() {
+            missing.push(line.to_owned());
+        }
+        missing.extend(
+            tests.iter().filter(|test| !sources.contains(&format!("fn {test}("))).map(|test| (*test).to_owned()),
+        );
+    }
+    assert_eq!(missing, Vec::<String>::new());
 }

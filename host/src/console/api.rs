@@ -9,12 +9,14 @@ mod plugins;
 mod reads;
 mod wishes;
 
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Console;
+use super::{Console, Problem};
 
 /// How callers say who they are.
 struct Bearer;
@@ -75,8 +77,21 @@ fn documented() -> OpenApiRouter<Console> {
         .routes(routes!(wishes::link))
 }
 
+/// What the framework refuses by itself (a path that is no text, a method that is none) has a code as well.
+async fn coded(response: Response) -> Response {
+    let json = response.headers().get(CONTENT_TYPE).is_some_and(|of| of.as_bytes().starts_with(b"application/json"));
+    if json || !response.status().is_client_error() {
+        return response;
+    }
+    let words = "the address, the method or the question can't be read: `/api/v1/openapi.json` describes them";
+    Problem::new(response.status(), "console.bad_filter", words).into_response()
+}
+
 pub(super) fn routes() -> Router<Console> {
     let (router, description) = documented().split_for_parts();
+    let unknown = async || Problem::not_found("the API has no such address: `/api/v1/openapi.json` describes all");
+    let router = router.route("/api/v1/{*rest}", axum::routing::any(unknown));
+    let router = router.layer(axum::middleware::map_response(coded));
     router.route("/api/v1/openapi.json", axum::routing::get(async move || Json(description)))
 }
 

@@ -127,15 +127,29 @@ impl Judge {
             TcpStream::connect(&self.address).await.map_err(|error| format!("nobody listens any more: {error}"))?;
         // A host that has refused already need not read the rest.
         stream.write_all(request).await.ok();
-        stream.shutdown().await.ok();
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.ok();
-        let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(None) };
+        let end = loop {
+            if let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+                break end;
+            }
+            if stream.read_buf(&mut answer).await.unwrap_or(0) == 0 {
+                return Ok(None);
+            }
+        };
         let head = String::from_utf8_lossy(answer.get(..end).unwrap_or_default()).into_owned();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| format!("no status: {head}"))?;
-        let body = answer.split_off(end + 4);
-        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        let lower = head.to_ascii_lowercase();
+        let chunked = lower.contains("transfer-encoding: chunked");
+        let length = lower.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        // A damaged request may have left the connection open.
+        let whole_now = |answer: &[u8]| match length {
+            Some(length) => answer.len() >= end + 4 + length,
+            None => chunked && answer.ends_with(b"0\r\n\r\n"),
+        };
+        while !whole_now(&answer) && stream.read_buf(&mut answer).await.unwrap_or(0) > 0 {}
+        let mut body = answer.split_off(end + 4);
+        body.truncate(length.unwrap_or(usize::MAX));
         Ok(Some(Answer { status, body: if chunked { whole(&body) } else { body } }))
     }
 
@@ -229,7 +243,9 @@ fn odd(value: &Value) -> Option<&Value> {
 /// Bytes as they can stand in a request's line; percent signs stay as they are.
 fn sendable(bytes: &[u8]) -> String {
     let sent = |byte: &u8| match byte {
-        b'!'..=b'~' if *byte != b'#' => char::from(*byte).to_string(),
+        byte if byte.is_ascii_alphanumeric() || b"-._~%&=+:/?@!$'()*,;[]".contains(byte) => {
+            char::from(*byte).to_string()
+        }
         byte => format!("%{byte:02X}"),
     };
     bytes.iter().map(sent).collect()
