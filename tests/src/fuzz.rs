@@ -133,7 +133,9 @@ impl Report {
 /// # Errors
 /// When the host can't be started: nothing was tried.
 pub async fn run(options: &Options, plugins: &Path) -> anyhow::Result<Report> {
-    let host = Setup::new()?.start().await?;
+    // A request that was cut is waited for.
+    let server = "body_timeout_ms = 500\nhead_timeout_ms = 500".to_owned();
+    let host = Setup { server, ..Setup::new()? }.start().await?;
     let judge = Judge::new(&host)?;
     let corpora: Vec<(Target, Vec<corpus::Input>)> = options
         .targets
