@@ -132,10 +132,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The name of the file in which a plugin waits for approval.
-    pub fn waits_in(&self, plugin: &PluginName) -> Option<PathBuf> {
-        let waits = |notice: &&Notice| notice.plugin.as_ref() == Some(plugin) && notice.asks.is_some();
-        self.notices.iter().find(waits)?.file.file_name().map(PathBuf::from)
+    /// The file in which a plugin waits for approval.
+    pub fn waits_in(&self, plugin: &PluginName) -> Option<versions::Home> {
+        let mut waiting = self.notices.iter().filter(|notice| notice.plugin.as_ref() == Some(plugin));
+        let (file, hash) = waiting.find_map(|notice| Some((&notice.file, notice.hash.clone()?)))?;
+        Some(versions::Home { file: PathBuf::from(file.file_name()?), hash })
     }
 }
 

@@ -17,7 +17,7 @@ use salesman_host::sandbox::{self, LoadError, Sandbox};
 use serde_json::{Value, json};
 
 /// Mutants of each sample that are read when the tests run.
-const MUTANTS: u64 = 1_000;
+const MUTANTS: u64 = 2_000;
 /// What a panic in a library is told as.
 const FAILED: &str = "what reads it failed on it";
 
@@ -287,22 +287,21 @@ async fn events_that_come_before_any_plugin_is_ready_are_kept_for_them() {
         (&json!(true), &json!(["plugins are being made ready: their events are kept"]))
     );
     let mut sent = Vec::new();
-    for _ in 0..20 {
-        sent.push(host.accepted("event=test.sin&sin=none").await.unwrap());
+    for number in 0..20 {
+        sent.push(host.accepted(&format!("event=test.sin&sin=none&number={number}")).await.unwrap());
     }
     for id in &sent {
         let path = host.settled(id).await.unwrap();
-        assert_eq!(
-            (&path["deliveries"][0]["plugin"], &path["deliveries"][0]["state"]),
-            (&json!("alpha"), &json!("done"))
-        );
+        let delivery = &path["deliveries"][0];
+        let what = (&delivery["plugin"], &delivery["state"]);
+        assert_eq!(what, (&json!("alpha"), &json!("done")), "{path}\n{}", host.log());
     }
     // Also where another program has to make all of them ready anew, and is stopped while it does.
     std::fs::remove_dir_all(host.data().join("plugins/compiled")).unwrap_or_default();
-    for _ in 0..2 {
+    for number in 20..22 {
         host.kill().unwrap();
         host.start().await.unwrap();
-        let id = host.accepted("event=test.sin&sin=none").await.unwrap();
+        let id = host.accepted(&format!("event=test.sin&sin=none&number={number}")).await.unwrap();
         sent.push(id);
     }
     for id in &sent {

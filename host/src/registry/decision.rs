@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::folder::Stamp;
 use super::jobs::{Wish, read};
 use super::loader::{Chosen, Kept, Loader};
-use super::versions::Serving;
+use super::versions::{Home, Serving};
 use super::{Error, MOST_KEPT, Notice, Options, Snapshot, Start, live, not_approved};
 use crate::journal::{Subscription, Subscriptions};
 use crate::plugin::{Pattern, PluginName};
@@ -46,7 +46,7 @@ impl Loader {
             match &seen.found {
                 Some(Ok(compiled)) => {
                     let name = &compiled.manifest.name;
-                    let home = homes.get(name).filter(|home| self.holds(home, name));
+                    let home = homes.get(name).map(|home| &home.file).filter(|home| self.holds(home, name));
                     match good.entry(name.clone()) {
                         Entry::Vacant(place) if home.is_none_or(|home| home == path) => {
                             place.insert((path.clone(), Arc::clone(compiled)));
@@ -113,11 +113,13 @@ impl Loader {
     }
 
     /// Where each plugin is at home.
-    fn homes(&self) -> BTreeMap<PluginName, PathBuf> {
-        let before = self.before.iter().map(|(name, serving)| (name.clone(), serving.file.clone()));
-        let mut homes: BTreeMap<PluginName, PathBuf> = before.collect();
+    fn homes(&self) -> BTreeMap<PluginName, Home> {
+        let home = |serving: &Serving| Home { file: serving.file.clone(), hash: serving.newest.clone() };
+        let mut homes: BTreeMap<PluginName, Home> =
+            self.before.iter().map(|(name, serving)| (name.clone(), home(serving))).collect();
         homes.extend(self.versions.homes());
-        homes.into_iter().map(|(name, file)| (name, self.options.dir.join(file))).collect()
+        homes.values_mut().for_each(|home| home.file = self.options.dir.join(&home.file));
+        homes
     }
 
     /// Whether a file is there, and holds no other plugin as far as is known.
@@ -133,7 +135,7 @@ impl Loader {
         serving: Option<Chosen>,
         file: PathBuf,
         compiled: Arc<CompiledPlugin>,
-        (home, pinned): (Option<&PathBuf>, Option<&str>),
+        (home, pinned): (Option<&Home>, Option<&str>),
         told: &mut Told,
     ) -> Option<Chosen> {
         let (name, newest) = (compiled.manifest.name.clone(), compiled.hash.clone());
@@ -149,13 +151,15 @@ impl Loader {
                 return serving;
             }
         }
-        // What comes from elsewhere is another's, until somebody says otherwise; what served once is known by its hash.
-        let moved = home.filter(|home| **home != file && !self.options.dev && !self.versions.has(&name, &newest));
+        // What comes from elsewhere is another's, until somebody says otherwise; what served is known by its hash.
+        let moved = home.filter(|home| home.file != file && home.hash != newest && !self.options.dev);
         let serving = serving.filter(|_| moved.is_none());
         let other = serving.as_ref().filter(|chosen| chosen.compiled.hash != newest);
         let is_new = serving.is_none() || other.is_some();
         let mut more = not_approved(&compiled.manifest, other.map(|chosen| &chosen.compiled.manifest), &self.options);
-        more.extend(moved.and_then(|home| home.file_name()).map(|home| format!("the place of `{}`", home.display())));
+        more.extend(
+            moved.and_then(|home| home.file.file_name()).map(|home| format!("the place of `{}`", home.display())),
+        );
         if is_new && !more.is_empty() {
             let first = serving.is_none();
             if first {
@@ -272,7 +276,10 @@ impl Loader {
         if serving == self.serving {
             return;
         }
-        let homes = self.chosen.keys().filter_map(|name| Some((name.clone(), serving.get(name)?.file.clone())));
+        let homes = self.chosen.keys().filter_map(|name| {
+            let Serving { file, newest, .. } = serving.get(name)?.clone();
+            Some((name.clone(), Home { file, hash: newest }))
+        });
         if let Err(error) = self.versions.serve(&serving).and_then(|()| self.versions.come_from(homes.collect())) {
             telemetry::serving_not_recorded(&error);
         }

@@ -38,6 +38,15 @@ pub struct Serving {
     pub newest: String,
 }
 
+/// Where a plugin comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Home {
+    /// The file's name in the plugin folder.
+    pub file: PathBuf,
+    /// The hash of what it held when it served last, or was approved: the same may move.
+    pub hash: String,
+}
+
 /// A version that an operator chose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
@@ -93,8 +102,8 @@ impl Versions {
         self.folder.join("homes.json")
     }
 
-    /// The names of the files that plugins come from, or came from last.
-    pub fn homes(&self) -> BTreeMap<PluginName, PathBuf> {
+    /// Where plugins come from, or came from last.
+    pub fn homes(&self) -> BTreeMap<PluginName, Home> {
         read(&self.homes_file())
     }
 
@@ -102,16 +111,11 @@ impl Versions {
     ///
     /// # Errors
     /// When the folder can't be written to.
-    pub fn come_from(&self, files: BTreeMap<PluginName, PathBuf>) -> Result<(), std::io::Error> {
+    pub fn come_from(&self, files: BTreeMap<PluginName, Home>) -> Result<(), std::io::Error> {
         let before = self.homes();
         let mut homes = before.clone();
         homes.extend(files);
         if homes == before { Ok(()) } else { self.write(&self.homes_file(), &serde_json::to_vec_pretty(&homes)?) }
-    }
-
-    /// Whether a version is kept, which means that it has served.
-    pub fn has(&self, name: &PluginName, hash: &str) -> bool {
-        self.path(name, hash).is_file()
     }
 
     /// The operator's choices.

@@ -37,6 +37,8 @@ const MOST_HEADER: u32 = 4 << 20;
 const MOST_CODE: u64 = 256 << 20;
 /// Bytes of address space, whatever the file: far beyond what it may use.
 const MOST_ADDRESSES: u64 = 4 << 30;
+/// How a process ends in which something failed.
+const FAILED: i32 = 101;
 /// Threads that compile: each holds what it works on. Several files are compiled side by side instead.
 const THREADS: &str = "1";
 
@@ -57,7 +59,7 @@ impl Allowance {
     pub(crate) fn of(size: u64) -> Self {
         let mib = size.div_ceil(1 << 20);
         let seconds = 10 + 4 * mib;
-        Self { memory: (96 + 20 * mib).min(MOST_MEMORY) << 20, seconds, wait: Duration::from_secs(60 + 10 * seconds) }
+        Self { memory: (96 + 20 * mib).min(MOST_MEMORY) << 20, seconds, wait: Duration::from_secs(30 + 5 * seconds) }
     }
 }
 
@@ -140,6 +142,7 @@ pub fn run(size: u64, input: impl Read, mut output: impl Write) -> std::io::Resu
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // A system that refuses compiles at the common priority.
     rustix::process::setpriority_process(None, 19).ok();
+    std::panic::set_hook(Box::new(|_| end_at_once()));
     let mut bytes = Vec::new();
     input.take(size.min(u64::try_from(MOST_FILE).unwrap_or(u64::MAX))).read_to_end(&mut bytes)?;
     let compiled = compile(&bytes);
@@ -154,6 +157,17 @@ pub fn run(size: u64, input: impl Read, mut output: impl Write) -> std::io::Resu
     output.write_all(&header)?;
     output.write_all(&code)?;
     output.flush()
+}
+
+/// Ends the process where something in it failed: to unwind, and to tell where, takes memory, and may wait for a thread that
+/// has none.
+fn end_at_once() {
+    // Some libraries fail where there is no more memory, instead of ending by themselves.
+    const LITTLE: usize = 4 << 20;
+    if Vec::<u8>::new().try_reserve_exact(LITTLE).is_err() {
+        std::process::abort();
+    }
+    std::process::exit(FAILED);
 }
 
 fn in_process(program: &PathBuf, bytes: &[u8], code: &mut impl Write) -> Result<Manifest, Refusal> {

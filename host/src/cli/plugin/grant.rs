@@ -10,7 +10,7 @@ use crate::cli::remote::note;
 use crate::cli::{spared, told};
 use crate::config::{Config, approve};
 use crate::plugin::{Manifest, Permissions, PluginName, Unchosen};
-use crate::registry::versions::Versions;
+use crate::registry::versions::{Home, Versions};
 use crate::sandbox;
 use crate::workshop::permissions::in_words;
 
@@ -67,7 +67,9 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     note(&source, "plugin.grant", name.as_str(), &serde_json::to_string(&permissions)?)?;
     approve(file, name, Some(&permissions)).map_err(anyhow::Error::msg)?;
     if let Some(home) = in_folder(&path, &config.registry.dir) {
-        let came = Versions::new(&config.registry.store).come_from([(name.clone(), home)].into());
+        let versions = Versions::new(&config.registry.store);
+        let hash = versions.homes().remove(name).map(|home| home.hash).unwrap_or_default();
+        let came = versions.come_from([(name.clone(), Home { file: home, hash })].into());
         came.with_context(|| format!("it is not recorded that `{name}` comes from `{}`", path.display()))?;
     }
     outln!("Granted, in `{}`. A running host takes it up by itself.", file.display());
