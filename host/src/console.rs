@@ -18,6 +18,7 @@ mod links;
 mod live;
 mod mask;
 mod measures;
+mod neighbour;
 mod pages;
 mod passwords;
 mod problem;

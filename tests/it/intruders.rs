@@ -156,7 +156,15 @@ async fn no_secret_shows_in_the_log_the_store_or_the_api() {
     }
 }
 
-/// A request of the API as nobody in particular sends it, or with a token.
+/// A request as a proxy sends it on that was told nothing but where to.
+async fn through_a_plain_proxy(host: &Host, path: &str) -> (u16, String) {
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let request = client.get(format!("{}{path}", host.base())).version(reqwest::Version::HTTP_10);
+    let answer = request.send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+/// A request of the API as a program of the host's user sends it, or with a token.
 async fn asked(
     host: &Host,
     method: &str,
@@ -183,7 +191,7 @@ const AS_A_WEBHOOK: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn nothing_is_read_or_changed_for_being_on_the_hosts_machine() {
+async fn nothing_is_changed_for_being_on_the_hosts_machine_and_nothing_read_for_others() {
     let folder = crate::plugins(&[("one", "*")]);
     let host = Setup::new().unwrap().plugins(folder.path()).start().await.unwrap();
     host.accepted("event=client.edit&clid=5&phone=planted-phone&sin=none").await.unwrap();
@@ -197,7 +205,7 @@ async fn nothing_is_read_or_changed_for_being_on_the_hosts_machine() {
         let path = path.replace("{id}", "1");
         if methods.get("get").is_some() {
             reads += 1;
-            assert_eq!(asked(&host, "GET", &path, None, None).await.0, 401, "{path}");
+            assert_eq!(through_a_plain_proxy(&host, &path).await.0, 401, "{path}");
         }
         if methods.get("post").is_some() {
             changes += 1;
@@ -213,7 +221,7 @@ async fn nothing_is_read_or_changed_for_being_on_the_hosts_machine() {
     }
     assert!(reads > 15 && changes > 15, "{reads} {changes}");
     for (path, expected) in [("/metrics", 401), ("/api/v1/live", 401), ("/console", 303), ("/console/events", 303)] {
-        let (status, text) = asked(&host, "GET", path, None, None).await;
+        let (status, text) = through_a_plain_proxy(&host, path).await;
         assert!(status == expected && !text.contains("planted"), "{path}: {status} {text}");
     }
     for path in ["/console/plugins/one/revoke", "/console/dead/all", "/console/login"] {
@@ -226,6 +234,26 @@ async fn nothing_is_read_or_changed_for_being_on_the_hosts_machine() {
         let (status, text) = asked(&host, "GET", path, None, None).await;
         assert!(status == 200 && !text.contains("planted") && !text.contains("one\""), "{path}: {text}");
     }
+}
+
+#[tokio::test]
+async fn who_could_read_the_data_folder_anyway_may_look_while_nobody_is_named_and_change_nothing() {
+    let open = Setup::new().unwrap().more("[console]\nmask = [\"phone\"]\n").start().await.unwrap();
+    open.accepted("event=client.edit&clid=5&phone=planted-phone").await.unwrap();
+    open.idle(PATIENCE).await.unwrap();
+    let (status, text) = asked(&open, "GET", "/api/v1/events", None, None).await;
+    assert!(status == 200 && text.contains("client.edit") && !text.contains("planted"), "{status} {text}");
+    let (_, me) = asked(&open, "GET", "/api/v1/me", None, None).await;
+    assert!(me.contains("viewer"), "{me}");
+    let (status, page) = asked(&open, "GET", "/console/events", None, None).await;
+    assert!(status == 200 && !page.contains("planted") && !page.contains("log_out"), "{status} {page}");
+    let pause = ("application/json", "{\"plugin\":\"one\",\"account\":\"main\"}");
+    for path in ["/api/v1/plugins/one/pause", "/api/v1/plugins/one/revoke", "/api/v1/queues/drop"] {
+        assert_eq!(asked(&open, "POST", path, Some(pause), None).await.0, 401, "{path}");
+    }
+    let named = "[console.tokens.board]\nrole = \"viewer\"\ntoken = \"board-token-0123456789abcdef\"\n";
+    let closed = Setup::new().unwrap().more(named).start().await.unwrap();
+    assert_eq!(asked(&closed, "GET", "/api/v1/events", None, None).await.0, 401);
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Who asks, and what they may do.
 //!
 //! - **Being on this machine is not a password**: a proxy on it, or a CRM that posts where it is told to, speaks for people
-//!   outside, and nothing of a connection tells it from anybody else. Everybody must say who they are, for reading too.
+//!   outside. Everybody must say who they are; but as long as the configuration names nobody, a program that could read the
+//!   data folder anyway may look (`neighbour`).
 //! - Whoever may read the data folder is this host's administrator: the commands use a token that lies there, made anew
 //!   at every start and gone with the host. Beside it stands the address that it is for: it is sent nowhere else, and
 //!   somebody who listens there while the host is down gets one that opens nothing any more.
@@ -27,6 +28,7 @@ use subtle::ConstantTimeEq;
 
 use super::guesses::Guesses;
 use super::links::Links;
+use super::neighbour;
 use super::passwords::{self, Passwords};
 use crate::clock::Clock;
 use crate::secret::{Renewable, Scrubber, Secret};
@@ -219,6 +221,12 @@ impl Access {
         self.keys.clone()
     }
 
+    /// Whether nobody is named who could say who they are.
+    fn is_open_for_neighbours(&self) -> bool {
+        let who = self.keys.who.get();
+        who.users.is_empty() && who.tokens.is_empty()
+    }
+
     pub(super) fn has_users(&self) -> bool {
         !self.keys.who.get().users.is_empty()
     }
@@ -249,7 +257,14 @@ impl Access {
             let (name, role) = found.ok_or(Refusal::BadToken)?;
             return Ok(Operator { name: name.clone(), role, csrf: String::new(), session: false });
         }
-        let operator = self.session_of(&parts.headers).ok_or(Refusal::Unknown)?;
+        let reader = || self.is_open_for_neighbours() && parts.method.is_safe() && neighbour::reads_the_folder(parts);
+        let operator = match self.session_of(&parts.headers) {
+            Some(operator) => operator,
+            None if reader() => {
+                Operator { name: BROWSER.to_owned(), role: Role::Viewer, csrf: String::new(), session: false }
+            }
+            None => return Err(Refusal::Unknown),
+        };
         if !parts.method.is_safe() && !self.is_same_origin(&parts.headers) {
             return Err(Refusal::OtherOrigin);
         }
