@@ -17,7 +17,9 @@ struct Told {
 
 impl Told {
     fn json(&self) -> Value {
-        assert_eq!(self.errors, "", "{}", self.out);
+        // Whether it was compiled before depends on what else this user rehearsed.
+        let errors: Vec<&str> = self.errors.lines().filter(|line| !line.starts_with("Compil")).collect();
+        assert_eq!(errors, Vec::<&str>::new(), "{}", self.out);
         serde_json::from_str(&self.out).unwrap()
     }
 

@@ -257,8 +257,9 @@ impl Loader {
         let subscriptions = Arc::new(Subscriptions(live.chain(waiting).collect()));
         let (compiling, start) = (self.jobs.running(), self.start);
         let snapshot = Snapshot { plugins, subscriptions, notices: problems.into(), compiling, start };
-        self.sender.send_replace(Arc::new(snapshot));
+        // What is seen to serve is on disk: a rollback asks there which version comes before it.
         self.remember();
+        self.sender.send_replace(Arc::new(snapshot));
     }
 
     fn remember(&mut self) {
