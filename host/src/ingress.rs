@@ -41,8 +41,8 @@ use crate::event::{Appended, Event, EventId, Via, entity_of};
 use crate::journal;
 use crate::secret::Renewable;
 use crate::server::Caller;
-use crate::telemetry;
 use crate::text;
+use crate::{sender, telemetry};
 use problem::Problem;
 use shape::Shape;
 use share::{Sender, Shares};
@@ -256,7 +256,13 @@ impl Ingress {
 
     fn may_send(&self, head: &Parts, allow: &[IpNet]) -> bool {
         let peer = head.extensions.get::<ConnectInfo<SocketAddr>>();
-        let from = peer.and_then(|ConnectInfo(peer)| crate::sender::sender(peer.ip(), &head.headers, &self.proxies));
+        let from = peer.and_then(|ConnectInfo(peer)| {
+            sender::sender(
+                peer.ip(),
+                head.headers.get_all(sender::HEADER).iter().map(HeaderValue::as_bytes),
+                &self.proxies,
+            )
+        });
         from.is_some_and(|from| allow.iter().any(|net| net.contains(&from)))
     }
 

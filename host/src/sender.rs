@@ -4,15 +4,18 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use axum::http::HeaderMap;
 use ipnet::IpNet;
 
+/// The header in which proxies name senders.
+pub const HEADER: &str = "x-forwarded-for";
+
 /// The last address that is no trusted proxy; nothing where a trusted proxy names what is no address.
-pub fn sender(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> Option<IpAddr> {
+/// `lines`: those of the header `X-Forwarded-For`, in order.
+pub fn sender<'a>(peer: IpAddr, lines: impl DoubleEndedIterator<Item = &'a [u8]>, proxies: &[IpNet]) -> Option<IpAddr> {
     let mut sender = peer.to_canonical();
     // Lines of one name are one list.
-    for line in headers.get_all("x-forwarded-for").iter().rev() {
-        let hops = String::from_utf8_lossy(line.as_bytes());
+    for line in lines.rev() {
+        let hops = String::from_utf8_lossy(line);
         for hop in hops.rsplit(',').map(str::trim).filter(|hop| !hop.is_empty()) {
             if !proxies.iter().any(|net| net.contains(&sender)) {
                 return Some(sender);
@@ -85,10 +88,9 @@ mod tests {
     #[test]
     fn only_what_a_trusted_proxy_says_counts() {
         let of = |lines: &[&'static str], peer: &str| {
-            let headers =
-                lines.iter().map(|line| ("x-forwarded-for".parse().unwrap(), line.parse().unwrap())).collect();
             let proxies: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
-            sender(peer.parse().unwrap(), &headers, &proxies).map(|address| address.to_string())
+            sender(peer.parse().unwrap(), lines.iter().map(|line| line.as_bytes()), &proxies)
+                .map(|address| address.to_string())
         };
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(of(&["9.9.9.9"], "1.1.1.1"), some("1.1.1.1"));

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -240,7 +240,8 @@ impl Access {
     pub(super) fn sender(&self, parts: &Parts) -> IpAddr {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
         let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).to_canonical();
-        sender::sender(peer, &parts.headers, &self.options.proxies).unwrap_or(peer)
+        let lines = parts.headers.get_all(sender::HEADER).iter().map(HeaderValue::as_bytes);
+        sender::sender(peer, lines, &self.options.proxies).unwrap_or(peer)
     }
 
     /// Lets somebody in.

@@ -2,15 +2,15 @@
 //!
 //! - A body is read whole before anything is done, within [`BODY_TIME`]: whoever dawdles holds little, and not for long.
 //! - Strangers, who may only log in, have few places of their own with small bodies: they take none of the others'.
-//! - Where there are no users there is no login.
+//! - Where there are no users there is no login: the page says how else somebody comes in.
 
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -86,11 +86,8 @@ async fn whole(request: Request, most: usize) -> Result<Request, Problem> {
 pub(super) async fn strangers(State(console): State<Console>, request: Request, next: Next) -> Response {
     let is_login = request.uri().path() == LOGIN;
     let is_safe = request.method().is_safe();
-    if is_login && !console.access.has_users() {
-        return match *request.method() {
-            Method::GET | Method::HEAD => Redirect::to("/console").into_response(),
-            _ => StatusCode::NOT_FOUND.into_response(),
-        };
+    if is_login && !is_safe && !console.access.has_users() {
+        return StatusCode::NOT_FOUND.into_response();
     }
     if is_safe {
         // Nothing of its body is read.

@@ -246,11 +246,6 @@ pub(super) async fn login(State(console): State<Console>, seen: Seen, parts: Par
         let words = "a page of another address asks: use this host's own, or set `console.url`";
         return problem_page(&frame, &Problem::new(StatusCode::FORBIDDEN, "console.origin", words));
     }
-    if !console.access.has_users() {
-        let mut answer = login_form(&frame, false, "", None);
-        *answer.status_mut() = StatusCode::UNAUTHORIZED;
-        return answer;
-    }
     let (name, next, from) = (asked.get("name"), asked.get("next"), console.access.sender(&parts));
     // A password may begin or end with a space.
     let password = asked.all("password").next().unwrap_or_default();
