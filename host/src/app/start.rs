@@ -126,7 +126,7 @@ fn may_pass(error: &Error) -> bool {
 }
 
 /// What the host keeps in its data folder, by the beginning of its name.
-pub(crate) const OWN_FILES: [&str; 5] = ["journal.sqlite", "host.lock", "console.token", "plugins", PROBE];
+pub(crate) const OWN_FILES: [&str; 5] = ["journal.sqlite", "host.lock", "console.", "plugins", PROBE];
 const PROBE: &str = ".write-test";
 
 /// Closes the data folder to others, and tries whether it can be written; tells what others could see until now.
