@@ -31,11 +31,13 @@ use tower::ServiceExt as _;
 
 use crate::telemetry;
 pub use table::Caller;
-use table::Table;
+use table::{Found, Table};
 use timed::Timed;
 
 /// The pause after the system refused a connection: it is out of file handles, mostly.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// How long a new connection makes room for no other: what a sender sends at once has come by then, and is read.
+const MOMENT: Duration = Duration::from_millis(250);
 /// Bytes that a connection holds before they are read or sent. The longest address that HTTP's library takes has 64 KiB.
 const MOST_BUFFERED: usize = 72 << 10;
 /// Connections that the system may keep until they are accepted. With few a flood costs others the second after which TCP
@@ -59,9 +61,9 @@ pub struct Options {
 pub async fn serve(listener: Arc<TcpListener>, router: Router, options: Options, mut stop: watch::Receiver<bool>) {
     // Where this fails the system's own number holds.
     drop(socket2::SockRef::from(&*listener).listen(WAITING));
-    let table = Arc::new(Table::new(options.most_connections, options.most_per_address));
+    let table = Arc::new(Table::new(options.most_connections, options.most_per_address, MOMENT));
     let (alive, mut ended) = tokio::sync::mpsc::channel::<()>(1);
-    loop {
+    'accepting: loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             // An error means that the sender is gone, which is a stop as well.
@@ -69,9 +71,15 @@ pub async fn serve(listener: Arc<TcpListener>, router: Router, options: Options,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = Table::place(&table, peer.ip()) else {
-                    telemetry::connection_refused();
-                    continue;
+                let place = loop {
+                    match Table::place(&table, peer.ip()) {
+                        Found::Place(place) => break place,
+                        Found::Later(time) => tokio::time::sleep(time).await,
+                        Found::Nothing => {
+                            telemetry::connection_refused();
+                            continue 'accepting;
+                        }
+                    }
                 };
                 let caller = place.caller();
                 let serving = connection(stream, peer, caller.clone(), router.clone(), options.clone(), stop.clone());

@@ -3,11 +3,13 @@
 //! - A connection is a stranger's until a request on it was let in ([`Caller::known`]).
 //! - When all places are taken, the oldest stranger's connection is closed for the new one, whatever it does; where there is
 //!   none, the known one that was used longest ago. One whose request is being served for somebody known is never closed.
+//! - A new connection is left alone for a moment, in which what came with it is read: others wait to be accepted meanwhile.
 //! - IPv6 senders are counted by their network of 64 bits: one customer has all its addresses.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
@@ -17,7 +19,19 @@ use crate::telemetry;
 pub(super) struct Table {
     most: usize,
     most_per_sender: usize,
+    /// How long a new connection makes room for no other.
+    moment: Duration,
     places: Mutex<Places>,
+}
+
+/// Whether there is a place.
+pub(super) enum Found {
+    /// This one.
+    Place(Place),
+    /// None before this time is over.
+    Later(Duration),
+    /// None.
+    Nothing,
 }
 
 #[derive(Default)]
@@ -34,6 +48,7 @@ struct Places {
 
 struct Connection {
     sender: IpAddr,
+    since: Instant,
     /// How it is closed.
     task: Option<AbortHandle>,
     state: State,
@@ -48,8 +63,8 @@ enum State {
 }
 
 impl Table {
-    pub(super) fn new(most: usize, most_per_sender: usize) -> Self {
-        Self { most, most_per_sender, places: Mutex::default() }
+    pub(super) fn new(most: usize, most_per_sender: usize, moment: Duration) -> Self {
+        Self { most, most_per_sender, moment, places: Mutex::default() }
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
@@ -57,21 +72,25 @@ impl Table {
     }
 
     /// A place for a new connection; none where its sender has too many, or all others serve somebody known.
-    pub(super) fn place(table: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    pub(super) fn place(table: &Arc<Self>, address: IpAddr) -> Found {
         let sender = network(address);
         let mut places = table.places();
         let own = places.by_sender.get(&sender).copied().unwrap_or_default();
         if own >= table.most_per_sender && !sender.is_loopback() {
-            return None;
+            return Found::Nothing;
         }
-        if places.open.len() >= table.most && !places.make_room() {
-            return None;
+        if places.open.len() >= table.most {
+            let Some((oldest, age)) = places.oldest() else { return Found::Nothing };
+            if age < table.moment {
+                return Found::Later(table.moment.saturating_sub(age));
+            }
+            places.close(oldest);
         }
         let number = places.next();
         *places.by_sender.entry(sender).or_default() += 1;
         places.strangers.insert(number);
-        places.open.insert(number, Connection { sender, task: None, state: State::Stranger });
-        Some(Place(Caller { table: Arc::clone(table), number }))
+        places.open.insert(number, Connection { sender, since: Instant::now(), task: None, state: State::Stranger });
+        Found::Place(Place(Caller { table: Arc::clone(table), number }))
     }
 }
 
@@ -81,15 +100,17 @@ impl Places {
         self.count
     }
 
-    fn make_room(&mut self) -> bool {
-        let oldest = self.strangers.first().copied().or_else(|| self.idle.values().next().copied());
-        oldest.is_some_and(|number| {
-            if let Some(task) = self.remove(number).and_then(|connection| connection.task) {
-                task.abort();
-            }
-            telemetry::connection_made_room();
-            true
-        })
+    /// Whoever makes room next, and for how long it has been there.
+    fn oldest(&self) -> Option<(u64, Duration)> {
+        let number = self.strangers.first().or_else(|| self.idle.values().next()).copied()?;
+        Some((number, self.open.get(&number)?.since.elapsed()))
+    }
+
+    fn close(&mut self, number: u64) {
+        if let Some(task) = self.remove(number).and_then(|connection| connection.task) {
+            task.abort();
+        }
+        telemetry::connection_made_room();
     }
 
     fn remove(&mut self, number: u64) -> Option<Connection> {
@@ -189,10 +210,25 @@ mod tests {
         IpAddr::from([192, 0, 2, last])
     }
 
+    fn found(found: Found) -> Option<Place> {
+        if let Found::Place(place) = found { Some(place) } else { None }
+    }
+
+    #[test]
+    fn what_came_with_a_connection_is_read_before_it_makes_room() {
+        let table = Arc::new(Table::new(1, 1, Duration::from_secs(60)));
+        let first = found(Table::place(&table, from(1))).unwrap();
+        assert!(matches!(Table::place(&table, from(2)), Found::Later(_)));
+        let served = first.caller().known();
+        assert!(matches!(Table::place(&table, from(2)), Found::Nothing));
+        drop((served, first));
+        assert!(found(Table::place(&table, from(2))).is_some());
+    }
+
     #[test]
     fn a_full_table_closes_strangers_first_then_the_idle_and_never_whoever_is_served() {
-        let table = Arc::new(Table::new(3, 3));
-        let place = |last| Table::place(&table, from(last));
+        let table = Arc::new(Table::new(3, 3, Duration::ZERO));
+        let place = |last| found(Table::place(&table, from(last)));
         let (first, second, third) = (place(1).unwrap(), place(2).unwrap(), place(3).unwrap());
         let is_open = |place: &Place| table.places().open.contains_key(&place.0.number);
         let served = first.caller().known();
@@ -214,8 +250,8 @@ mod tests {
 
     #[test]
     fn senders_are_counted_by_network_and_loopback_is_not() {
-        let table = Arc::new(Table::new(100, 2));
-        let place = |address: &str| Table::place(&table, address.parse().unwrap());
+        let table = Arc::new(Table::new(100, 2, Duration::ZERO));
+        let place = |address: &str| found(Table::place(&table, address.parse().unwrap()));
         let _held = [place("2001:db8::1").unwrap(), place("2001:db8::ffff:1").unwrap()];
         assert!(place("2001:db8::2").is_none() && place("2001:db8:0:1::2").is_some());
         let _mapped = [place("::ffff:192.0.2.1").unwrap(), place("192.0.2.1").unwrap()];
