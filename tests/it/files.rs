@@ -17,7 +17,7 @@ use salesman_host::sandbox::{self, LoadError, Sandbox};
 use serde_json::{Value, json};
 
 /// Mutants of each sample that are read when the tests run.
-const MUTANTS: u64 = 2_000;
+const MUTANTS: u64 = 500;
 /// What a panic in a library is told as.
 const FAILED: &str = "what reads it failed on it";
 
