@@ -1,5 +1,6 @@
 //! A newcomer's first hours: the README's own set-up, configurations that can't work, a plugin that nobody has granted yet.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -27,7 +28,9 @@ fn commands_do_without_the_secrets_that_they_do_not_need() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("plugins")).unwrap();
     std::fs::write(folder.path().join("host.toml"), README).unwrap();
-    std::fs::write(folder.path().join("hook-token"), "0123456789abcdef0123\n").unwrap();
+    let secret = folder.path().join("hook-token");
+    std::fs::write(&secret, "0123456789abcdef0123\n").unwrap();
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
     let plugin = crate::plugins(&[("one", "*")]);
     std::fs::copy(plugin.path().join("one.wasm"), folder.path().join("plugins/one.wasm")).unwrap();
     let run = |arguments: &[&str]| run(folder.path(), arguments);

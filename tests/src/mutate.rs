@@ -139,7 +139,7 @@ mod tests {
         for seed in 0..500 {
             assert_eq!(mutated(seed, &file), mutated(seed, &file));
         }
-        // Nothing is no file either.
-        assert!((0..100).all(|seed| mutated(seed, b"").is_empty()));
+        // A file of nothing is damaged by what is put into it.
+        assert!((0..100).all(|seed| mutated(seed, b"").len() <= 40));
     }
 }
