@@ -57,6 +57,10 @@ pub struct Options {
     pub most_per_address: usize,
 }
 
+/// This host's end of a request's connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Here(pub SocketAddr);
+
 /// Serves until `stop` turns true and every request under way has ended.
 pub async fn serve(listener: Arc<TcpListener>, router: Router, options: Options, mut stop: watch::Receiver<bool>) {
     // Where this fails the system's own number holds.
@@ -111,11 +115,13 @@ async fn connection(
 ) {
     // An answer is one small packet: it must not wait for another.
     drop(stream.set_nodelay(true));
+    let here = stream.local_addr().ok().map(Here);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         caller.asks();
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(caller.clone());
+        here.map(|here| request.extensions_mut().insert(here));
         let (caller, answer) = (caller.clone(), router.clone().oneshot(request));
         async move {
             let mut answer = answer.await;

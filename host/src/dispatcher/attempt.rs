@@ -35,7 +35,7 @@ pub(super) async fn deliver(shared: Arc<Shared>, claimed: Claimed, counted: Coun
     let (delivery, attempt) = (claimed.delivery, claimed.attempt);
     let (version, effects) = (String::new(), Effects::default());
     let settlement = Settlement { delivery, attempt, version, started_at: now, ended_at: now, outcome, effects, next };
-    if AssertUnwindSafe(settle(&shared, &claimed, settlement)).catch_unwind().await.is_err() {
+    if AssertUnwindSafe(settle(&shared, &claimed, Arc::new(settlement))).catch_unwind().await.is_err() {
         // The next start finds it; until then this is told.
         shared.tools.parts.failed("deliveries");
     }
@@ -87,20 +87,32 @@ async fn attempt(shared: &Arc<Shared>, claimed: &Claimed, counted: &Counted) {
     } else {
         retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), ended_at)
     };
-    if !in_doubt {
-        judge(shared, claimed, counted, gate::verdict(&outcome, unreachable), ended_at);
-    }
-    telemetry::delivered(claimed, &outcome, next, &effects, ended_at);
     let (delivery, attempt, version) = (claimed.delivery, claimed.attempt, live.version());
     let settlement = Settlement { delivery, attempt, version, started_at, ended_at, outcome, effects, next };
-    // Kept for the case that there is no room; a settlement without state has always room.
-    let again = Some(&settlement).filter(|settlement| !settlement.effects.state.writes.is_empty()).cloned();
-    if let (Some(all), Some(settlement)) = (settle(shared, claimed, settlement).await, again) {
-        let outcome = Outcome::Failed(Fault::new(FaultKind::StateLimit, state_full(&live, all)));
-        let next = retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), ended_at);
-        judge(shared, claimed, counted, gate::verdict(&outcome, false), ended_at);
-        telemetry::delivered(claimed, &outcome, next, &settlement.effects, ended_at);
-        settle(shared, claimed, Settlement { outcome, next, ..settlement }).await;
+    let settlement = Arc::new(settlement);
+    let told = |settlement: &Settlement, unreachable: bool| {
+        if !in_doubt {
+            judge(shared, claimed, counted, gate::verdict(&settlement.outcome, unreachable), ended_at);
+        }
+        telemetry::delivered(claimed, &settlement.outcome, settlement.next, &settlement.effects, ended_at);
+    };
+    // What the gate has to know is known before the delivery can be claimed again; but whether there is room for state shows
+    // only when it is stored.
+    let may_find_no_room = !settlement.effects.state.writes.is_empty();
+    if !may_find_no_room {
+        told(&settlement, unreachable);
+    }
+    match settle(shared, claimed, Arc::clone(&settlement)).await {
+        Some(all) => {
+            let outcome = Outcome::Failed(Fault::new(FaultKind::StateLimit, state_full(&live, all)));
+            let next = retry::decide(&shared.options.retry, claimed.failures, &outcome, rand::random(), ended_at);
+            // Without success nothing of its state is stored: for this there is always room.
+            let settlement = Arc::new(Settlement { outcome, next, ..(*settlement).clone() });
+            told(&settlement, false);
+            settle(shared, claimed, settlement).await;
+        }
+        None if may_find_no_room => told(&settlement, unreachable),
+        None => {}
     }
     drop(alone);
 }
@@ -120,9 +132,7 @@ fn state_full(live: &Live, all: bool) -> String {
 }
 
 /// Stores an attempt; where its state has no room, tells whether that of all plugins has none.
-async fn settle(shared: &Shared, claimed: &Claimed, settlement: Settlement) -> Option<bool> {
-    // Shared, so that asking the store again costs no copy of the log and the calls.
-    let settlement = Arc::new(settlement);
+async fn settle(shared: &Shared, claimed: &Claimed, settlement: Arc<Settlement>) -> Option<bool> {
     loop {
         match shared.tools.journal.settle(Arc::clone(&settlement)).await {
             Ok(Settled::Applied) => {

@@ -21,7 +21,7 @@ use crate::sandbox::{self, Allowance, CompiledPlugin, LoadError, Sandbox};
 use crate::telemetry;
 
 /// Bytes of memory of all processes together: an interpreter and a small plugin beside it. One always runs.
-const MOST_MEMORY: u64 = 580 << 20;
+const MOST_MEMORY: u64 = 720 << 20;
 /// Processes at once.
 const MOST: usize = 4;
 
