@@ -2,7 +2,7 @@
 //!
 //! - What they may take together is bounded: in number by the processors, in memory by [`MOST_MEMORY`].
 //! - **One place is kept for files whose plugin is known**: whatever lies in the folder, a new version of what serves does
-//!   not wait behind it.
+//!   not wait behind it. So is the memory that a small one takes.
 //! - A thread that fails is its file's error.
 //!
 //! Not here: which files are to be made ready, and what becomes of them (`loader`).
@@ -22,6 +22,8 @@ use crate::telemetry;
 
 /// Bytes of memory of all processes together: an interpreter and a small plugin beside it. One always runs.
 const MOST_MEMORY: u64 = 720 << 20;
+/// Bytes of a small plugin's file: memory is kept for one whose plugin is known.
+const SMALL: u64 = 1 << 20;
 /// Processes at once.
 const MOST: usize = 4;
 
@@ -78,8 +80,8 @@ impl Jobs {
     /// Starts one where there is room for it; `known`: its plugin has served.
     pub(super) fn start(&mut self, path: &Path, wish: &Wish, known: bool) {
         let others = self.running.values().filter(|running| !running.known).count();
-        let memory: u64 = self.running.values().map(|running| running.wish.memory()).sum();
-        let room = self.running.is_empty() || memory + wish.memory() <= MOST_MEMORY;
+        let taken: u64 = self.running.values().map(|running| running.wish.memory()).sum();
+        let room = has_room(taken, wish.memory(), known);
         let place = self.running.len() < self.places && (known || others + 1 < self.places);
         // Of the same bytes one is enough: the other finds what the first made.
         let is_made = self.running.iter().any(|(other, running)| other == path || running.wish.hash == wish.hash);
@@ -131,6 +133,12 @@ impl Jobs {
     }
 }
 
+/// Whether there is memory for one more; `taken` is nothing where none runs.
+fn has_room(taken: u64, wanted: u64, known: bool) -> bool {
+    let kept = if known { 0 } else { Allowance::of(SMALL).memory };
+    taken == 0 || taken + wanted + kept <= MOST_MEMORY
+}
+
 fn load(path: &Path, stamp: Stamp, sandbox: &Sandbox) -> Result<(CompiledPlugin, Vec<u8>), Error> {
     let bytes = read(path, stamp)?;
     let compiled = sandbox.compile(&bytes).map_err(|cause| Error::Load { path: path.to_owned(), cause })?;
@@ -144,4 +152,27 @@ pub(super) fn read(path: &Path, stamp: Stamp) -> Result<Vec<u8>, Error> {
         std::io::ErrorKind::FileTooLarge => Error::Load { path: path(), cause: LoadError::TooLarge(stamp.size()) },
         _ => Error::File { path: path(), cause },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_strangers_leave_memory_for_a_new_version_of_what_serves() {
+        let of = |mib: u64| Allowance::of(mib << 20).memory;
+        assert!(has_room(0, of(64), false), "alone, anything may run");
+        for first in 1..=18 {
+            // Whatever strangers are let in side by side.
+            let mut taken = of(first);
+            for next in (1..=18).rev() {
+                if has_room(taken, of(next), false) {
+                    taken += of(next);
+                }
+            }
+            assert!(has_room(taken, of(1), true), "behind one of {first} MiB");
+        }
+        assert!(!has_room(of(1), of(18), false), "it would leave nothing");
+        assert!(has_room(of(1), of(18), true));
+    }
 }
