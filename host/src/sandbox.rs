@@ -184,8 +184,9 @@ impl Sandbox {
             Refusal::File(error) => error,
             Refusal::Code(error) => LoadError::Compiler(error.to_string()),
         })?;
+        // It was made for this very engine: what fails now is the machine's memory.
         let component = cache::trusted(self.engine.wasmtime(), &code);
-        Ok((manifest, component.map_err(|error| LoadError::Compile(format!("{error:#}")))?))
+        Ok((manifest, component.map_err(|error| LoadError::Compiler(format!("{error:#}")))?))
     }
 
     /// Whether a file's compiled form is at hand: else [`Self::compile`] takes its time.

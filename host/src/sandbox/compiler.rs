@@ -15,7 +15,7 @@
 //! Not here: the engine that runs the code (`engine`), what is kept of it (`cache`).
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -39,6 +39,8 @@ const MOST_CODE: u64 = 256 << 20;
 const MOST_ADDRESSES: u64 = 4 << 30;
 /// How a process ends in which something failed.
 const FAILED: i32 = 101;
+/// How a process ends that can't be given its bounds.
+const UNBOUND: i32 = 102;
 /// Threads that compile: each holds what it works on. Several files are compiled side by side instead.
 const THREADS: &str = "1";
 
@@ -129,17 +131,9 @@ fn compile(bytes: &[u8]) -> Result<(Manifest, Vec<u8>), LoadError> {
 /// When a bound can't be set, or the host is gone.
 pub fn run(size: u64, input: impl Read, mut output: impl Write) -> std::io::Result<()> {
     let allowance = Allowance::of(size);
-    let bound = |resource, most: u64| {
-        // The soft bound first: it ends the process by a signal of its own.
-        let limit = Rlimit { current: Some(most), maximum: Some(most.saturating_add(1)) };
-        rustix::process::setrlimit(resource, limit)
-    };
-    bound(Resource::As, MOST_ADDRESSES)?;
-    bound(Resource::Data, allowance.memory)?;
-    bound(Resource::Cpu, allowance.seconds)?;
-    bound(Resource::Core, 0)?;
-    bound(Resource::Fsize, 0)?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if bind(allowance).is_err() {
+        std::process::exit(UNBOUND);
+    }
     // A system that refuses compiles at the common priority.
     rustix::process::setpriority_process(None, 19).ok();
     std::panic::set_hook(Box::new(|_| end_at_once()));
@@ -157,6 +151,20 @@ pub fn run(size: u64, input: impl Read, mut output: impl Write) -> std::io::Resu
     output.write_all(&header)?;
     output.write_all(&code)?;
     output.flush()
+}
+
+/// Sets the bounds of this process. Where the system has lower ones it is refused: what they end is not the file's fault.
+fn bind(allowance: Allowance) -> rustix::io::Result<()> {
+    let bound = |resource, current: u64, maximum: u64| {
+        rustix::process::setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })
+    };
+    bound(Resource::As, MOST_ADDRESSES, MOST_ADDRESSES)?;
+    bound(Resource::Data, allowance.memory, allowance.memory)?;
+    // The soft bound first: it ends the process by a signal of its own.
+    bound(Resource::Cpu, allowance.seconds, allowance.seconds.saturating_add(1))?;
+    bound(Resource::Core, 0, 0)?;
+    bound(Resource::Fsize, 0, 0)?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
 }
 
 /// Ends the process where something in it failed: to unwind, and to tell where, takes memory, and may wait for a thread that
@@ -179,6 +187,8 @@ fn in_process(program: &PathBuf, bytes: &[u8], code: &mut impl Write) -> Result<
         .env_clear()
         .env("RAYON_NUM_THREADS", THREADS)
         .env("MALLOC_ARENA_MAX", THREADS)
+        // What a terminal sends to the host is not meant for it.
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         // What a library says when it fails may quote the file.
@@ -186,54 +196,78 @@ fn in_process(program: &PathBuf, bytes: &[u8], code: &mut impl Write) -> Result<
         .spawn()
         .map_err(failed)?;
     let said = converse(&mut child, bytes, code, allowance.wait);
-    // After its last byte it ends by itself; where it was cut off, it has to.
-    if !matches!(said, Ok(Some(_))) {
-        drop(child.kill());
-    }
     let status = child.wait().map_err(failed)?;
     match said {
-        Ok(Some(answer)) if status.success() => Ok(answer?),
+        Ok(Some(Err(error))) => Err(error.into()),
+        Ok(Some(Ok(manifest))) if status.success() => Ok(manifest),
         Err(error) => Err(Refusal::Code(error)),
         Ok(_) => Err(broken(status, allowance).into()),
     }
 }
 
-/// Hands the file over and reads what comes back, for as long as it may take; none where that is no answer.
+/// Hands the file over and reads what comes back, for as long as it may take; none where that is no answer. Unless it has
+/// given its code to the last byte, the process is ended.
 ///
 /// # Errors
 /// When the code can't be written to where it is to go.
 fn converse(child: &mut Child, bytes: &[u8], code: &mut impl Write, wait: Duration) -> std::io::Result<Option<Header>> {
-    let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else { return Ok(None) };
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    // It is not waited for before this function has returned, so the number is still its own.
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let kill = move || group.map(|group| rustix::process::kill_process_group(group, Signal::KILL).ok());
+    let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        kill();
+        return Ok(None);
+    };
+    let (ended, end) = channel::<()>();
     std::thread::scope(|scope| {
-        // It may end before it has read everything.
-        scope.spawn(move || drop(stdin.write_all(bytes)));
-        let (ended, end) = channel::<()>();
-        scope.spawn(move || {
-            // It is not waited for before this thread has ended, so the number is still its own.
-            if end.recv_timeout(wait) == Err(RecvTimeoutError::Timeout)
-                && let Some(pid) = pid
-            {
-                rustix::process::kill_process(pid, Signal::KILL).ok();
+        let thread = || std::thread::Builder::new().name("plugin".to_owned());
+        let began = thread().spawn_scoped(scope, move || {
+            if end.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                kill();
             }
         });
-        let header = header(&mut stdout);
-        let mut piece = vec![0; 64 << 10];
-        let mut left = MOST_CODE;
-        while header.is_some() {
-            let read = match stdout.read(&mut piece) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) => return Ok(None),
-            };
-            let Some(rest) = left.checked_sub(u64::try_from(read).unwrap_or(u64::MAX)) else { return Ok(None) };
-            left = rest;
-            code.write_all(piece.get(..read).unwrap_or_default())?;
+        // It may end before it has read everything.
+        let write = move || drop(stdin.write_all(bytes));
+        let said = match began.and_then(|_| thread().spawn_scoped(scope, write)) {
+            Err(error) => Err(error),
+            Ok(writer) => {
+                let said = listen(&mut stdout, code);
+                // Before the writer is waited for: a process that reads nothing more would keep it.
+                if !matches!(said, Ok(Some(Ok(_)))) {
+                    kill();
+                }
+                drop(writer.join());
+                said
+            }
+        };
+        if said.is_err() {
+            kill();
         }
         drop(ended);
-        Ok(header)
+        said
     })
+}
+
+/// The whole of what a process says; its code goes to `code`.
+fn listen(stdout: &mut impl Read, code: &mut impl Write) -> std::io::Result<Option<Header>> {
+    let header = header(stdout);
+    let mut piece = vec![0; 64 << 10];
+    let mut left = MOST_CODE;
+    while let Some(Ok(_)) = header {
+        let read = match stdout.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => return Ok(None),
+        };
+        let Some(rest) = left.checked_sub(u64::try_from(read).unwrap_or(u64::MAX)) else {
+            let words = format!("more than {} MiB of compiled code", MOST_CODE >> 20);
+            return Ok(Some(Err(LoadError::TooMuch(words))));
+        };
+        left = rest;
+        code.write_all(piece.get(..read).unwrap_or_default())?;
+    }
+    Ok(header)
 }
 
 fn header(said: &mut impl Read) -> Option<Header> {
@@ -245,15 +279,67 @@ fn header(said: &mut impl Read) -> Option<Header> {
     serde_json::from_slice(&header).ok()
 }
 
-/// What a process came to that did not answer.
+/// What a process came to that did not answer: the file's fault only where nothing else ends a process so.
 fn broken(status: ExitStatus, allowance: Allowance) -> LoadError {
-    match status.signal().and_then(Signal::from_named_raw) {
-        Some(Signal::XCPU) => LoadError::TooMuch(format!("more than {} s of processor time", allowance.seconds)),
-        // By the system for want of memory, by the host after too long a time, or by an operator.
-        Some(Signal::KILL | Signal::TERM | Signal::INT) => {
-            LoadError::Compiler("its process was ended: the machine has too little memory, or is too busy".to_owned())
+    let machine = |words: &str| LoadError::Compiler(format!("its process {words}"));
+    let signal = status.signal().and_then(Signal::from_named_raw);
+    match (signal, status.code()) {
+        (Some(Signal::XCPU), _) => LoadError::TooMuch(format!("more than {} s of processor time", allowance.seconds)),
+        (Some(Signal::SEGV | Signal::ABORT | Signal::BUS | Signal::ILL), _) => {
+            LoadError::TooMuch(format!("more than {} MiB of memory, or its stack", allowance.memory >> 20))
         }
-        Some(_) => LoadError::TooMuch(format!("more than {} MiB of memory, or its stack", allowance.memory >> 20)),
-        None => LoadError::Damaged("what reads it failed on it".to_owned()),
+        // By the system for want of memory, or by the host after too long a time.
+        (Some(Signal::KILL), _) => machine("was ended: the machine has too little memory, or is too busy"),
+        (_, Some(FAILED)) => LoadError::Damaged("what reads it failed on it".to_owned()),
+        (_, Some(UNBOUND)) => {
+            machine("can't be given its bounds: the system's limits (`ulimit`) are lower than what it needs")
+        }
+        _ => machine(&format!("was ended from outside, or could not answer ({status})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(raw: i32) -> LoadError {
+        broken(ExitStatus::from_raw(raw), Allowance::of(1))
+    }
+
+    #[test]
+    fn what_the_machine_or_an_operator_ends_is_no_verdict_on_the_file() {
+        let signal = |signal: Signal| of(signal.as_raw());
+        let final_ones = [Signal::XCPU, Signal::SEGV, Signal::ABORT, Signal::BUS, Signal::ILL];
+        for own in final_ones {
+            assert!(matches!(signal(own), LoadError::TooMuch(_)), "{own:?}");
+        }
+        for other in [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::KILL, Signal::SYS, Signal::PIPE] {
+            assert!(matches!(signal(other), LoadError::Compiler(_)), "{other:?}");
+        }
+        assert!(matches!(of(FAILED << 8), LoadError::Damaged(_)));
+        for code in [0, 1, 2, UNBOUND, 127] {
+            assert!(!of(code << 8).is_final(), "{code}");
+        }
+        assert!(of(UNBOUND << 8).to_string().contains("ulimit"));
+    }
+
+    /// A program in place of the host's own, which does what `script` says.
+    fn program(folder: &std::path::Path, script: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = folder.join("program");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_process_that_reads_nothing_and_answers_nonsense_keeps_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        // It closes its output, and goes on without reading: more than a pipe holds is to be written.
+        let program = program(folder.path(), "printf nonsense; exec >&-; exec /bin/sleep 300");
+        let began = std::time::Instant::now();
+        let said = Compiler::Process(program).compile(&vec![0; 4 << 20], &mut Vec::new());
+        assert!(matches!(said, Err(Refusal::File(LoadError::Compiler(_)))), "{said:?}");
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     }
 }

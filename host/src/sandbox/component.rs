@@ -121,7 +121,7 @@ impl LoadError {
                 "build it with the SDK; where it really needs so much, report it with the file"
             }
             Self::Compiler(_) => {
-                "look at the machine's limits of processes and memory: it is tried again when the file is touched"
+                "look at the machine's limits of processes and memory: it is tried again within a minute or two"
             }
             Self::Imports(_) => "build it against `plugin.wit`, with nothing but what that offers and WASI preview 2",
         }
