@@ -249,6 +249,20 @@ pub enum Error {
         /// The hash of what serves.
         pinned: String,
     },
+    /// A version that was kept can't serve in the place of a file.
+    #[error(
+        "version {hash} of `{name}` is to serve in place of `{path}`, and can't be loaded: {cause}; choose another with `salesman-host plugin rollback {name}`, or the file's with `--newest`"
+    )]
+    VersionLost {
+        /// The file that it stands in for.
+        path: PathBuf,
+        /// The plugin.
+        name: PluginName,
+        /// The version's hash.
+        hash: String,
+        /// Why.
+        cause: String,
+    },
     /// The loader's thread can't be started.
     #[error("the thread that loads plugins can't be started: {0}")]
     Thread(std::io::Error),
@@ -275,6 +289,7 @@ impl Error {
             Self::TooMany { .. } => "registry.too_many",
             Self::WaitsForApproval { .. } => "registry.waits_for_approval",
             Self::RolledBack { .. } => "registry.rolled_back",
+            Self::VersionLost { .. } => "registry.version_lost",
             Self::Folder { .. } | Self::File { .. } | Self::Thread(_) => "registry.file",
         }
     }
@@ -282,6 +297,16 @@ impl Error {
     /// Whether an author who is still writing the file could be the cause.
     fn may_pass(&self) -> bool {
         matches!(self, Self::Load { .. } | Self::File { .. })
+    }
+
+    /// Whether it failed for want of something that the machine may have later.
+    fn lacks_means(&self) -> bool {
+        use std::io::ErrorKind::{InvalidInput, NotADirectory, NotFound};
+        match self {
+            Self::Load { cause, .. } => matches!(cause, LoadError::Compiler(_)),
+            Self::File { cause, .. } => !matches!(cause.kind(), NotFound | InvalidInput | NotADirectory),
+            _ => false,
+        }
     }
 }
 

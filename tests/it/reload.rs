@@ -223,6 +223,41 @@ async fn a_rollback_holds_until_the_file_changes() {
 }
 
 #[tokio::test]
+async fn where_the_version_that_was_chosen_is_damaged_the_newest_does_not_take_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    place(folder.path(), "a.wasm", &version("alpha", "1", ""));
+    let mut host = start(&folder, true, "").await;
+    place(folder.path(), "a.wasm", &version("alpha", "2", ""));
+    serves(&host, json!([["alpha", "2"]])).await;
+    assert!(command(&host, &["rollback", "alpha"]).await.status.success());
+    serves(&host, json!([["alpha", "1"]])).await;
+    let live = host.data().join("plugins/live.json");
+    let recorded = || serde_json::from_slice::<Value>(&std::fs::read(&live).unwrap()).unwrap()["alpha"].clone();
+    let chosen = recorded();
+    let kept = host.data().join(format!("plugins/versions/alpha/{}.wasm", chosen["hash"].as_str().unwrap()));
+    host.stop().await.unwrap();
+    for damaged in [true, false] {
+        if damaged {
+            std::fs::write(&kept, b"\0asm").unwrap()
+        } else {
+            std::fs::remove_file(&kept).unwrap()
+        }
+        host.start().await.unwrap();
+        noticed(&host, json!(["registry.version_lost"])).await;
+        assert_eq!((serving(&host).await, recorded()), (json!([]), chosen.clone()));
+        host.stop().await.unwrap();
+    }
+    host.start().await.unwrap();
+    let id = host.accepted("event=test.sin&sin=none").await.unwrap();
+    let newest = command(&host, &["rollback", "alpha", "--newest"]).await;
+    assert!(newest.status.success(), "{}", said(&newest));
+    serves(&host, json!([["alpha", "2"]])).await;
+    noticed(&host, json!([])).await;
+    // What came meanwhile was kept for it.
+    assert_eq!(host.settled(&id).await.unwrap()["deliveries"][0]["state"], "done");
+}
+
+#[tokio::test]
 async fn what_the_configuration_says_of_a_plugin_takes_effect_without_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     place(folder.path(), "a.wasm", &version("alpha", "1", ""));

@@ -33,12 +33,11 @@ struct Told {
 impl Loader {
     /// Which versions serve from now on.
     pub(super) fn decide(&mut self) {
-        if self.start != Start::Over {
-            self.fall_back();
-        }
+        self.fall_back();
         let homes = self.homes();
         let mut told = Told::default();
         let mut good: BTreeMap<PluginName, (PathBuf, Arc<CompiledPlugin>)> = BTreeMap::new();
+        let mut coming = BTreeSet::new();
         for (path, seen) in &self.seen {
             if seen.restless {
                 told.problems.push(notice(seen.held.as_ref(), path, &Error::Restless { path: path.clone() }));
@@ -47,6 +46,10 @@ impl Loader {
                 Some(Ok(compiled)) => {
                     let name = &compiled.manifest.name;
                     let home = homes.get(name).map(|home| &home.file).filter(|home| self.holds(home, name));
+                    // Of several that are new at the start the first by name is taken, not the first that is ready.
+                    if home.is_none() && coming.contains(name) {
+                        continue;
+                    }
                     match good.entry(name.clone()) {
                         Entry::Vacant(place) if home.is_none_or(|home| home == path) => {
                             place.insert((path.clone(), Arc::clone(compiled)));
@@ -58,6 +61,9 @@ impl Loader {
                     }
                 }
                 Some(Err(error)) => told.problems.push(notice(seen.held.as_ref(), path, error)),
+                None if self.start != Start::Over => {
+                    coming.extend(seen.wish.as_ref().and_then(|wish| wish.name.as_ref()))
+                }
                 None => {}
             }
         }
@@ -83,17 +89,19 @@ impl Loader {
             chosen.extend(next.map(|next| (name, next)));
         }
         self.chosen = chosen;
+        for (name, serving) in self.serving.iter().filter(|(name, _)| !self.chosen.contains_key(*name)) {
+            self.tell_missing(name, &serving.hash, &self.options.dir.join(&serving.file), &mut told);
+        }
         // Those that serve are held there.
         self.kept.retain(|_, kept| !matches!(kept, Kept::Here(_)));
-        if self.start != Start::Over {
-            self.add_coming(&mut told.waiting);
-        }
+        self.add_coming(&mut told.waiting);
         self.publish(told);
     }
 
-    /// At the start: where a file is bad, or holds another version than the one that served, that one goes on meanwhile.
+    /// Where a file has been bad since the start, or holds another version than the one that served, that one goes on
+    /// meanwhile.
     fn fall_back(&mut self) {
-        for (name, serving) in self.before.clone() {
+        for (name, serving) in self.serving.clone() {
             let path = self.options.dir.join(&serving.file);
             let Some(seen) = self.seen.get(&path).filter(|_| !self.chosen.contains_key(&name)) else { continue };
             let other = seen.hash.as_ref() != Some(&serving.hash);
@@ -147,9 +155,13 @@ impl Loader {
                 told.problems.push(notice(Some(&name), &file, &error));
                 return Some(Chosen { compiled: pinned, file, newest });
             }
-            if matches!(self.kept.get(&self.versions.path(&name, hash)), Some(Kept::Coming(_))) {
-                return serving;
+            // Nothing is put in the place of what an operator chose.
+            self.tell_missing(&name, hash, &file, told);
+            if serving.is_none() {
+                let most = if self.before.contains_key(&name) { None } else { Some(MOST_KEPT) };
+                told.waiting.insert(name, (compiled.manifest.events.clone(), most));
             }
+            return serving;
         }
         // What comes from elsewhere is another's, until somebody says otherwise; what served is known by its hash.
         let moved = home.filter(|home| home.file != file && home.hash != newest && !self.options.dev);
@@ -175,32 +187,47 @@ impl Loader {
         Some(Chosen { compiled, file, newest })
     }
 
+    /// Tells that a version which is to serve can't.
+    fn tell_missing(&self, name: &PluginName, hash: &str, file: &Path, told: &mut Told) {
+        let kept = self.kept.get(&self.versions.path(name, hash));
+        let Some(Kept::Lost(cause) | Kept::Resting { why: cause, .. }) = kept else { return };
+        let (hash, cause) = (hash.to_owned(), cause.clone());
+        let error = Error::VersionLost { path: file.to_owned(), name: name.clone(), hash, cause };
+        let notice = notice(Some(name), file, &error);
+        if !told.problems.contains(&notice) {
+            told.problems.push(notice);
+        }
+    }
+
     /// A version that was kept; none while it is being made ready, and where it is lost or not what its name says.
     fn kept(&mut self, name: &PluginName, hash: &str) -> Option<Arc<CompiledPlugin>> {
         let path = self.versions.path(name, hash);
         if !self.kept.contains_key(&path) {
-            let kept = self.looked_for(&path, hash);
+            let kept = self
+                .looked_for(name, &path, hash)
+                .unwrap_or_else(|error| Kept::missing(Some(name), hash, &error, None));
             self.kept.insert(path.clone(), kept);
         }
-        let right = |compiled: &Arc<CompiledPlugin>| compiled.hash == hash && compiled.manifest.name == *name;
-        match self.kept.get(&path) {
-            Some(Kept::Here(compiled)) if right(compiled) => return Some(Arc::clone(compiled)),
-            Some(Kept::Here(_)) => {
-                telemetry::version_lost(name, hash);
-                self.kept.insert(path, Kept::Lost);
-            }
-            Some(Kept::Coming(_) | Kept::Lost) | None => {}
+        let Some(Kept::Here(compiled)) = self.kept.get(&path) else { return None };
+        if compiled.hash == hash && compiled.manifest.name == *name {
+            return Some(Arc::clone(compiled));
         }
+        telemetry::version_lost(name, hash);
+        self.kept.insert(path, Kept::Lost("what is kept under its hash is something else".to_owned()));
         None
     }
 
-    fn looked_for(&self, path: &Path, hash: &str) -> Kept {
-        let read = Stamp::of(path).and_then(|stamp| Some((stamp, read(path, stamp).ok()?)));
-        let Some((stamp, bytes)) = read else { return Kept::Lost };
+    fn looked_for(&self, name: &PluginName, path: &Path, hash: &str) -> Result<Kept, Error> {
+        let own = || path.to_owned();
+        let stamp = Stamp::of(path).ok_or_else(|| {
+            let cause = std::fs::symlink_metadata(path).err().unwrap_or_else(|| std::io::ErrorKind::NotFound.into());
+            Error::File { path: own(), cause }
+        })?;
+        let bytes = read(path, stamp)?;
         match self.sandbox.known(&bytes) {
-            Some(Ok(compiled)) => Kept::Here(Arc::new(compiled)),
-            Some(Err(_)) => Kept::Lost,
-            None => Kept::Coming(Wish::of(&bytes, hash.to_owned(), stamp)),
+            Some(Ok(compiled)) => Ok(Kept::Here(Arc::new(compiled))),
+            Some(Err(cause)) => Err(Error::Load { path: own(), cause }),
+            None => Ok(Kept::Coming(Wish { name: Some(name.clone()), ..Wish::of(&bytes, hash.to_owned(), stamp) })),
         }
     }
 
@@ -208,9 +235,11 @@ impl Loader {
     fn add_coming(&self, waiting: &mut BTreeMap<PluginName, (Vec<Pattern>, Option<u32>)>) {
         let kept = self.kept.values().filter_map(|kept| match kept {
             Kept::Coming(wish) => Some(wish),
-            Kept::Here(_) | Kept::Lost => None,
+            Kept::Resting { wish, .. } => wish.as_ref(),
+            Kept::Here(_) | Kept::Lost(_) => None,
         });
-        for wish in self.seen.values().filter_map(|seen| seen.wish.as_ref()).chain(kept) {
+        let files = self.seen.values().filter(|_| self.start != Start::Over);
+        for wish in files.filter_map(|seen| seen.wish.as_ref()).chain(kept) {
             let Some(name) = wish.name.as_ref().filter(|name| !self.chosen.contains_key(*name)) else { continue };
             // What served may take its time; what nobody knows gets no more than what waits for approval.
             let most = if self.before.contains_key(name) { None } else { Some(MOST_KEPT) };
@@ -268,10 +297,10 @@ impl Loader {
             (name.clone(), Serving { file, hash: chosen.compiled.hash.clone(), newest: chosen.newest.clone() })
         });
         let mut serving: BTreeMap<PluginName, Serving> = serving.collect();
-        if self.start != Start::Over {
-            // What is not decided yet has not ended.
-            for (name, before) in &self.before {
-                serving.entry(name.clone()).or_insert_with(|| before.clone());
+        for (name, old) in &self.serving {
+            // What is not decided yet has not ended, nor what has its file, bad as that may be.
+            if self.start != Start::Over || self.holds(&self.options.dir.join(&old.file), name) {
+                serving.entry(name.clone()).or_insert_with(|| old.clone());
             }
         }
         if serving == self.serving {

@@ -25,7 +25,7 @@ use super::versions::{Serving, Versions};
 use super::{Error, Options, Reread, Snapshot, Start};
 use crate::parts::Parts;
 use crate::plugin::PluginName;
-use crate::sandbox::{CompiledPlugin, LoadError, Sandbox};
+use crate::sandbox::{CompiledPlugin, Sandbox};
 use crate::telemetry;
 
 /// How long a file must not have changed before it is looked into.
@@ -109,8 +109,29 @@ pub(super) enum Kept {
     /// It is being made ready.
     Coming(Wish),
     Here(Arc<CompiledPlugin>),
+    /// The machine had no means for it, and may have them later.
+    Resting {
+        until: Instant,
+        /// What is known of it.
+        wish: Option<Wish>,
+        why: String,
+    },
     /// It is not there, or not what its name says.
-    Lost,
+    Lost(String),
+}
+
+impl Kept {
+    /// A version that can't be had, by what was found.
+    pub(super) fn missing(name: Option<&PluginName>, hash: &str, error: &Error, wish: Option<Wish>) -> Self {
+        if error.lacks_means() {
+            let why = format!("{error} (it is tried again)");
+            return Self::Resting { until: Instant::now() + MEANS_AGAIN, wish, why };
+        }
+        if let Some(name) = name {
+            telemetry::version_lost(name, hash);
+        }
+        Self::Lost(error.to_string())
+    }
 }
 
 /// The version of a plugin that serves.
@@ -209,6 +230,9 @@ impl Loader {
         for done in self.jobs.ended() {
             changed |= self.take(done);
         }
+        let (resting, now) = (self.kept.len(), Instant::now());
+        self.kept.retain(|_, kept| !matches!(kept, Kept::Resting { until, .. } if *until <= now));
+        changed |= self.kept.len() != resting;
         // A folder that can't be read now says nothing about the plugins in it.
         let (dir, mut open) = (&self.options.dir, false);
         if let Ok((files, left_out)) =
@@ -291,7 +315,7 @@ impl Loader {
             // What could not be loaded may have had a cause that is gone.
             let failed = self.seen.values_mut().filter(|seen| matches!(seen.found, Some(Err(_))));
             failed.for_each(|seen| seen.found = None);
-            self.kept.retain(|_, kept| !matches!(kept, Kept::Lost));
+            self.kept.retain(|_, kept| !matches!(kept, Kept::Lost(_) | Kept::Resting { .. }));
         }
         let Some(reread) = self.reread.as_mut().filter(|_| asked || now != self.settings) else { return asked };
         let read = (reread.read)();
@@ -380,10 +404,13 @@ impl Loader {
     fn take(&mut self, done: Done) -> bool {
         let Done { path, stamp, found, took } = done;
         if let Some(kept) = self.kept.get_mut(&path) {
-            *kept = match found {
-                Ok((compiled, _)) => Kept::Here(Arc::new(compiled)),
-                Err(_) => Kept::Lost,
-            };
+            match (found, &*kept) {
+                (Ok((compiled, _)), _) => *kept = Kept::Here(Arc::new(compiled)),
+                (Err(error), Kept::Coming(wish)) => {
+                    *kept = Kept::missing(wish.name.as_ref(), &wish.hash, &error, Some(wish.clone()));
+                }
+                (Err(_), _) => {}
+            }
             return true;
         }
         let now = Stamp::of(&path);
@@ -435,7 +462,7 @@ impl Loader {
 impl Seen {
     /// Whether it could not be made ready for want of something that the machine may have later.
     fn lacked_means(&self) -> bool {
-        matches!(&self.found, Some(Err(Error::Load { cause: LoadError::Compiler(_), .. })))
+        matches!(&self.found, Some(Err(error)) if error.lacks_means())
     }
 }
 
@@ -445,4 +472,22 @@ fn choices(versions: &Versions) -> Vec<Option<Stamp>> {
 
 fn stamps(reread: Option<&Reread>) -> BTreeMap<PathBuf, Option<Stamp>> {
     reread.iter().flat_map(|reread| &reread.files).map(|file| (file.clone(), Stamp::of(file))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::LoadError;
+
+    #[test]
+    fn a_kept_version_that_the_machine_had_no_means_for_is_tried_again() {
+        let path = || PathBuf::from("alpha.wasm");
+        let load = |cause| Error::Load { path: path(), cause };
+        let file = |kind: std::io::ErrorKind| Error::File { path: path(), cause: kind.into() };
+        let rests = |error: Error| matches!(Kept::missing(None, "hash", &error, None), Kept::Resting { .. });
+        assert!(rests(load(LoadError::Compiler("no process".to_owned()))));
+        assert!(rests(file(std::io::ErrorKind::PermissionDenied)));
+        assert!(!rests(load(LoadError::Empty)));
+        assert!(!rests(file(std::io::ErrorKind::NotFound)));
+    }
 }
