@@ -162,12 +162,12 @@ async fn admit(State(console): State<Console>, request: Request, next: Next) -> 
         return answered(&parts, page, &Problem::viewer());
     }
     parts.extensions.insert(operator);
-    // From here on the connection makes room for no stranger's.
-    let _served = parts.extensions.get::<Caller>().map(Caller::known);
-    let place = console.places.known().await;
-    let whole = bounds::known_whole(Request::from_parts(parts.clone(), body)).await;
-    match place.and_then(|place| Ok((place, whole?))) {
-        Ok((_place, request)) => next.run(request).await,
+    match console.places.known(Request::from_parts(parts.clone(), body)).await {
+        Ok((_place, request)) => {
+            // From here on the connection makes room for no stranger's: not before, for what never comes whole.
+            let _served = parts.extensions.get::<Caller>().map(Caller::known);
+            next.run(request).await
+        }
         Err(problem) => answered(&parts, page, &problem),
     }
 }

@@ -1,7 +1,9 @@
 //! What a request may take before and while it is answered: bytes and time for its body, a place among others.
 //!
-//! - A body is read whole before anything is done, within [`BODY_TIME`]: whoever dawdles holds little, and not for long.
-//! - Strangers, who may only log in, have few places of their own with small bodies: they take none of the others'.
+//! - A body is read whole before anything is done, within [`BODY_TIME`]: whoever dawdles holds little, and not for long. What
+//!   comes with a question that changes nothing is not read at all.
+//! - Strangers, who may only log in, have few places of their own, which they take with a small body that came whole: they
+//!   take none of the others', and whoever dawdles takes none of theirs.
 //! - Where there are no users there is no login: the page says how else somebody comes in.
 
 use std::time::Duration;
@@ -18,7 +20,7 @@ use super::{Console, Problem, answered};
 
 /// Requests at once of those who were let in. Streams of news count only until they begin.
 const MOST_AT_ONCE: usize = 64;
-/// Strangers' bodies at once.
+/// Strangers' logins at once.
 const MOST_STRANGERS: usize = 32;
 /// Bytes of a body of somebody who was let in: more than an event may have by default.
 const MOST_BODY: usize = 2 << 20;
@@ -44,23 +46,20 @@ impl Default for Places {
 }
 
 impl Places {
-    /// A place for somebody who was let in.
-    pub(super) async fn known(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        match tokio::time::timeout(MOMENT, self.known.acquire()).await {
-            Ok(Ok(place)) => Ok(place),
-            _ => Err(busy()),
+    /// A place for somebody who was let in, and then the request with its body: bodies are large, so they need the place.
+    pub(super) async fn known(&self, request: Request) -> Result<(SemaphorePermit<'_>, Request), Problem> {
+        let place = tokio::time::timeout(MOMENT, self.known.acquire()).await;
+        let Ok(Ok(place)) = place else { return Err(busy()) };
+        if request.method().is_safe() {
+            return Ok((place, request.map(|_| Body::empty())));
         }
+        Ok((place, whole(request, MOST_BODY).await?))
     }
 }
 
 fn busy() -> Problem {
     let words = "too many requests at once: try again in a moment";
     Problem::new(StatusCode::TOO_MANY_REQUESTS, "console.busy", words)
-}
-
-/// The request with its body, as somebody sends it who was let in.
-pub(super) async fn known_whole(request: Request) -> Result<Request, Problem> {
-    whole(request, MOST_BODY).await
 }
 
 async fn whole(request: Request, most: usize) -> Result<Request, Problem> {
@@ -94,9 +93,10 @@ pub(super) async fn strangers(State(console): State<Console>, request: Request, 
         return next.run(request).await;
     }
     let (parts, body) = request.into_parts();
+    let request = match whole(Request::from_parts(parts.clone(), body), MOST_LOGIN).await {
+        Ok(request) => request,
+        Err(problem) => return answered(&parts, true, &problem),
+    };
     let Ok(_place) = console.places.strangers.try_acquire() else { return answered(&parts, true, &busy()) };
-    match whole(Request::from_parts(parts.clone(), body), MOST_LOGIN).await {
-        Ok(request) => next.run(request).await,
-        Err(problem) => answered(&parts, true, &problem),
-    }
+    next.run(request).await
 }
