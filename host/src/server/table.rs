@@ -2,8 +2,10 @@
 //!
 //! - A connection is a stranger's until a request on it was let in ([`Caller::known`]).
 //! - When all places are taken, the oldest stranger's connection is closed for the new one, whatever it does; where there is
-//!   none, the known one that was used longest ago. One whose request is being served for somebody known is never closed.
-//! - A new connection is left alone for a moment, in which what came with it is read: others wait to be accepted meanwhile.
+//!   none, the known one that was used longest ago. One that asks for somebody known is not closed before its answer begins;
+//!   while the rest of the answer goes out (a stream of news, too) it counts as idle, and makes room in its turn.
+//! - A new connection is left alone for a moment, in which what came with it is read: an idle one makes room in its place, and
+//!   where there is none others wait to be accepted meanwhile.
 //! - IPv6 senders are counted by their network of 64 bits: one customer has all its addresses.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -40,7 +42,7 @@ struct Places {
     by_sender: HashMap<IpAddr, usize>,
     /// The numbers of strangers' connections: the smallest is the oldest.
     strangers: BTreeSet<u64>,
-    /// Known connections that serve nobody, by when they were used.
+    /// Known connections that wait for a request, or whose answer goes out, by when they were used.
     idle: BTreeMap<u64, u64>,
     /// Counts connections and uses.
     count: u64,
@@ -80,11 +82,15 @@ impl Table {
             return Found::Nothing;
         }
         if places.open.len() >= table.most {
-            let Some((oldest, age)) = places.oldest() else { return Found::Nothing };
-            if age < table.moment {
-                return Found::Later(table.moment.saturating_sub(age));
+            let oldest = places.oldest_stranger();
+            let young = oldest.map(|(_, age)| table.moment.saturating_sub(age)).filter(|time| !time.is_zero());
+            let idle = places.idle.values().next().copied();
+            match (oldest, young, idle) {
+                (Some((stranger, _)), None, _) => places.close(stranger),
+                (_, _, Some(idle)) => places.close(idle),
+                (_, Some(time), None) => return Found::Later(time),
+                (None, None, None) => return Found::Nothing,
             }
-            places.close(oldest);
         }
         let number = places.next();
         *places.by_sender.entry(sender).or_default() += 1;
@@ -100,9 +106,9 @@ impl Places {
         self.count
     }
 
-    /// Whoever makes room next, and for how long it has been there.
-    fn oldest(&self) -> Option<(u64, Duration)> {
-        let number = self.strangers.first().or_else(|| self.idle.values().next()).copied()?;
+    /// The stranger's connection that has been there longest, and for how long.
+    fn oldest_stranger(&self) -> Option<(u64, Duration)> {
+        let number = self.strangers.first().copied()?;
         Some((number, self.open.get(&number)?.since.elapsed()))
     }
 
@@ -193,7 +199,7 @@ impl Caller {
     }
 }
 
-/// A request of somebody known, while it is served.
+/// A request of somebody known, until its answer begins.
 pub struct Served(Caller);
 
 impl Drop for Served {
@@ -223,6 +229,19 @@ mod tests {
         assert!(matches!(Table::place(&table, from(2)), Found::Nothing));
         drop((served, first));
         assert!(found(Table::place(&table, from(2))).is_some());
+    }
+
+    #[test]
+    fn an_idle_connection_makes_room_where_the_only_stranger_has_just_come() {
+        let table = Arc::new(Table::new(3, 3, Duration::from_secs(60)));
+        let place = |last| found(Table::place(&table, from(last)));
+        let (idle, busy, young) = (place(1).unwrap(), place(2).unwrap(), place(3).unwrap());
+        drop(idle.caller().known());
+        let _served = busy.caller().known();
+        let new = place(4).unwrap();
+        let is_open = |place: &Place| table.places().open.contains_key(&place.0.number);
+        assert!(!is_open(&idle) && is_open(&busy) && is_open(&young) && is_open(&new));
+        assert!(matches!(Table::place(&table, from(5)), Found::Later(_)), "nobody else is idle");
     }
 
     #[test]
