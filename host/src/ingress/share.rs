@@ -13,7 +13,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::problem::Problem;
 
-/// Bytes of bodies that are held at once, all accounts together.
+/// Bytes of bodies that are counted at once, all accounts together; more only where an account's part of it is less than
+/// `max_body`, because one of the largest must fit: then it is accounts × `max_body`. Of a packed body the larger form is
+/// counted, and both are there while it is unpacked.
 const MOST_HELD: usize = 64 << 20;
 /// How long a sender waits for a place, or a body for room. The CRM gives up after five seconds.
 const MOMENT: Duration = Duration::from_millis(500);
@@ -22,9 +24,8 @@ const LEAST_SENDERS: usize = 8;
 
 /// All accounts' shares.
 pub(super) struct Shares {
+    /// The accounts of the start: one that is added waits for the next, and until then no token of it opens.
     by_account: BTreeMap<String, Share>,
-    /// An account that was added since the start.
-    others: Share,
     max_body: usize,
 }
 
@@ -44,12 +45,12 @@ impl Shares {
             room: Semaphore::new(of(MOST_HELD).max(max_body).div_ceil(1 << 10)),
         };
         let by_account = accounts.iter().map(|name| ((*name).clone(), share())).collect();
-        Self { by_account, others: share(), max_body }
+        Self { by_account, max_body }
     }
 
     /// A place for one sender of an account.
     pub(super) async fn sender(&self, account: &str) -> Result<Sender<'_>, Problem> {
-        let share = self.by_account.get(account).unwrap_or(&self.others);
+        let share = self.by_account.get(account).ok_or(Problem::UnknownToken)?;
         let place = in_a_moment(&share.senders, 1).await?;
         Ok(Sender { _place: place, room: &share.room, held: None, max_body: self.max_body })
     }
