@@ -19,7 +19,7 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-async fn form((host, browser): (&Host, &Client), path: &str, body: &str) -> (u16, String) {
+pub(crate) async fn form((host, browser): (&Host, &Client), path: &str, body: &str) -> (u16, String) {
     let request = browser.post(format!("{}{path}", host.base()));
     let request = request.header("content-type", "application/x-www-form-urlencoded").body(body.to_owned());
     let answer = request.send().await.unwrap();
@@ -37,7 +37,7 @@ fn hidden(page: &str) -> String {
     body.finish()
 }
 
-async fn csrf((host, browser): (&Host, &Client)) -> String {
+pub(crate) async fn csrf((host, browser): (&Host, &Client)) -> String {
     let page = browser.get(format!("{}/console/dead", host.base())).send().await.unwrap();
     let page = page.text().await.unwrap();
     page.split_once("name=\"csrf\" value=\"").unwrap().1.split('"').next().unwrap().to_owned()

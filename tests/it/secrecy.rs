@@ -130,6 +130,37 @@ async fn a_viewer_sees_and_finds_nothing_that_is_hidden_on_any_route() {
         (&audit["items"][0]["action"], &audit["items"][1]["object"]),
         (&json!("event.unmasked"), &json!("search"))
     );
+    nothing_hidden_is_counted_or_shown_before_a_change(&host, ids.len()).await;
+}
+
+/// An admin who did not ask for it sees it in no question either.
+async fn nothing_hidden_is_counted_or_shown_before_a_change(host: &Host, events: usize) {
+    let at = (host, &host.browser().await.unwrap());
+    let word = crate::deeds::csrf(at).await;
+    let replay = async |text: &str| {
+        let body = format!("csrf={word}&plugin=one&text={text}");
+        let (status, page) = crate::deeds::form(at, "/console/events/replay", &body).await;
+        assert_eq!(status, 200, "{page}");
+        page
+    };
+    let part = &MARKER[..8];
+    let page = replay(part).await;
+    assert!(page.contains(": 0</h1>"), "{page}");
+    let page = replay("").await;
+    assert!(page.contains("call:5") && page.contains("•••") && !tells(&page), "{page}");
+    let mut some = format!("csrf={word}&do=drop&next=/console/dead");
+    (1..=events).for_each(|id| some.push_str(&format!("&delivery={id}")));
+    let (status, page) = crate::deeds::form(at, "/console/dead/some", &some).await;
+    assert!(status == 200 && page.contains("call:5") && page.contains("•••") && !tells(&page), "{status} {page}");
+    let asked = |unmasked: bool| json!({ "plugin": "one", "filter": { "text": part, "unmasked": unmasked } });
+    assert_eq!(host.ask("events/replay", &asked(false)).await.unwrap().0, 200);
+    wait_until("the job's end", PATIENCE, async || {
+        let jobs = host.api("jobs").await?;
+        Ok((jobs[0]["state"] == "done").then(|| assert_eq!(jobs[0]["total"], 0)))
+    })
+    .await
+    .unwrap();
+    assert_eq!(host.ask("events/replay", &asked(true)).await.unwrap().0, 400);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What an operator can do. The API and the pages both come here, and every deed is in the log before it is done.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -8,11 +9,13 @@ use serde_json::{Map, Value};
 
 use super::access::Operator;
 use super::jobs::{Job, JobState, Order};
+use super::mask::Mask;
 use super::problem::Problem;
 use super::{Console, blocking};
 use crate::event::{Event, EventId};
 use crate::journal::{self, DeliveryId, EventFilter, Forget, LetterFilter, Proof, Record, Resolution};
 use crate::plugin::{Permissions, PluginName};
+use crate::registry::versions::Home;
 use crate::telemetry;
 
 /// Dead letters that are read in one step.
@@ -206,8 +209,8 @@ impl Console {
         self.audit(who, "event.replay", &object, &paced(pace)).await?;
         // Nothing that comes from now on: replaying must have an end.
         let filter = self.up_to_now(filter);
-        let journal = self.journal.clone();
-        let events = blocking(move || every_event(&journal, &filter)).await?;
+        let (journal, mask) = (self.journal.clone(), Arc::clone(&self.mask));
+        let events = blocking(move || every_event(&journal, &mask, &filter)).await?;
         if events.len() > MOST_REPLAYED {
             return Err(too_many());
         }
@@ -237,10 +240,10 @@ impl Console {
         filter: EventFilter,
         shown: usize,
     ) -> Result<(usize, Vec<journal::EventSummary>), Problem> {
-        let journal = self.journal.clone();
+        let (journal, mask) = (self.journal.clone(), Arc::clone(&self.mask));
         let found = blocking(move || {
-            let events = every_event(&journal, &filter)?;
-            Ok((events.len(), journal.events(&filter, None, shown)?.items))
+            let events = every_event(&journal, &mask, &filter)?;
+            Ok((events.len(), journal.events_behind(&*mask, &filter, None, shown)?.items))
         });
         let (count, first) = found.await?;
         if count > MOST_REPLAYED {
@@ -315,12 +318,12 @@ impl Console {
         shown: Option<(String, Vec<String>)>,
     ) -> Result<(), Problem> {
         let action = if shown.is_some() { "plugin.grant" } else { "plugin.revoke" };
-        let permissions = shown.map(|(hash, origins)| self.asked(plugin, &hash, &origins)).transpose()?;
+        let asked = shown.map(|(hash, origins)| self.asked(plugin, &hash, &origins)).transpose()?;
+        let (permissions, home) = asked.map_or((None, None), |(permissions, home)| (Some(permissions), home));
         let details = permissions.as_ref().and_then(|given| serde_json::to_string(given).ok()).unwrap_or_default();
         self.audit(who, action, plugin.as_str(), &details).await?;
-        let (approve, of) = (std::sync::Arc::clone(&self.approve), plugin.clone());
-        let (versions, home) =
-            (self.versions.clone(), self.registry.snapshot().waits_in(plugin).filter(|_| permissions.is_some()));
+        let (approve, of) = (Arc::clone(&self.approve), plugin.clone());
+        let versions = self.versions.clone();
         let done = tokio::task::spawn_blocking(move || {
             approve(&of, permissions.as_ref())?;
             let home = home.map(|file| (of, file)).into_iter().collect();
@@ -337,8 +340,13 @@ impl Console {
         self.not_done(who, (action, plugin.as_str()), done).await
     }
 
-    /// What is granted: the wishes that were shown, of no version that came since.
-    fn asked(&self, plugin: &PluginName, shown: &str, origins: &[String]) -> Result<Permissions, Problem> {
+    /// What is granted, and the file that waits for it: the wishes that were shown, of no version that came since.
+    fn asked(
+        &self,
+        plugin: &PluginName,
+        shown: &str,
+        origins: &[String],
+    ) -> Result<(Permissions, Option<Home>), Problem> {
         let snapshot = self.registry.snapshot();
         let mut waiting = snapshot.notices.iter().filter(|notice| notice.plugin.as_ref() == Some(plugin));
         let waiting = waiting.find_map(|notice| notice.hash.clone().zip(notice.asks.clone()));
@@ -350,7 +358,8 @@ impl Console {
             let words = "another version of the plugin is there now: look at what it asks for, then grant it";
             return Err(Problem::new(StatusCode::CONFLICT, "console.other_version", words));
         }
-        asked.chosen(origins).map_err(|refusal| Problem::bad_filter(refusal.to_string()))
+        let permissions = asked.chosen(origins).map_err(|refusal| Problem::bad_filter(refusal.to_string()))?;
+        Ok((permissions, snapshot.waits_in(plugin).filter(|home| home.hash == shown)))
     }
 
     /// Forgets everything about a record, and waits for it as long as somebody may wait: what is left is done later.
@@ -453,11 +462,12 @@ fn every_letter(journal: &journal::Handle, filter: &LetterFilter) -> Result<Vec<
     }
 }
 
-/// The oldest first; one more than may be replayed at most.
-fn every_event(journal: &journal::Handle, filter: &EventFilter) -> Result<Vec<EventId>, journal::Error> {
+/// The oldest first; one more than may be replayed at most. They are those that the list shows: what is hidden there can't
+/// be found out by counting, or replaying, what holds it.
+fn every_event(journal: &journal::Handle, mask: &Mask, filter: &EventFilter) -> Result<Vec<EventId>, journal::Error> {
     let (mut events, mut cursor) = (Vec::new(), None);
     while events.len() <= MOST_REPLAYED {
-        let found = journal.events(filter, cursor, LETTERS_AT_ONCE)?;
+        let found = journal.events_behind(mask, filter, cursor, LETTERS_AT_ONCE)?;
         events.extend(found.items.iter().map(|event| event.id));
         match found.next.and_then(|next| next.parse().ok()) {
             Some(next) => cursor = Some(next),

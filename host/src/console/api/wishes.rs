@@ -129,6 +129,9 @@ pub(super) async fn replay_events(
 ) -> Result<Json<Job>, Problem> {
     let words = "send a JSON object with `plugin`, with `filter` or `all`, and perhaps `pace`";
     let Range { plugin, pace, filter, all } = wish(body, words)?;
+    if filter.unmasked {
+        return Err(Problem::bad_filter("what is hidden can't be searched for here: leave out `unmasked`"));
+    }
     let filter = filter.filter()?;
     if filter == EventFilter::default() && !all {
         return Err(Problem::bad_filter("an empty filter would mean every event: say `\"all\": true` for that"));

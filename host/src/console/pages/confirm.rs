@@ -76,7 +76,8 @@ pub(super) async fn these(form: &Form, console: &Console, chosen: &[DeliveryId])
     let (journal, some) = (console.journal.clone(), chosen.iter().copied().take(super::ROWS).collect::<Vec<_>>());
     let read =
         move || some.into_iter().filter_map(|id| journal.delivery(id).transpose()).collect::<Result<Vec<_>, _>>();
-    let first = blocking(read).await?;
+    let mut first = blocking(read).await?;
+    first.iter_mut().for_each(|path| console.mask.delivery(path));
     let row = |DeliveryPath { event, delivery, .. }: &DeliveryPath| {
         let (entity, error) = (event.entity.clone().unwrap_or_default(), delivery.code.clone().unwrap_or_default());
         [frame.time(&delivery.at), event.name.clone(), entity, delivery.plugin.clone(), error]
