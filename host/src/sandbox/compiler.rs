@@ -136,7 +136,7 @@ pub fn run(size: u64, input: impl Read, mut output: impl Write) -> std::io::Resu
     }
     // A system that refuses compiles at the common priority.
     rustix::process::setpriority_process(None, 19).ok();
-    std::panic::set_hook(Box::new(|_| end_at_once()));
+    std::panic::set_hook(Box::new(move |info| end_at_once(allowance, info.payload_as_str().unwrap_or_default())));
     let mut bytes = Vec::new();
     input.take(size.min(u64::try_from(MOST_FILE).unwrap_or(u64::MAX))).read_to_end(&mut bytes)?;
     let compiled = compile(&bytes);
@@ -169,10 +169,11 @@ fn bind(allowance: Allowance) -> rustix::io::Result<()> {
 
 /// Ends the process where something in it failed: to unwind, and to tell where, takes memory, and may wait for a thread that
 /// has none.
-fn end_at_once() {
-    // Some libraries fail where there is no more memory, instead of ending by themselves.
-    const LITTLE: usize = 4 << 20;
-    if Vec::<u8>::new().try_reserve_exact(LITTLE).is_err() {
+fn end_at_once(allowance: Allowance, said: &str) {
+    // Some libraries fail where there is no more memory, instead of ending by themselves: some say so, of others it is
+    // taken for granted where a third is used up, because all that grows is doubled, and held until it is copied.
+    let rest = usize::try_from(allowance.memory / 3 * 2).unwrap_or(usize::MAX);
+    if said.contains("out of memory") || Vec::<u8>::new().try_reserve_exact(rest).is_err() {
         std::process::abort();
     }
     std::process::exit(FAILED);
