@@ -5,19 +5,20 @@
 //!   command run by root must not lock the service out of its own files.
 //! - What can't be kept is refused before anything is changed.
 //! - A symbolic link stays one: what it leads to is replaced.
+//! - What others wrote is read only where it is a regular file of a size that makes sense ([`read`]).
 //!
 //! Not here: the journal, whose file is SQLite's; compiled plugins, which are made anew when they are lost.
 
 pub mod private;
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
-use std::io::{Error, ErrorKind, Write};
+use std::io::{Error, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{Gid, OFlags, Uid};
 
 /// Two threads of this process would use the same name beside a file.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -29,6 +30,43 @@ pub enum Readers {
     Folder,
     /// Its owner alone. A mode that was changed by hand is kept, except that others never get in.
     Owner,
+}
+
+/// Reads a regular file of at most so many bytes. Nothing is waited for: a pipe or a device may never end, and does things
+/// when it is opened.
+///
+/// # Errors
+/// As reading a file has them. What is larger has an error of the kind [`ErrorKind::FileTooLarge`], and is not read.
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
+    let looked_at = |metadata: &Metadata| {
+        if !metadata.is_file() {
+            return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file: put one in its place"));
+        }
+        if metadata.len() > most { Err(too_large(most)) } else { Ok(()) }
+    };
+    looked_at(&std::fs::metadata(path)?)?;
+    // Another may have been put in its place since.
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    looked_at(&file.metadata()?)?;
+    let mut bytes = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    // It grew meanwhile, or told no length.
+    if u64::try_from(bytes.len()).is_ok_and(|length| length <= most) { Ok(bytes) } else { Err(too_large(most)) }
+}
+
+fn too_large(most: u64) -> Error {
+    let words = format!(
+        "it has more than {most} bytes, and no such file is that large: put the one that is meant in its place"
+    );
+    Error::new(ErrorKind::FileTooLarge, words)
+}
+
+/// Puts a path into JSON. A name that is no UTF-8 is told as far as it is one: it must not keep the rest from being told.
+///
+/// # Errors
+/// Those of the serializer.
+pub fn told<P: AsRef<Path>, S: serde::Serializer>(path: &P, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.as_ref().display())
 }
 
 /// Writes a file in one step.
@@ -177,6 +215,26 @@ fn beside(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_never_ends_or_is_too_large_is_refused_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("link")).unwrap();
+        for endless in [path("pipe"), path("link"), PathBuf::from("/dev/zero"), folder.path().to_owned()] {
+            let error = read(&endless, 1 << 10).unwrap_err();
+            assert!(error.to_string().contains("no regular file"), "{}: {error}", endless.display());
+        }
+        File::create(path("large")).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(read(&path("large"), 1 << 10).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        std::fs::write(path("all"), "1234").unwrap();
+        assert_eq!(read(&path("all"), 4).unwrap(), b"1234");
+        assert_eq!(read(&path("all"), 3).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        // It says that it has no bytes.
+        assert_eq!(read(Path::new("/proc/self/maps"), 9).unwrap_err().kind(), ErrorKind::FileTooLarge);
+    }
 
     fn rights(path: &Path) -> (u32, u32, u32) {
         let metadata = std::fs::metadata(path).unwrap();

@@ -12,6 +12,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
+use crate::files;
+
 /// The byte-order mark, at the start of what some editors save.
 const MARK: char = '\u{feff}';
 
@@ -73,12 +75,17 @@ impl fmt::Display for Invisible {
     }
 }
 
-/// Reads a file that people write.
+/// Bytes of a file that people write: a configuration, grants, a manifest.
+pub const MOST: u64 = 4 << 20;
+/// Bytes of a file with a secret.
+pub const MOST_SECRET: u64 = 64 << 10;
+
+/// Reads a file that people write, of at most so many bytes.
 ///
 /// # Errors
 /// [`Error`] says what is wrong and where.
-pub fn read(path: &Path) -> Result<String, Error> {
-    of(std::fs::read(path)?)
+pub fn read(path: &Path, most: u64) -> Result<String, Error> {
+    of(files::read(path, most)?)
 }
 
 /// The text of these bytes, without its mark.

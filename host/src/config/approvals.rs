@@ -113,7 +113,7 @@ fn at(text: &str, span: Option<std::ops::Range<usize>>) -> String {
 }
 
 fn text(path: &Path) -> Result<String, String> {
-    match text::read(path) {
+    match text::read(path, text::MOST) {
         Err(text::Error::File(error)) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(format!("`{}` can't be read: {error}", path.display())),
         Ok(text) => Ok(text),

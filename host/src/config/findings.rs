@@ -157,7 +157,7 @@ pub(super) fn secret_text(value: &Value, base: &Path, lines: bool) -> Result<Str
                 words: format!("needs the environment variable `{name}`, which is not set here"),
                 elsewhere: true,
             })?,
-            (None, Some(Value::String(path))) => text::read(&base.join(path)).map_err(|error| Unread {
+            (None, Some(Value::String(path))) => text::read(&base.join(path), text::MOST_SECRET).map_err(|error| Unread {
                 words: format!("needs the file `{path}`: {error}"),
                 elsewhere: matches!(&error, text::Error::File(cause) if cause.kind() == ErrorKind::PermissionDenied),
             })?,

@@ -11,6 +11,7 @@ use super::operators::{alerts, operators, traces};
 use super::plugins::plugins;
 use super::unseen;
 use super::{Config, DEFAULT, Problems, Source};
+use crate::files;
 use crate::plugin::PluginName;
 use crate::secret::Secret;
 use crate::text;
@@ -26,7 +27,7 @@ pub(super) fn merged(source: &Source) -> Result<(Table, Places), Problems> {
     let mut table: Table = toml::from_str(DEFAULT).map_err(|error| one(format!("the defaults: {error}")))?;
     let mut places = Places::default();
     if let Some(path) = &source.file {
-        let text = text::read(path).map_err(|error| one(format!("`{}`: {error}", path.display())))?;
+        let text = text::read(path, text::MOST).map_err(|error| one(format!("`{}`: {error}", path.display())))?;
         // The library's message quotes the line, which may hold a secret: the place is enough.
         let file: Table = toml::from_str(&text).map_err(|error| {
             let at = error.span().map_or(0, |span| line(&text, span.start));
@@ -386,7 +387,7 @@ fn networks(section: &mut Section<'_>, key: &'static str) -> Vec<ipnet::IpNet> {
 fn authorities(section: &mut Section<'_>, base: &Path) -> crm::connection::Authorities {
     let Some(file) = section.optional::<PathBuf>("ca_file") else { return crm::connection::Authorities::default() };
     let path = base.join(file);
-    let read = std::fs::read(&path).map_err(|error| format!("can't be read: `{}`: {error}", path.display()));
+    let read = files::read(&path, text::MOST).map_err(|error| format!("can't be read: `{}`: {error}", path.display()));
     let read =
         read.and_then(|pem| crm::connection::Authorities::read(text::unmarked_bytes(&pem)).map_err(str::to_owned));
     read.unwrap_or_else(|words| {

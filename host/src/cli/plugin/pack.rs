@@ -24,8 +24,8 @@ pub(in crate::cli) struct Args {
 
 pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let bytes = std::fs::read(&args.file).with_context(|| format!("failed to read `{}`", args.file.display()))?;
-    let manifest =
-        text::read(&args.manifest).with_context(|| format!("failed to read `{}`", args.manifest.display()))?;
+    let manifest = text::read(&args.manifest, text::MOST)
+        .with_context(|| format!("failed to read `{}`", args.manifest.display()))?;
     let packed = pack::pack(&bytes, &manifest).with_context(|| format!("`{}` is not packed", args.file.display()))?;
     let output = args.output.unwrap_or(args.file);
     workshop::write_whole(&output, &packed).with_context(|| format!("failed to write `{}`", output.display()))?;

@@ -162,7 +162,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn settings(path: &Path) -> anyhow::Result<Map<String, Value>> {
-    let text = text::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    let text = text::read(path, text::MOST).with_context(|| format!("failed to read `{}`", path.display()))?;
     let json = path.extension().is_some_and(|extension| extension == "json");
     let read = if json {
         serde_json::from_str(&text).map_err(|error| error.to_string())
@@ -220,7 +220,7 @@ fn answers(
         return Ok((Source::Recording(Box::new(recording.clone())), from));
     }
     if let Some(path) = &args.answers {
-        let text = text::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+        let text = text::read(path, text::MOST).with_context(|| format!("failed to read `{}`", path.display()))?;
         return Ok((Source::Answers(Answers::parse(&text)?), format!("answers from {}", path.display())));
     }
     if args.dry_run {

@@ -128,7 +128,7 @@ pub fn component(folder: &Path, language: Foreign) -> Result<Vec<u8>, Error> {
 /// A text file of the plugin's folder.
 pub(super) fn read(folder: &Path, name: &str) -> Result<String, Error> {
     let path = folder.join(name);
-    text::read(&path).map_err(|error| match error {
+    text::read(&path, text::MOST).map_err(|error| match error {
         text::Error::File(error) => unreadable(&path, error),
         other => unreadable(&path, std::io::Error::new(ErrorKind::InvalidData, other.to_string())),
     })
