@@ -257,10 +257,12 @@ pub fn is_invisible(character: char) -> bool {
     character.is_control() && !visible_control
         || matches!(
             character,
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
-                | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | MARK | '\u{ffa0}'
-                | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}'
+            '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}'
+                | '\u{8e2}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}' | MARK | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}'
+                | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e0fff}'
         )
 }
 
@@ -317,6 +319,22 @@ mod tests {
         let value = serde_json::json!({ "a": "x\u{202e}\u{e0041}\u{1b}y\nz" });
         let printed = serde_json::to_string_pretty(&value).unwrap();
         assert_eq!(serde_json::from_str::<serde_json::Value>(&visible(&printed)).unwrap(), value);
+    }
+
+    #[test]
+    fn every_character_without_a_look_of_its_own_is_found() {
+        for character in
+            "\u{600}\u{605}\u{6dd}\u{70f}\u{890}\u{8e2}\u{115f}\u{17b4}\u{180b}\u{2800}\u{3164}\u{fe0f}\u{ffa0}\
+            \u{110bd}\u{110cd}\u{13430}\u{1343f}\u{1bca0}\u{1d173}\u{1d17a}\u{e0001}\u{e0100}\u{e0fff}"
+                .chars()
+        {
+            let text = format!("5{character}7");
+            assert!(
+                invisible(&text).is_some() && !visible(&text).contains(character),
+                "U+{:04X}",
+                u32::from(character)
+            );
+        }
     }
 
     #[test]
