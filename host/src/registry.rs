@@ -158,6 +158,7 @@ pub struct Notice {
     /// The plugin, where it is known.
     pub plugin: Option<PluginName>,
     /// The file.
+    #[serde(serialize_with = "crate::files::told")]
     #[schema(value_type = String)]
     pub file: PathBuf,
     /// A stable code.

@@ -31,6 +31,7 @@ pub const MOST: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Serving {
     /// The file's name in the plugin folder.
+    #[serde(serialize_with = "crate::files::told")]
     pub file: PathBuf,
     /// The hash of what serves.
     pub hash: String,
@@ -42,6 +43,7 @@ pub struct Serving {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Home {
     /// The file's name in the plugin folder.
+    #[serde(serialize_with = "crate::files::told")]
     pub file: PathBuf,
     /// The hash of what it held when it served last, or was approved: the same may move.
     pub hash: String,
@@ -261,6 +263,27 @@ mod tests {
         let kept: BTreeSet<String> = versions.list(&name).into_iter().map(|version| version.hash).collect();
         assert_eq!((kept.len(), kept.contains("h0"), kept.contains("h1")), (MOST + 1, true, false));
         assert_eq!(versions.hashes(), kept);
+    }
+
+    #[test]
+    fn a_file_name_that_is_no_text_keeps_nobodys_record_from_being_written() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let versions = Versions::new(folder.path());
+        let odd = PathBuf::from(std::ffi::OsString::from_vec(b"b\xff.wasm".to_vec()));
+        let named = |name: &str| PluginName::try_from(name.to_owned()).unwrap();
+        let home = |file: PathBuf| Home { file, hash: "h".to_owned() };
+        versions.come_from([(named("a"), home("a.wasm".into())), (named("b"), home(odd.clone()))].into()).unwrap();
+        assert_eq!(versions.homes().get(&named("a")), Some(&home("a.wasm".into())));
+        let notice = crate::registry::Notice {
+            plugin: None,
+            file: odd,
+            code: "registry.damaged",
+            message: String::new(),
+            asks: None,
+            hash: None,
+        };
+        assert!(serde_json::to_string(&notice).unwrap().contains("b\u{fffd}.wasm"));
     }
 
     #[test]

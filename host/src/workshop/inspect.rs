@@ -15,6 +15,7 @@ use crate::sandbox::{self, Inspection, LoadError};
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Where it is.
+    #[serde(serialize_with = "crate::files::told")]
     pub file: PathBuf,
     /// Its bytes.
     pub size: u64,
