@@ -4,8 +4,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
@@ -172,29 +170,7 @@ pub struct Inspection {
 /// As reading a file has them. What is no regular file is refused, because reading it may never end; what is too large has an
 /// error of the kind [`std::io::ErrorKind::FileTooLarge`], and is not read.
 pub fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    let regular = |metadata: &std::fs::Metadata| {
-        let words = "it is no regular file";
-        if metadata.is_file() { Ok(()) } else { Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, words)) }
-    };
-    let most = u64::try_from(MOST_FILE).unwrap_or(u64::MAX);
-    let too_large = |size| {
-        let words = LoadError::TooLarge(size).to_string();
-        Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, words))
-    };
-    // Some devices do things when they are opened.
-    regular(&std::fs::metadata(path)?)?;
-    // What was put in its place since is not waited for.
-    let no_wait = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = std::fs::File::options().read(true).custom_flags(no_wait).open(path)?;
-    let metadata = file.metadata()?;
-    regular(&metadata)?;
-    if metadata.len() > most {
-        return too_large(metadata.len());
-    }
-    let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes)?;
-    // It grew meanwhile.
-    if size(&bytes) > most { too_large(size(&bytes)) } else { Ok(bytes) }
+    crate::files::read(path, u64::try_from(MOST_FILE).unwrap_or(u64::MAX))
 }
 
 /// What a file says of itself, where it can be read; nothing else of it is looked at.
@@ -213,7 +189,10 @@ pub fn manifest_of(bytes: &[u8]) -> Option<Manifest> {
             && let Some((name, data)) = named.split_at_checked(length)
             && name == MANIFEST_SECTION.as_bytes()
         {
-            found = Some(data);
+            // Which of two is meant can't be told.
+            if found.replace(data).is_some() {
+                return None;
+            }
         }
     }
     let text = found.filter(|text| text.len() <= MOST_MANIFEST)?;
@@ -407,8 +386,8 @@ impl<'a> Sections<'a> {
     fn add(&mut self, payload: Payload<'a>) -> Result<(), LoadError> {
         match payload {
             Payload::CustomSection(section) => match section.name() {
-                MANIFEST_SECTION => self.manifest = Some(section.data()),
-                VERSION_SECTION => self.version = Some(section.data()),
+                MANIFEST_SECTION => once(&mut self.manifest, section.data(), "manifests")?,
+                VERSION_SECTION => once(&mut self.version, section.data(), "contract versions")?,
                 _ => {}
             },
             Payload::ImportSection(section) => {
@@ -433,6 +412,14 @@ impl<'a> Sections<'a> {
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// Which of two is meant can't be told, and whoever looks at the other one sees another plugin.
+fn once<'a>(place: &mut Option<&'a [u8]>, data: &'a [u8], what: &str) -> Result<(), LoadError> {
+    match place.replace(data) {
+        None => Ok(()),
+        Some(_) => Err(LoadError::Damaged(format!("it holds two {what}: build and pack it anew"))),
     }
 }
 

@@ -117,6 +117,19 @@ mod tests {
     const TYPES: &str = r#"(import "salesman:plugin/types@1.2.3" (instance))"#;
 
     #[test]
+    fn a_file_with_two_manifests_is_refused_and_belongs_to_nobody() {
+        for section in [MANIFEST_SECTION, VERSION_SECTION] {
+            let mut packed = pack(&component(TYPES, ""), MANIFEST).unwrap();
+            assert!(sandbox::manifest_of(&packed).is_some());
+            let data = if section == MANIFEST_SECTION { MANIFEST } else { "1.0" };
+            append(&mut packed, section, data.replace("packed", "other").as_bytes());
+            let error = sandbox::inspect(&packed).unwrap_err();
+            assert!(matches!(&error, LoadError::Damaged(words) if words.contains("it holds two")), "{error}");
+            assert_eq!(sandbox::manifest_of(&packed).is_some(), section == VERSION_SECTION);
+        }
+    }
+
+    #[test]
     fn a_packed_component_has_one_manifest_and_keeps_everything_else() {
         let plain = component(TYPES, "");
         let packed = pack(&plain, MANIFEST).unwrap();
