@@ -99,6 +99,8 @@ impl App {
         }
         let parts = Parts::default();
         config.remarks.iter().for_each(|remark| telemetry::config_remark(remark));
+        let own = rustix::process::geteuid().as_raw();
+        check::changeable(&config.registry, own).iter().for_each(|(_, remark)| telemetry::config_remark(remark));
         let said_of_plugins = config.registry.clone();
         let (approvals_file, store) = (config.registry.approvals.clone(), config.registry.store.clone());
         let renewing = Arc::new(OnceLock::new());

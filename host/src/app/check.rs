@@ -3,12 +3,16 @@
 //! Not here: what shows only when it is tried, such as an address that is taken (`start`).
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::plugin::PluginName;
 use crate::plugin::near::similar;
 use crate::{crm, registry, sandbox};
+
+/// Files of others that are told one by one.
+const MOST_TOLD: usize = 10;
 
 /// What would keep the host from starting, as far as it can be told without changing anything. `config check` says the same.
 pub fn problems(config: &Config) -> Vec<String> {
@@ -54,10 +58,47 @@ pub fn unknown_plugins(config: &registry::Options, known: &BTreeSet<PluginName>)
     named.chain(granted).chain(chosen).filter(|(name, _)| !known.contains(*name)).map(told).collect()
 }
 
+/// Who may change what plugins are and may do, besides `owner` and root: `true` for what everybody may, or for grants. The
+/// host serves nevertheless.
+pub fn changeable(config: &registry::Options, owner: u32) -> Vec<(bool, String)> {
+    let mut open = Vec::new();
+    let mut look = |path: &Path, closed: u32| {
+        let Ok(metadata) = std::fs::metadata(path) else { return };
+        let (path, mode, user) = (path.display(), metadata.mode(), metadata.uid());
+        if mode & 0o022 != 0 {
+            open.push((
+                mode & closed != 0,
+                format!("others than its owner may change `{path}`, and so what plugins do: `chmod go-w`"),
+            ));
+        }
+        if user != owner && user != 0 {
+            let words = "and may change what plugins do: `chown` it to root, or to the host's user";
+            open.push((
+                closed == 0o022,
+                format!("`{path}` belongs to user {user}, who is neither root nor the host's, {words}"),
+            ));
+        }
+    };
+    look(&config.approvals, 0o022);
+    look(&config.dir, 0o002);
+    files_in(&config.dir).for_each(|file| look(&file, 0o002));
+    let more = open.len().saturating_sub(MOST_TOLD);
+    // What everybody may change comes first.
+    open.sort_by_key(|(bad, _)| !bad);
+    open.truncate(MOST_TOLD);
+    if more > 0 {
+        open.push((false, format!("so it is with {more} more in `{}`", config.dir.display())));
+    }
+    open
+}
+
+fn files_in(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.extension().is_some_and(|extension| extension == "wasm"))
+}
+
 /// The plugins of the folder, by name; files that are none are left out.
 pub fn plugins_in(folder: &Path) -> BTreeSet<PluginName> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let files = entries.filter(|path| path.extension().is_some_and(|extension| extension == "wasm"));
-    let name = |path: std::path::PathBuf| Some(sandbox::manifest_of(&sandbox::read_file(&path).ok()?)?.name);
-    files.filter_map(name).collect()
+    let name = |path: PathBuf| Some(sandbox::manifest_of(&sandbox::read_file(&path).ok()?)?.name);
+    files_in(folder).filter_map(name).collect()
 }

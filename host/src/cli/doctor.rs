@@ -80,6 +80,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 findings.add("configuration", State::Remark, remark);
             }
             rights::configuration(&mut findings, source.file.as_deref(), &config);
+            rights::plugins(&mut findings, &config);
             folders(&mut findings, &config);
             rights::unit(&mut findings);
             plugins(&mut findings, &config);

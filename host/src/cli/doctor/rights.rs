@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Findings, State};
-use crate::app::OWN_FILES;
+use crate::app::{OWN_FILES, check};
 use crate::config::Config;
 use crate::files::private;
+use crate::text;
 
 /// Files that are named in one sentence.
 const NAMED: usize = 5;
@@ -46,7 +47,7 @@ pub(super) fn data_folder(findings: &mut Findings, data: &Path, owner: u32) {
 /// The configuration, what was approved, and the files with secrets.
 pub(super) fn configuration(findings: &mut Findings, file: Option<&Path>, config: &Config) {
     let Some(file) = file else { return };
-    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let text = text::read(file, text::MOST).unwrap_or_default();
     let table = text.parse::<toml::Table>().unwrap_or_default();
     let mut good = true;
     let mut bad = |words: String| {
@@ -61,10 +62,8 @@ pub(super) fn configuration(findings: &mut Findings, file: Option<&Path>, config
         ));
     }
     // Whoever may change these decides what plugins may do.
-    for path in [file, &config.registry.approvals] {
-        if mode(path) & 0o022 != 0 {
-            bad(format!("others than its owner may change `{}`: `chmod go-w`", path.display()));
-        }
+    if mode(file) & 0o022 != 0 {
+        bad(format!("others than its owner may change `{}`: `chmod go-w`", file.display()));
     }
     // The host's user, as far as it shows.
     let user = std::fs::metadata(&config.journal.data_dir).map(|metadata| metadata.uid()).ok();
@@ -85,6 +84,16 @@ pub(super) fn configuration(findings: &mut Findings, file: Option<&Path>, config
     }
     if good {
         findings.add("rights", State::Good, "nobody else can read the configuration's secrets, or change it");
+    }
+}
+
+/// The plugins' folder, its files, and what was approved.
+pub(super) fn plugins(findings: &mut Findings, config: &Config) {
+    // The host's user, as far as it shows.
+    let owner = std::fs::metadata(&config.journal.data_dir).map(|metadata| metadata.uid());
+    let owner = owner.unwrap_or_else(|_| rustix::process::geteuid().as_raw());
+    for (bad, words) in check::changeable(&config.registry, owner) {
+        findings.add("rights", if bad { State::Bad } else { State::Remark }, words);
     }
 }
 
@@ -148,6 +157,51 @@ mod tests {
         assert_eq!(said("0755", "0022", "not-found"), Vec::<String>::new());
         let both = said("0755", "0022", "loaded");
         assert!(both[0].contains("StateDirectoryMode=0700") && both[1].contains("UMask=0077"), "{both:?}");
+    }
+
+    #[test]
+    fn whoever_else_may_change_a_plugin_or_a_grant_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, dir, grants] = ["host.toml", "plugins", "grants.toml"].map(|name| folder.path().join(name));
+        let wasm = dir.join("notify.wasm");
+        let set = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::create_dir(&dir).unwrap();
+        for (path, text) in [
+            (&file, "[server]\ndata_dir = \".\"\n[plugins]\ndir = \"plugins\"\ngrants = \"grants.toml\"\n"),
+            (&wasm, ""),
+            (&grants, ""),
+        ] {
+            std::fs::write(path, text).unwrap();
+        }
+        let source = crate::config::Source { file: Some(file), ..Default::default() };
+        let config = source.read().unwrap();
+        let told = || {
+            let mut findings = Findings::default();
+            plugins(&mut findings, &config);
+            findings.0.into_iter().map(|finding| (finding.state, finding.words)).collect::<Vec<_>>()
+        };
+        for (path, open, state) in [
+            (&dir, 0o777, State::Bad),
+            (&dir, 0o775, State::Remark),
+            (&wasm, 0o666, State::Bad),
+            (&grants, 0o620, State::Bad),
+        ] {
+            [(&dir, 0o755), (&wasm, 0o644), (&grants, 0o644)].into_iter().for_each(|(path, mode)| set(path, mode));
+            assert_eq!(told(), [], "closed");
+            set(path, open);
+            let words = told();
+            assert!(
+                matches!(&words[..], [(is, words)] if *is == state && words.contains(&*path.to_string_lossy())),
+                "{words:?}"
+            );
+        }
+        set(&grants, 0o644);
+        let own = rustix::process::geteuid().as_raw();
+        if own == 0 {
+            std::os::unix::fs::chown(&wasm, Some(7), None).unwrap();
+        }
+        let other = check::changeable(&config.registry, own + 1);
+        assert!(other.iter().any(|(_, words)| words.contains("notify.wasm` belongs to user")), "{other:?}");
     }
 
     #[test]
