@@ -11,6 +11,7 @@
 //! - **What stays is a proof without personal data**: which record, when, who, how many of what.
 //! - A record is known by its number. What names another record's number only, or a person by name, is not found.
 
+mod mention;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -25,7 +26,7 @@ use super::scrub::Scrubbed;
 use super::{Change, Error, EventFilter, EventSummary, Handle};
 use crate::event::Entity;
 pub(super) use steps::apply;
-use steps::named;
+use steps::field_of;
 pub use steps::without;
 
 /// How long what is left (it runs, or has only just come) is left alone.
@@ -209,17 +210,18 @@ impl Handle {
                 &format!("SELECT count(*) FROM event INDEXED BY event_entity WHERE {about}"),
                 &[account, kind, id],
             )?;
-            let named = named(kind, id).filter(|_| mentions);
-            let others = match &named {
-                Some(named) => count(
-                    &format!(
-                        "SELECT count(*) FROM event WHERE account = ?1 AND instr(fields, ?4) > 0 AND NOT coalesce({about}, 0)"
-                    ),
-                    &[account, kind, id, named],
-                )?,
-                None => 0,
-            };
-            Ok((u64::try_from(its).unwrap_or(0), u64::try_from(others).unwrap_or(0)))
+            let mut others = 0_u64;
+            if let Some(field) = field_of(kind).filter(|_| mentions) {
+                let mut named = connection.prepare_cached(&format!(
+                    "SELECT fields FROM event
+                      WHERE account = ?1 AND instr(fields, ?4) > 0 AND instr(fields, ?5) > 0 AND NOT coalesce({about}, 0)"
+                ))?;
+                let mut rows = named.query(params![account, kind, id, field, mention::bare(id)])?;
+                while let Some(row) = rows.next()? {
+                    others += u64::from(mention::names(row.get_ref(0)?.as_str()?, field, id));
+                }
+            }
+            Ok((u64::try_from(its).unwrap_or(0), others))
         })?;
         Ok(Forgettable { events, others, first })
     }

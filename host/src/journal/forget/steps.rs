@@ -8,7 +8,7 @@
 use rusqlite::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Forget, Record, Stage, Walked, Work};
+use super::{Forget, Record, Stage, Walked, Work, mention};
 use crate::journal::minutes::Tally;
 use crate::journal::retention;
 
@@ -218,14 +218,18 @@ impl Step<'_> {
             )
         };
         let mut candidates = self.connection.prepare_cached(&format!(
-            "SELECT seq, coalesce(its, 0) OR (account = ?1 AND instr(fields, ?6) > 0),
+            "SELECT seq, coalesce(its, 0),
+                    iif(account = ?1 AND instr(fields, ?6) > 0 AND instr(fields, ?8) > 0, fields, NULL),
                     seq > (SELECT seq FROM cursor WHERE name = 'routed')
                       OR EXISTS (SELECT 1 FROM delivery d WHERE d.event = e.seq AND d.state = 2), account = ?1
                FROM {source} e"
         ))?;
+        let (field, number) = (field_of(kind), mention::bare(id));
         let rows: Vec<(i64, bool, bool, bool)> = candidates
-            .query_map(params![account, kind, id, after, STEP, named(kind, id), self.up_to], |row| {
-                Ok((row.get(0)?, row.get::<_, Option<bool>>(1)?.unwrap_or_default(), row.get(2)?, row.get(3)?))
+            .query_map(params![account, kind, id, after, STEP, field, self.up_to, number], |row| {
+                let named = row.get_ref(2)?.as_str_or_null()?.zip(field);
+                let meant = row.get(1)? || named.is_some_and(|(fields, field)| mention::names(fields, field, id));
+                Ok((row.get(0)?, meant, row.get(3)?, row.get(4)?))
             })?
             .collect::<rusqlite::Result<_>>()?;
         drop(candidates);
@@ -328,7 +332,7 @@ fn uncount(connection: &Connection, event: i64, tally: &mut Tally) -> rusqlite::
 }
 
 /// The field by which records of other families name one of this; none where they don't.
-fn field_of(kind: &str) -> Option<&'static str> {
+pub(super) fn field_of(kind: &str) -> Option<&'static str> {
     match kind {
         "client" => Some("clid"),
         "person" => Some("pid"),
@@ -338,8 +342,8 @@ fn field_of(kind: &str) -> Option<&'static str> {
     }
 }
 
-/// How an event of another record names this one.
-pub(super) fn named(kind: &str, id: &str) -> Option<String> {
+/// How a record of a polled list names this one.
+fn named(kind: &str, id: &str) -> Option<String> {
     field_of(kind).map(|field| format!("\"{field}\":\"{id}\""))
 }
 

@@ -81,6 +81,9 @@ async fn a_forgotten_record_is_nowhere_in_the_file() {
     assert_eq!((handle.backlog().unwrap().open, handle.backlog().unwrap().dead), (0, 0));
     let newest =
         store(&handle, about("client.edit", "client", "123", r#"{"clid":"123","phone":"planted-five"}"#)).await;
+    let list = r#"{"clids":["10","123"],"phone":"planted-six"}"#.to_owned();
+    store(&handle, Event { fields: list, ..event("client.import", None) }).await;
+    assert_eq!(handle.forgettable(&record, true, 1).unwrap().others, 2, "the deal and the list");
     for claimed in take(&handle, 10).await {
         handle.settle(settlement(&claimed, Outcome::Done, Next::Done)).await.unwrap();
     }
@@ -94,7 +97,7 @@ async fn a_forgotten_record_is_nowhere_in_the_file() {
     journal.close();
     let file = std::fs::read(layout::file(folder.path())).unwrap();
     let text = String::from_utf8_lossy(&file);
-    for planted in ["planted-one", "planted-two", "planted-three", "planted-five"] {
+    for planted in ["planted-one", "planted-two", "planted-three", "planted-five", "planted-six"] {
         assert!(!text.contains(planted), "{planted}");
     }
     assert!(text.contains("planted-four"), "another record's state stays");
