@@ -28,7 +28,7 @@ use crate::secret::Scrubber;
 use crate::telemetry::Metrics;
 use crate::{alerts, console, crm, health, ingress, server, telemetry, traces};
 use start::Doorsteps;
-pub(crate) use start::OWN_FILES;
+pub(crate) use start::{MARKS, OWN_FILES};
 
 /// How often the store's place is looked at, besides before and after each commit.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -234,9 +234,18 @@ fn an_address_that_is_not_there_yet_is_waited_for_and_what_may_pass_has_a_code_o
         command
     };
     let port = taken.local_addr().unwrap().to_string();
+    // A folder of somebody's, which a slip in `data_dir` must not close to them.
+    let foreign = folder.path().join("foreign");
+    std::fs::create_dir_all(foreign.join("plugins")).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode;
+    for path in [&foreign, &foreign.join("plugins")] {
+        std::fs::set_permissions(path, open(0o755)).unwrap();
+    }
     for (listen, more, code, words) in [
         (port.as_str(), "", 6, "can't be listened on"),
         (port.as_str(), "data_dir = \"host.toml\"", 2, "is a file"),
+        (port.as_str(), "data_dir = \"foreign\"", 2, "name a folder of its own"),
+        (port.as_str(), "data_dir = \"/etc\"", 2, "name a folder of its own"),
         ("127.0.0.1:http", "", 2, "listen"),
     ] {
         let ended = serve(listen, more).output().unwrap();
@@ -246,6 +255,10 @@ fn an_address_that_is_not_there_yet_is_waited_for_and_what_may_pass_has_a_code_o
             "{listen} {more}: {:?} {said}",
             ended.status
         );
+    }
+    for path in [&foreign, &foreign.join("plugins")] {
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o755, "{}", path.display());
     }
     // Of the block that is kept for documents: no machine has it.
     let mut waits = serve("192.0.2.1:8787", "").spawn().unwrap();

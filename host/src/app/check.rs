@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::{MARKS, OWN_FILES};
 use crate::config::Config;
+use crate::files::private;
 use crate::plugin::PluginName;
 use crate::plugin::near::similar;
 use crate::{crm, registry, sandbox};
@@ -17,10 +19,7 @@ const MOST_TOLD: usize = 10;
 /// What would keep the host from starting, as far as it can be told without changing anything. `config check` says the same.
 pub fn problems(config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
-    let data = &config.journal.data_dir;
-    if data.exists() && !data.is_dir() {
-        problems.push(format!("the data folder `{}` is a file: set `server.data_dir`", data.display()));
-    }
+    problems.extend(data_folder(&config.journal.data_dir));
     if !config.registry.dir.is_dir() {
         problems.push(format!(
             "the plugin folder `{}` is not there: make it, or set `plugins.dir`",
@@ -40,6 +39,22 @@ pub fn problems(config: &Config) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Why a folder can't be the data folder, as far as it can be told without changing anything.
+pub(super) fn data_folder(data: &Path) -> Option<String> {
+    if data.is_file() {
+        return Some(format!("the data folder `{}` is a file: set `server.data_dir`", data.display()));
+    }
+    // Root may ask for the user that the host will run as.
+    let own = rustix::process::geteuid();
+    let owner = std::fs::metadata(data).ok().filter(|_| own.is_root()).map_or(own.as_raw(), |metadata| metadata.uid());
+    let looked = || private::look(data, &OWN_FILES, owner).map(drop);
+    match private::fit(data, &MARKS).and_then(|()| looked()) {
+        // What the system refuses shows when it is tried.
+        Ok(()) | Err(private::Error::System { .. }) => None,
+        Err(error) => Some(format!("the data folder can't be used: {error}; or set `server.data_dir`")),
+    }
 }
 
 /// What is said of plugins that are not there.

@@ -29,8 +29,8 @@ pub(super) struct Doorsteps {
 pub(super) async fn checked(config: &Config) -> Result<Doorsteps, NotStarted> {
     let mut found = Found::default();
     let data = &config.journal.data_dir;
-    // A file in its place is among the problems below.
-    if data.is_dir() || !data.exists() {
+    // Nothing of a folder that must not be used is changed: it is among the problems below.
+    if check::data_folder(data).is_none() {
         found.closed(data);
     }
     for problem in check::problems(config) {
@@ -125,8 +125,11 @@ fn may_pass(error: &Error) -> bool {
     kinds.contains(&error.kind()) || Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
 }
 
-/// What the host keeps in its data folder, by the beginning of its name.
-pub(crate) const OWN_FILES: [&str; 5] = ["journal.sqlite", "host.lock", "console.", "plugins", PROBE];
+/// What the host keeps in its data folder.
+pub(crate) const OWN_FILES: [&str; 6] =
+    ["journal.sqlite", "host.lock", "console.token", "console.address", "plugins", PROBE];
+/// By which of them it knows a folder for its own: nobody else's `plugins` looks like this.
+pub(crate) const MARKS: [&str; 4] = ["journal.sqlite", "host.lock", "plugins/versions", "plugins/compiled"];
 const PROBE: &str = ".write-test";
 
 /// Closes the data folder to others, and tries whether it can be written; tells what others could see until now.

@@ -48,6 +48,20 @@ pub enum Error {
         /// What it should be.
         wanted: &'static str,
     },
+    /// Others write to it through another name.
+    #[error("`{0}` has another name elsewhere (a hard link): copy it, and put the copy in its place")]
+    Linked(PathBuf),
+    /// Programs of the whole machine use it.
+    #[error("`{0}` is a folder of the system's: name a folder of its own, such as `/var/lib/salesman-host`")]
+    Shared(PathBuf),
+    /// What is in it is not the host's.
+    #[error("`{folder}` holds `{found}` and nothing of the host's: name a folder of its own, empty or new")]
+    Used {
+        /// Which folder.
+        folder: PathBuf,
+        /// What is in it.
+        found: String,
+    },
     /// The rights were taken and had no effect.
     #[error("`{0}` stays open to others: its file system knows no rights; mount it with `umask=077`, or use another")]
     Open(PathBuf),
@@ -65,14 +79,75 @@ fn system(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     |cause| Error::System { path: path.to_owned(), cause }
 }
 
-/// Makes a folder that is this user's alone, or closes one; with it what is in it under names that begin so. Returns what
-/// was open to others until now.
+/// The system's own folders: whoever closes one closes the machine.
+const SYSTEM: [&str; 20] = [
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/home",
+    "/lib",
+    "/lib64",
+    "/opt",
+    "/root",
+    "/run",
+    "/sbin",
+    "/tmp",
+    "/usr",
+    "/var",
+    "/var/cache",
+    "/var/lib",
+    "/var/log",
+    "/var/spool",
+    "/var/tmp",
+];
+
+/// Whether a folder may become, or is, the host's alone: it is not there, or empty, or holds one of `marks`, by which the
+/// host knows its own. Nothing is changed.
+///
+/// # Errors
+/// [`Error`]: it must not be used, and stays as it is.
+pub fn fit(folder: &Path, marks: &[&str]) -> Result<(), Error> {
+    let metadata = match std::fs::symlink_metadata(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        metadata => metadata.map_err(system(folder))?,
+    };
+    if metadata.is_symlink() {
+        return Err(Error::Link(folder.to_owned()));
+    }
+    if !metadata.is_dir() {
+        return Err(Error::Kind { path: folder.to_owned(), wanted: "folder" });
+    }
+    let whole = std::fs::canonicalize(folder).map_err(system(folder))?;
+    let of_system =
+        SYSTEM.iter().any(|own| whole == Path::new(own)) || whole.starts_with("/proc") || whole.starts_with("/sys");
+    // A folder in which everybody may make files.
+    if of_system || metadata.mode() & 0o1002 == 0o1002 {
+        return Err(Error::Shared(folder.to_owned()));
+    }
+    if marks.iter().any(|mark| std::fs::symlink_metadata(folder.join(mark)).is_ok()) {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(folder).map_err(system(folder))? {
+        let name = entry.map_err(system(folder))?.file_name();
+        // A disk's own, and what is left of a start that was cut short.
+        if name != "lost+found" && name != ".write-test" {
+            return Err(Error::Used { folder: folder.to_owned(), found: name.to_string_lossy().into_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// Makes a folder that is this user's alone, or closes one; with it what is in it under these names, and under those with
+/// `-` and more behind. Returns what was open to others until now. Nothing is changed where something must not be used.
 ///
 /// # Errors
 /// [`Error`]: it must not be used.
 pub fn close(folder: &Path, names: &[&str]) -> Result<Vec<PathBuf>, Error> {
     let own = rustix::process::geteuid().as_raw();
     make(folder)?;
+    look(folder, names, own)?;
     let mut closed = Vec::new();
     // By its handle: nobody can put another folder in its place meanwhile. From then on nobody else gets at what is in it.
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
@@ -110,7 +185,8 @@ pub fn look(folder: &Path, names: &[&str], owner: u32) -> Result<Vec<PathBuf>, E
     for entry in std::fs::read_dir(folder).map_err(system(folder))? {
         let entry = entry.map_err(system(folder))?;
         let name = entry.file_name();
-        if names.iter().any(|own| name.as_encoded_bytes().starts_with(own.as_bytes())) {
+        let behind = |own: &&str| name.as_encoded_bytes().strip_prefix(own.as_bytes());
+        if names.iter().filter_map(behind).any(|rest| rest.is_empty() || rest.starts_with(b"-")) {
             look_below(&entry.path(), owner, &mut open)?;
         }
     }
@@ -180,6 +256,8 @@ fn looked_at(path: &Path, metadata: &Metadata, own: u32) -> Result<(), Error> {
         Err(Error::Link(path))
     } else if owner != own {
         Err(Error::Foreign { path, owner, own })
+    } else if metadata.is_file() && metadata.nlink() > 1 {
+        Err(Error::Linked(path))
     } else {
         Ok(())
     }
@@ -219,7 +297,7 @@ mod tests {
     fn what_is_open_is_closed_and_what_is_new_is_so_from_the_beginning() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("above/data");
-        assert_eq!(close(&data, &["store"]).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(close(&data, &["store", "store.d"]).unwrap(), Vec::<PathBuf>::new());
         assert_eq!(mode(&data), 0o700);
         let file = open(&data.join("store")).unwrap();
         assert_eq!((mode(&data.join("store")), file.metadata().unwrap().len()), (0o600, 0));
@@ -239,7 +317,7 @@ mod tests {
             set(&data.join(name), 0o755);
         }
         set(&data, 0o777);
-        assert_eq!(close(&data, &["store"]).unwrap().len(), 7);
+        assert_eq!(close(&data, &["store", "store.d"]).unwrap().len(), 7);
         for (name, rights) in [("", 0o700), ("store", 0o600), ("store-log", 0o600), ("other", 0o644)]
             .into_iter()
             .chain([("store.d", 0o700), ("store.d/inner", 0o700), ("store.d/inner/a", 0o600), ("store.d/run", 0o700)])
@@ -247,7 +325,7 @@ mod tests {
             assert_eq!(mode(&data.join(name)), rights, "{name}");
         }
         assert_eq!(std::fs::read_to_string(data.join("store")).unwrap(), "kept");
-        assert_eq!(close(&data, &["store"]).unwrap(), Vec::<PathBuf>::new(), "there is nothing left to do");
+        assert_eq!(close(&data, &["store", "store.d"]).unwrap(), Vec::<PathBuf>::new(), "there is nothing left to do");
     }
 
     #[test]
@@ -272,11 +350,40 @@ mod tests {
         if rustix::process::geteuid().is_root() {
             for name in ["", "host.lock"] {
                 std::os::unix::fs::chown(data.join(name), Some(1_234), None).unwrap();
-                let refused = close(&data, &["host"]).unwrap_err();
+                let refused = close(&data, &["host.lock"]).unwrap_err();
                 assert!(matches!(refused, Error::Foreign { owner: 1_234, .. }), "{refused}");
                 assert_eq!(close(&data, &[]).is_ok(), !name.is_empty(), "what has no name of the host's is left alone");
                 std::os::unix::fs::chown(data.join(name), Some(0), None).unwrap();
             }
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_use_and_a_file_with_another_name_are_refused_and_stay_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        assert!(fit(&data, &["host.lock"]).is_ok(), "it is not there yet");
+        std::fs::create_dir_all(data.join("plugins")).unwrap();
+        for name in ["plugins/mine", "plugins.so"] {
+            std::fs::write(data.join(name), "").unwrap();
+            set(&data.join(name), 0o644);
+        }
+        set(&data, 0o755);
+        assert!(matches!(fit(&data, &["host.lock"]), Err(Error::Used { .. })));
+        std::fs::write(data.join("host.lock"), "").unwrap();
+        assert!(fit(&data, &["host.lock"]).is_ok());
+        // Refused for what is looked at last: nothing was changed before.
+        set(&data.join("host.lock"), 0o644);
+        std::fs::hard_link(data.join("host.lock"), folder.path().join("planted")).unwrap();
+        assert!(matches!(close(&data, &["host.lock"]), Err(Error::Linked(_))));
+        assert_eq!((mode(&data), mode(&data.join("host.lock"))), (0o755, 0o644));
+        std::fs::remove_file(folder.path().join("planted")).unwrap();
+        close(&data, &["host.lock", "plugins"]).unwrap();
+        assert_eq!((mode(&data.join("plugins/mine")), mode(&data.join("plugins.so"))), (0o600, 0o644));
+        set(&data, 0o1777);
+        assert!(matches!(fit(&data, &["host.lock"]), Err(Error::Shared(_))));
+        for shared in ["/", "/etc", "/tmp", "/proc/self", "/var/lib/../"] {
+            assert!(matches!(fit(Path::new(shared), &["passwd"]), Err(Error::Shared(_) | Error::Link(_))), "{shared}");
         }
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Findings, State};
-use crate::app::{OWN_FILES, check};
+use crate::app::{MARKS, OWN_FILES, check};
 use crate::config::Config;
 use crate::files::private;
 use crate::text;
@@ -18,7 +18,7 @@ const NAMED: usize = 5;
 
 /// The data folder is there, and belongs to `owner`.
 pub(super) fn data_folder(findings: &mut Findings, data: &Path, owner: u32) {
-    match private::look(data, &OWN_FILES, owner) {
+    match private::fit(data, &MARKS).and_then(|()| private::look(data, &OWN_FILES, owner)) {
         Err(private::Error::System { path, cause }) if cause.kind() == std::io::ErrorKind::PermissionDenied => {
             let words = format!("`{}` can't be looked into: run this as the host's user, or as root", path.display());
             findings.add("data folder", State::Remark, words);
