@@ -242,7 +242,7 @@ async fn the_relay_goes_to_the_crms_own_address_whatever_name_a_visitor_sent_and
     let strangers = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let text = events_php::file(&Options { relay: true, crm_url, ..options(receiver.url()) }).unwrap();
     let crm = Crm::new(&php, &text).unwrap();
-    let fired = json!([["client.edit", { "clid": 1, "ses": "planted", "newparam": { "title": "Ы" } }], ["task.remove", { "id": 1 }]]);
+    let fired = json!([["client.edit", { "clid": 1, "ses": "planted", "newparam": { "title": "Ы", "SES": "planted", "api_key": "planted" }, "Password": "planted" }], ["task.remove", { "id": 1 }]]);
     let (mut command, _) = crm.command(&fired, None).unwrap();
     command.env("HTTP_HOST", strangers.local_addr().unwrap().to_string());
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
@@ -254,4 +254,25 @@ async fn the_relay_goes_to_the_crms_own_address_whatever_name_a_visitor_sent_and
     let visited = tokio::time::timeout(std::time::Duration::from_millis(100), strangers.accept()).await;
     assert!(visited.is_err(), "the event went where a visitor wanted it");
     server.abort();
+}
+
+#[tokio::test]
+async fn a_relay_that_does_not_answer_costs_a_page_its_sum_once_and_what_is_left_out_is_told() {
+    let Some(php) = php() else { return };
+    let receiver = Receiver::start().await.unwrap();
+    // It takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let crm_url = format!("http://{}", silent.local_addr().unwrap());
+    let text = events_php::file(&Options { relay: true, crm_url, ..options(receiver.url()) }).unwrap();
+    let crm = Crm::new(&php, &text.replace("'relay_ms' => 1000", "'relay_ms' => 400")).unwrap();
+    let fired: Vec<_> = (1..=20).map(|number| json!(["client.edit", { "clid": number }])).collect();
+    let (mut command, _) = crm.command(&json!(fired), None).unwrap();
+    let began = std::time::Instant::now();
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let took = began.elapsed();
+    assert!(output.status.success(), "{output:?}");
+    assert!(took < std::time::Duration::from_secs(4), "20 events of 200 ms and more: {took:?}");
+    wait_until("all events", PATIENCE, async || Ok((receiver.taken().len() == 20).then_some(()))).await.unwrap();
+    let (_, said) = crm.cron("--status").await.unwrap();
+    assert!(said.contains("webhooks.php"), "{said}");
 }

@@ -199,7 +199,8 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
             $args['identity'] = $GLOBALS['identity'] ?? null;
             $args['iduser1'] = $GLOBALS['iduser1'] ?? null;
             $room = 100000;
-            $body = (string)json_encode(salesman_host_clean($args, 0, $room), JSON_UNESCAPED_UNICODE | JSON_UNESCAPED_SLASHES | JSON_INVALID_UTF8_SUBSTITUTE | JSON_PARTIAL_OUTPUT_ON_ERROR);
+            $clean = salesman_host_clean($args, 0, $room) ?? [];
+            $body = (string)json_encode($clean, JSON_UNESCAPED_UNICODE | JSON_UNESCAPED_SLASHES | JSON_INVALID_UTF8_SUBSTITUTE | JSON_PARTIAL_OUTPUT_ON_ERROR);
             $key = salesman_host_key();
             $run = &salesman_host_run();
             $run['began'] = salesman_host_now();
@@ -211,7 +212,7 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
                 salesman_host_say(($status === 202 ? '' : 'AN EVENT IS LOST: ') . 'line ' . $error->getLine() . ': ' . $error->getMessage());
             } finally {
                 $run['spent'] += max(0.0, (salesman_host_now() - $run['began']) * 1000);
-                if ($settings['relay'] && !in_array($name, $settings['not_relayed'], true)) { salesman_host_relay($args); }
+                if ($settings['relay'] && !in_array($name, $settings['not_relayed'], true)) { salesman_host_relay($clean); }
             }
         }
     }
@@ -725,14 +726,21 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
             salesman_host_log('nothing is relayed to webhooks.php: ' . ($settings['crm_url'] === '' ? 'crm_url is empty' : 'PHP has no curl (disable_functions)'));
             return;
         }
-        unset($args['ses']);
+        // Одна сумма на все события запроса пользователя. / One sum for all events of a user's request.
+        $left = (int)($settings['relay_ms'] - $run['relay']);
+        if ($left < min(50, $settings['relay_ms'] / 2)) {
+            salesman_host_log('an event is not relayed to webhooks.php (the host has it): webhooks.php takes longer than relay_ms', true);
+            return;
+        }
+        // Свой сертификат для адреса самой машины не выдают. / Nobody issues a certificate for the machine's own address.
+        $local = preg_match('~^https?://(?:127(?:\.\d+){3}|localhost|\[::1\])(?::\d+)?(?:/|$)~Di', $settings['crm_url']) === 1;
         $began = salesman_host_now();
         $curl = curl_init(rtrim($settings['crm_url'], '/') . '/developer/webhooks.php');
         foreach ([
-            CURLOPT_POSTFIELDS => http_build_query($args), CURLOPT_RETURNTRANSFER => true, CURLOPT_SSL_VERIFYPEER => false, CURLOPT_NOSIGNAL => true,
-            CURLOPT_FOLLOWLOCATION => false, CURLOPT_TIMEOUT_MS => (int)max(200, $settings['relay_ms'] - $run['relay']),
+            CURLOPT_POSTFIELDS => http_build_query($args), CURLOPT_RETURNTRANSFER => true, CURLOPT_NOSIGNAL => true, CURLOPT_FOLLOWLOCATION => false,
+            CURLOPT_SSL_VERIFYPEER => !$local, CURLOPT_SSL_VERIFYHOST => $local ? 0 : 2, CURLOPT_TIMEOUT_MS => $left,
         ] as $option => $value) { curl_setopt($curl, $option, $value); }
-        curl_exec($curl);
+        if (curl_exec($curl) === false) { salesman_host_log('the relay to webhooks.php failed: curl error ' . curl_errno($curl), true); }
         $run['relay'] += max(0.0, (salesman_host_now() - $began) * 1000);
     }
 
