@@ -111,10 +111,10 @@ struct EventsPhp {
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// Milliseconds for the connection.
-    #[arg(long, value_name = "MS", default_value_t = 300)]
+    #[arg(long, value_name = "MS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=30_000))]
     connect_ms: u32,
     /// Milliseconds that one page of the CRM may wait, all its events together.
-    #[arg(long, value_name = "MS", default_value_t = 1_000)]
+    #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=30_000))]
     total_ms: u32,
     /// Hand events to the CRM's own `developer/webhooks.php` as well, so that its webhook rows go on working.
     #[arg(long)]
@@ -249,8 +249,7 @@ fn write_events_php(wanted: EventsPhp) -> anyhow::Result<ExitCode> {
     };
     let name = accounts.iter().find(|(_, known)| std::ptr::eq(*known, account)).map_or("", |(name, _)| name);
     let base = wanted.url.unwrap_or_else(|| format!("http://{}", config.listen));
-    let base =
-        url::Url::parse(&base).with_context(|| format!("`{base}` is no address such as `http://127.0.0.1:8787`"))?;
+    let base = crate::events_php::address(&base).map_err(anyhow::Error::msg)?;
     anyhow::ensure!(base.port() != Some(0), "`server.listen` names no port: give the address with `--url`");
     let text = crate::events_php::file(&crate::events_php::Options {
         // With the slash, which is what a proxy's rule for `/events/` takes: it would redirect the address without.

@@ -29,6 +29,28 @@ pub struct Options {
     pub spool: String,
 }
 
+/// Reads the host's address as people write it.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub fn address(text: &str) -> Result<url::Url, String> {
+    // What the parser would mend silently is somebody's slip.
+    let read = url::Url::parse(text).ok().filter(|_| !text.contains(['\\', ' ']) && text.contains("://"));
+    match read {
+        Some(url)
+            if matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.query().is_none()
+                && url.fragment().is_none() =>
+        {
+            Ok(url)
+        }
+        _ => Err(format!("`{text}` is no address such as `http://127.0.0.1:8787`")),
+    }
+}
+
 /// The file.
 ///
 /// # Errors
@@ -92,6 +114,28 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_leads_to_no_host_is_refused() {
+        for wrong in [
+            "javascript:alert(1)",
+            "file:///etc/passwd",
+            "ftp://x",
+            "http://x\\",
+            "http:x",
+            "http://",
+            "http://u:p@x",
+            "http://x/?a",
+            "http://x/#a",
+            "127.0.0.1:8787",
+            "",
+        ] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+        for good in ["http://127.0.0.1:8787", "https://host.example/events/", "http://[::1]:1"] {
+            assert!(address(good).is_ok(), "{good}");
+        }
+    }
 
     #[test]
     fn nothing_that_is_put_in_can_leave_its_quotes_or_be_taken_for_a_place() {
