@@ -210,7 +210,7 @@ fn hostile(folder: &Path) -> BTreeMap<String, String> {
         ("wide.wasm", bomb("wide", 1, 0, &loops(50_000, 100)), too_much),
         ("functions.wasm", bomb("functions", 200_000, 0, &[0, 0x0b]), too_much),
         ("exports.wasm", bomb("exports", 1, 90_000, &[0, 0x0b]), "registry.imports"),
-        ("manifest.wasm", [good("large", "1"), custom_section(MANIFEST, &[b'#'; 9 << 20])].concat(), too_much),
+        ("manifest.wasm", with_manifest(&good("large", "1"), &"#".repeat(9 << 20)).unwrap(), too_much),
     ];
     let mut expected = BTreeMap::new();
     for (file, bytes, code) in bombs {
