@@ -43,7 +43,7 @@ pub fn problems(config: &Config) -> Vec<String> {
 
 /// Why a folder can't be the data folder, as far as it can be told without changing anything.
 pub(super) fn data_folder(data: &Path) -> Option<String> {
-    if data.is_file() {
+    if data.exists() && !data.is_dir() {
         return Some(format!("the data folder `{}` is a file: set `server.data_dir`", data.display()));
     }
     // Root may ask for the user that the host will run as.

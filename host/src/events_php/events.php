@@ -740,7 +740,7 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
             CURLOPT_POSTFIELDS => http_build_query($args), CURLOPT_RETURNTRANSFER => true, CURLOPT_NOSIGNAL => true, CURLOPT_FOLLOWLOCATION => false,
             CURLOPT_SSL_VERIFYPEER => !$local, CURLOPT_SSL_VERIFYHOST => $local ? 0 : 2, CURLOPT_TIMEOUT_MS => $left,
         ] as $option => $value) { curl_setopt($curl, $option, $value); }
-        if (curl_exec($curl) === false) { salesman_host_log('the relay to webhooks.php failed: curl error ' . curl_errno($curl), true); }
+        if (curl_exec($curl) === false) { salesman_host_log('the relay to webhooks.php failed: curl error ' . curl_errno($curl)); }
         $run['relay'] += max(0.0, (salesman_host_now() - $began) * 1000);
     }
 
