@@ -94,6 +94,25 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the host itself says of it, with the CRM's code: for the log, and for whoever may not see records. The CRM's own
+    /// words may quote a field; they are in the attempt.
+    pub fn known(&self) -> String {
+        match self {
+            Self::Refused { .. } => match self.code() {
+                Some(code) => format!("the CRM refused with code {code}"),
+                None => "the CRM refused".to_owned(),
+            },
+            // The others hold the host's own words alone.
+            other => other.to_string(),
+        }
+    }
+
+    /// The code of a refusal, where it looks like one: the CRM may put anything in its place.
+    pub fn code(&self) -> Option<&str> {
+        let Self::Refused { code: Some(code), .. } = self else { return None };
+        (code.len() <= 6 && code.bytes().all(|byte| byte.is_ascii_alphanumeric())).then_some(code)
+    }
+
     /// Whether a write that ended so was surely not done. A PHP error page may come after the record was written (measured
     /// for contacts under PHP 8).
     pub fn nothing_was_done(&self) -> bool {

@@ -243,11 +243,10 @@ fn failed_call(effects: &Effects) -> Option<String> {
             return None;
         }
         let how = match crate::crm::Error::from_words(&call.answer) {
-            crate::crm::Error::Refused { code: Some(code), .. } => {
-                let code: String = code.chars().filter(char::is_ascii_alphanumeric).take(16).collect();
-                format!("was refused by the CRM with code {code}")
-            }
-            crate::crm::Error::Refused { .. } => "was refused by the CRM".to_owned(),
+            ref refused @ crate::crm::Error::Refused { .. } => match refused.code() {
+                Some(code) => format!("was refused by the CRM with code {code}"),
+                None => "was refused by the CRM".to_owned(),
+            },
             crate::crm::Error::Transport(_) => "brought no answer".to_owned(),
             crate::crm::Error::Unsent(_) => "could not be sent".to_owned(),
             crate::crm::Error::BadAnswer(_) | crate::crm::Error::NotTheApi(_) => {
@@ -277,7 +276,7 @@ pub(crate) fn plugin_resumed(queue: &Queue) {
 pub(crate) fn crm_reachable(account: &str, why_away: Option<&crate::crm::Error>) {
     match why_away {
         None => info!(account, "The CRM answers again; its deliveries go on."),
-        Some(why) => error!(account, %why, "The CRM can't be used; deliveries that need it wait."),
+        Some(why) => error!(account, why = why.known(), "The CRM can't be used; deliveries that need it wait."),
     }
 }
 
@@ -359,7 +358,7 @@ pub(crate) fn crm_called(
 ) {
     let (kind, code) = match failure {
         None => ("answered", None),
-        Some(crate::crm::Error::Refused { code, .. }) => ("refused", code.as_deref()),
+        Some(refused @ crate::crm::Error::Refused { .. }) => ("refused", refused.code()),
         Some(crate::crm::Error::Transport(_) | crate::crm::Error::Unsent(_)) => ("transport", None),
         Some(crate::crm::Error::NotTheApi(_)) => ("not_the_api", None),
         Some(crate::crm::Error::BadAnswer(_)) => ("bad_answer", None),
@@ -383,8 +382,12 @@ pub(crate) fn own_user(account: &str, user: u64) {
     info!(account, user, "Events of this user are the host's own, where a write of a plugin fits.");
 }
 
-pub(crate) fn own_user_unknown(account: &str, reason: &dyn Display) {
-    warn!(account, %reason, "The host's own user of the CRM is not known: set `user_id`; it is asked again.");
+pub(crate) fn own_user_unknown(account: &str, why: &crate::crm::Error) {
+    warn!(
+        account,
+        reason = why.known(),
+        "The host's own user of the CRM is not known: set `user_id`; it is asked again."
+    );
 }
 
 pub(crate) fn polled(account: &str, list: &str, events: usize) {

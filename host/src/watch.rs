@@ -106,7 +106,7 @@ impl Watch {
                     Ok(found) => telemetry::polled(&account, list.as_str(), found),
                     Err(Stop::Journal(journal::Error::Closed)) => return,
                     Err(Stop::Journal(error)) => telemetry::store_refused("poll", &error),
-                    Err(Stop::Crm(error)) => telemetry::not_polled(&account, list.as_str(), &error),
+                    Err(Stop::Crm(error)) => telemetry::not_polled(&account, list.as_str(), &error.known()),
                     Err(Stop::Shrunk) => telemetry::not_polled(
                         &account,
                         list.as_str(),

@@ -249,7 +249,7 @@ async fn an_operators_night_on_the_command_line() {
     assert_eq!((&checkup["key_accepted"], &checkup["problems"]), (&json!(true), &json!([])), "{checked}");
     assert!(checkup["user"].is_u64() && checkup["quirks"][0]["found"] == true, "{checked}");
     assert!(said(&host, &["audit"]).await.contains("plugin.resume"));
-    assert!(said(&host, &["forget", "--entity", "deal:2", "--yes"]).await.contains("deal:2: 1 things forgotten."));
+    assert!(said(&host, &["forget", "--entity", "deal:2", "--yes"]).await.contains("deal:2: 1 thing forgotten."));
     assert!(said(&host, &["event", "list", "--entity", "deal:2"]).await.contains("No such events."));
 
     // Each way of not being done has its code.

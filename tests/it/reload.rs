@@ -180,7 +180,7 @@ async fn a_version_that_asks_for_more_serves_only_after_it_was_granted() {
     serves(&host, json!([["alpha", "3"]])).await;
     noticed(&host, json!([])).await;
 
-    let revoked = command(&host, &["grant", "alpha", "--revoke"]).await;
+    let revoked = command(&host, &["grant", "alpha", "--revoke", "--yes"]).await;
     assert!(revoked.status.success(), "{}", said(&revoked));
     wait_until("the grant to be gone", PATIENCE, async || {
         let plugins = host.api("plugins").await?;

@@ -233,3 +233,33 @@ async fn a_secret_that_is_changed_under_way_is_kept_out_too() {
     let path = host.settled(&id).await.unwrap().to_string();
     assert!(path.contains("because of ***") && !path.contains("planted"), "{path}");
 }
+
+#[tokio::test]
+async fn what_the_crm_says_of_a_record_is_in_the_attempt_and_not_in_the_log() {
+    const SAID: &str =
+        r#"{"error":{"code":400,"text":"\u041d\u0435\u0432\u0435\u0440\u043d\u044b\u0439 phone 79161234567"}}"#;
+    const REFUSED: &str = r#"{"error":{"code":79161234567,"text":"phone 79161234567"}}"#;
+    let crm = StandIn::start(Options { demo_data: true, ..Options::default() }).await.unwrap();
+    let folder = crate::plugins(&[("one", "*")]);
+    let more = "[retry]\nattempts = 1\n[telemetry]\nlevel = \"debug\"\n[console]\nmask = [\"phone\"]";
+    let host = Setup::new().unwrap().crm(&crm).plugins(folder.path()).more(more).start().await.unwrap();
+    let refused = Fault::Instead { status: "200 OK", retry_after: None, body: REFUSED };
+    crm.fault_on(Some("task"), Some("add"), 1, refused);
+    let id = host.accepted("event=a.b&id=1&sin=add-task").await.unwrap();
+    host.settled(&id).await.unwrap();
+    // The attempt has it, for whoever may see it.
+    let path = host.api(&format!("events/{id}?unmasked=true")).await.unwrap().to_string();
+    assert!(tells(&path), "{path}");
+    crm.fault_on(None, None, 10_000, Fault::Instead { status: "200 OK", retry_after: None, body: SAID });
+    host.accepted("event=a.b&id=2&sin=add-task").await.unwrap();
+    wait_until("what the log says of the CRM", PATIENCE, async || {
+        let log = host.log();
+        Ok(["The CRM can't be used", "CRM call failed"].iter().all(|line| log.contains(line)).then_some(()))
+    })
+    .await
+    .unwrap();
+    let log = host.log();
+    assert!(log.contains("the CRM refused with code 400") && !tells(&log), "{log}");
+    let overview = host.api("overview").await.unwrap().to_string();
+    assert!(overview.contains("the CRM refused with code 400") && !tells(&overview), "{overview}");
+}

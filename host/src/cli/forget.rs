@@ -87,8 +87,8 @@ pub(super) fn run(args: &Forget) -> anyhow::Result<ExitCode> {
         let others =
             if args.mentions { format!(", and {} of other records", text(&meant, "others")) } else { String::new() };
         let what = format!(
-            "{} events of {}{others} would be deleted, with all that became of them, and what plugins keep of it:",
-            text(&meant, "events"),
+            "{} of {}{others} would be deleted, with all that became of them, and what plugins keep of it:",
+            counted(&text(&meant, "events"), "event"),
             printable(entity)
         );
         let line = |event: &Value| format!("{} {}", time(event, "received_at"), printable(&text(event, "name")));
@@ -105,7 +105,7 @@ pub(super) fn run(args: &Forget) -> anyhow::Result<ExitCode> {
     if args.json {
         outln!("{forgot:#}");
     } else {
-        outln!("{}: {} things forgotten.", printable(entity), text(&forgot, "forgotten"));
+        outln!("{}: {} forgotten.", printable(entity), counted(&text(&forgot, "forgotten"), "thing"));
         if forgot.get("held_up") == Some(&Value::Bool(true)) {
             outln!("Somebody reads the journal's file: copies in it are overwritten as soon as that ends.");
         }
@@ -118,6 +118,11 @@ pub(super) fn run(args: &Forget) -> anyhow::Result<ExitCode> {
         out!("\n{}", document(&proof, language));
     }
     Ok(if erased { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// So many of something.
+fn counted(number: &str, what: &str) -> String {
+    format!("{number} {what}{}", if number == "1" { "" } else { "s" })
 }
 
 fn is_erased(proof: &Value) -> bool {

@@ -9,9 +9,12 @@ mod plugins;
 mod reads;
 mod wishes;
 
+use std::sync::OnceLock;
+
+use axum::Router;
+use axum::body::Bytes;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
-use axum::{Json, Router};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -88,11 +91,19 @@ async fn coded(response: Response) -> Response {
 }
 
 pub(super) fn routes() -> Router<Console> {
-    let (router, description) = documented().split_for_parts();
+    let (router, _) = documented().split_for_parts();
     let unknown = async || Problem::not_found("the API has no such address: `/api/v1/openapi.json` describes all");
     let router = router.route("/api/v1/{*rest}", axum::routing::any(unknown));
     let router = router.layer(axum::middleware::map_response(coded));
-    router.route("/api/v1/openapi.json", axum::routing::get(async move || Json(description)))
+    router.route("/api/v1/openapi.json", axum::routing::get(description))
+}
+
+/// What describes the API. It is made once: it stays the same, and takes as long as twenty other answers.
+async fn description() -> Response {
+    static MADE: OnceLock<Bytes> = OnceLock::new();
+    // Nothing in it can't be written as JSON.
+    let make = || serde_json::to_vec(&documented().split_for_parts().1).unwrap_or_default().into();
+    ([(CONTENT_TYPE, "application/json")], MADE.get_or_init(make).clone()).into_response()
 }
 
 pub(super) use plugins::{Plugin, PluginPath, named, path, views};

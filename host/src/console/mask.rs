@@ -2,7 +2,8 @@
 //!
 //! - A field is hidden by its name, at any depth, upper and lower case alike: in JSON, in JSON within JSON, and where the name
 //!   stands as a value beside the field's (`{"field": "phone", "value": …}`). A text in which the name stands, and which is
-//!   no JSON (a form, XML, something cut off), is hidden whole.
+//!   no JSON (a form, XML, something cut off), is hidden whole, and so is one in which it stands as base64 or in hexadecimal,
+//!   or something encoded that can't be looked into (`wrapped`). Lists beside a list of names are rows of a table: hidden.
 //! - Its value is hidden wherever else it stands in the same path, also encoded, and as the same digits with other signs
 //!   between them (`cover`).
 //! - What can't be looked into is hidden whole: plugins' log lines and reasons, their state, calls and answers that are no
@@ -11,12 +12,14 @@
 //! - What is stored stays as it is, and plugins see it. An admin sees it who asks for it, which is in the operators' log.
 
 mod cover;
+mod wrapped;
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
 use self::cover::Cover;
+use self::wrapped::Wrapped;
 use crate::event::{ACTOR_FIELD, RECORD_FIELDS};
 use crate::journal::{Audited, DeliveryPath, DeliveryView, EventPath, EventSummary, Veil};
 use crate::outcome::HostCall;
@@ -27,6 +30,10 @@ pub(super) const HIDDEN: &str = "•••";
 const LEAST: usize = 4;
 /// Levels of JSON within JSON that are looked into; what lies deeper is hidden.
 const DEEPEST: usize = 8;
+/// Levels that something encoded counts for: it may be read in several ways at each.
+const ENCODED: usize = 2;
+/// Levels at which a list of columns may stand beside its rows.
+const HEAD: usize = 1;
 /// Digits of a record's number that are shown while something is hidden: a longer one may be a telephone's.
 const LONGEST_NUMBER: usize = 7;
 
@@ -188,17 +195,22 @@ impl Mask {
         match value {
             Value::Object(fields) => {
                 let beside = fields.values().any(|inner| self.is_name(inner));
+                let heads = fields.values().any(|inner| self.is_head(inner, HEAD));
                 let mut hidden = false;
                 for (name, inner) in fields {
-                    hidden |= self.hide_one(inner, beside || self.names_in(name), values, depth);
+                    let row = heads && is_nested(inner) && !self.is_head(inner, HEAD);
+                    hidden |= self.hide_one(inner, beside || row || self.names_in(name), values, depth);
                 }
                 hidden
             }
             Value::Array(items) => {
                 let beside = items.iter().any(|inner| self.is_name(inner));
+                // Of a table only the first row names columns; records in a list are none.
+                let headed = items.first().is_some_and(|first| first.is_array() && self.is_head(first, 0));
                 let mut hidden = false;
-                for item in items {
-                    hidden |= self.hide_one(item, beside, values, depth);
+                for (at, item) in items.iter_mut().enumerate() {
+                    let row = headed && at > 0 && is_nested(item);
+                    hidden |= self.hide_one(item, beside || row, values, depth);
                 }
                 hidden
             }
@@ -233,11 +245,33 @@ impl Mask {
             }
             return hidden;
         }
-        let named = cover::readings(text).iter().any(|text| self.names_in(text));
+        let readings = cover::readings(text);
+        let named = readings.iter().any(|text| self.names_in(text))
+            // Once as it came, and once without what is around it: not in all readings, each of which may hold others.
+            || [readings.first(), readings.last().filter(|_| readings.len() > 1)].into_iter().flatten().any(|text| {
+                wrapped::within(text).into_iter().any(|found| match found {
+                    Wrapped::Opaque => true,
+                    Wrapped::Word(read) => self.names_in(&read),
+                    Wrapped::Text(_) if depth + ENCODED > DEEPEST => true,
+                    Wrapped::Text(mut read) => self.hide_text(&mut read, values, depth + ENCODED),
+                })
+            });
         if named {
             HIDDEN.clone_into(text);
         }
         named
+    }
+
+    /// Whether a value lists names of fields as the columns of a table, one of them hidden.
+    fn is_head(&self, value: &Value, depth: usize) -> bool {
+        match value {
+            Value::Array(items) => items.iter().any(|item| {
+                let described = item.as_object().is_some_and(|item| item.values().any(|inner| self.is_name(inner)));
+                self.is_name(item) || described || depth > 0 && self.is_head(item, depth - 1)
+            }),
+            Value::Object(fields) => depth > 0 && fields.values().any(|inner| self.is_head(inner, depth - 1)),
+            _ => false,
+        }
     }
 
     /// Whether a value is just the name of a hidden field.
@@ -263,6 +297,10 @@ fn words<'a>(texts: impl IntoIterator<Item = &'a mut String>, code: Option<&str>
     for text in texts.into_iter().filter(|text| !text.is_empty()) {
         if host { cover.text(text) } else { HIDDEN.clone_into(text) }
     }
+}
+
+fn is_nested(value: &Value) -> bool {
+    value.is_array() || value.is_object()
 }
 
 /// Remembers the texts of a value that is hidden.

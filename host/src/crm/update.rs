@@ -192,7 +192,9 @@ async fn judged(
     };
     // The write was sent: what keeps the look after it from coming about says nothing of the write.
     let after = read::again(caller, wish.kind, wish.id, wish.changes).await.map_err(|error| {
-        Error::Transport(format!("the update was sent, and the record can't be read after it: {error}"))
+        // The read's own line in the attempt has the CRM's words.
+        let why = error.known();
+        Error::Transport(format!("the update was sent, and the record can't be read after it: {why}"))
     })?;
     let changed = by_record(wish, before, &after, changed);
     match doubt {

@@ -29,7 +29,7 @@ pub(in crate::cli) struct Args {
     #[arg(long)]
     yes: bool,
     /// Take back what was granted.
-    #[arg(long, conflicts_with_all = ["http", "yes"])]
+    #[arg(long, conflicts_with = "http")]
     revoke: bool,
 }
 
@@ -72,7 +72,9 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let came = versions.come_from([(name.clone(), Home { file: home, hash })].into());
         came.with_context(|| format!("it is not recorded that `{name}` comes from `{}`", path.display()))?;
     }
-    outln!("Granted, in `{}`. A running host takes it up by itself.", file.display());
+    if !words.is_empty() {
+        outln!("Granted, in `{}`. A running host takes it up by itself.", file.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -200,7 +200,7 @@ pub(in crate::console) struct CrmView {
 
 fn crm_views(console: &Console) -> Vec<CrmView> {
     let view = |(account, client): (String, Option<crate::crm::Client>)| {
-        let why = client.as_ref().and_then(crate::crm::Client::why_away).map(|why| why.to_string());
+        let why = client.as_ref().and_then(crate::crm::Client::why_away).map(|why| why.known());
         CrmView { account, reachable: client.map(|client| *client.reachable().borrow()), why }
     };
     console.queues.crms().into_iter().map(view).collect()

@@ -108,8 +108,10 @@ pub(super) fn readings(text: &str) -> Vec<Cow<'_, str>> {
         if next.contains('%') {
             next = percent_encoding::percent_decode_str(&next).decode_utf8_lossy().into_owned();
         }
-        if next.contains("\\u") || next.contains("\\\"") {
-            next = unescaped(&next, "\\u", 16, |rest| rest.get(..4).map(|digits| (digits, 4))).replace("\\\"", "\"");
+        if next.contains('\\') {
+            next = unescaped(&next, "\\u", 16, |rest| rest.get(..4).map(|digits| (digits, 4)))
+                .replace("\\\"", "\"")
+                .replace("\\/", "/");
         }
         if next.contains("&#") {
             next = unescaped(&next, "&#x", 16, entity);

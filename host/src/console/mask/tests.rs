@@ -1,5 +1,7 @@
 //! What is hidden stays hidden, however it is wrapped.
 
+use std::io::{Read as _, Write as _};
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -25,11 +27,14 @@ fn summary(entity: &str) -> EventSummary {
     }
 }
 
+const WAYS: u8 = 18;
+const FIELDS: u8 = 13;
+
 /// A value wrapped in so many ways, each by one of the kinds.
 fn wrapped(value: &Value, ways: &[u8]) -> Value {
     let mut value = value.clone();
     for way in ways {
-        value = match way % 9 {
+        value = match way % WAYS {
             0 => json!({ "data": value, "x": 1 }),
             1 => json!([1, value, "y"]),
             2 => Value::String(value.to_string()),
@@ -38,10 +43,73 @@ fn wrapped(value: &Value, ways: &[u8]) -> Value {
             5 => Value::String(value.to_string().replace('p', "\\u0070")),
             6 => json!({ "newparam": { "deep": [value] } }),
             7 => Value::String(encoded(&value.to_string())),
+            8 => Value::String(base64(true, value.to_string().as_bytes())),
+            9 => Value::String(base64(false, value.to_string().as_bytes())),
+            10 => Value::String(value.to_string().bytes().map(|byte| format!("{byte:02x}")).collect()),
+            11 => Value::String(format!("data:application/json;base64,{}", base64(true, value.to_string().as_bytes()))),
+            12 => {
+                let [head, body, sign] = [&b"{\"alg\":\"HS256\"}"[..], value.to_string().as_bytes(), &[200; 32]]
+                    .map(|part| base64(false, part));
+                Value::String(format!("Bearer {head}.{body}.{sign}"))
+            }
+            13 => Value::String(base64(true, &packed(value.to_string().as_bytes()))),
+            14 => {
+                let text = value.to_string();
+                Value::String(format!("a:1:{{s:2:\"in\";s:{}:\"{text}\";}}", text.len()))
+            }
+            15 => json!({ "columns": ["title", "in"], "rows": [["x", value]] }),
+            16 => Value::String(base64(true, encoded(&value.to_string()).as_bytes())),
             _ => Value::String(format!("see {value} (cut of")),
         };
     }
     value
+}
+
+fn base64(standard: bool, bytes: &[u8]) -> String {
+    let signs = if standard { *b"+/=" } else { *b"-_ " };
+    let letters: Vec<u8> = [b'A'..=b'Z', b'a'..=b'z', b'0'..=b'9'].into_iter().flatten().chain(signs).collect();
+    let letter = |group: u32, place: u32| char::from(letters[(group >> (18 - 6 * place) & 63) as usize]);
+    let groups = bytes.chunks(3).map(|chunk| {
+        let group = (0..3).fold(0, |group, at| group << 8 | u32::from(*chunk.get(at).unwrap_or(&0)));
+        let known = u32::try_from(chunk.len()).unwrap() + 1;
+        let group: String =
+            (0..4).map(|place| if place < known { letter(group, place) } else { char::from(letters[64]) }).collect();
+        group.trim().to_owned()
+    });
+    groups.collect()
+}
+
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut packing = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packing.write_all(bytes).unwrap();
+    packing.finish().unwrap()
+}
+
+/// All that a text tells whoever unwraps what stands in it, by any of the ways.
+fn unwrapped(text: &str, depth: usize) -> String {
+    let mut all = cover::readings(text).concat();
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "+/-_".contains(letter);
+    for word in all.clone().split(|letter| !is_letter(letter)).filter(|word| word.len() >= 8 && depth < 5) {
+        let digits: Vec<char> = word.chars().collect();
+        let hex = digits.chunks(2).map(|pair| u8::from_str_radix(&pair.iter().collect::<String>(), 16));
+        let letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let bits = word.replace('-', "+").replace('_', "/");
+        let bits: String = bits.chars().map(|letter| format!("{:06b}", letters.find(letter).unwrap_or(0))).collect();
+        let bytes = bits.as_bytes().chunks_exact(8);
+        let bytes: Vec<u8> =
+            bytes.map(|byte| u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap()).collect();
+        let mut plain = String::new();
+        flate2::read::GzDecoder::new(bytes.as_slice()).read_to_string(&mut plain).ok();
+        for read in [hex.collect::<Result<Vec<u8>, _>>().unwrap_or_default(), bytes, plain.into_bytes()] {
+            if let Ok(read) = String::from_utf8(read)
+                && !read.is_empty()
+            {
+                all.push(' ');
+                all.push_str(&unwrapped(&read, depth + 1));
+            }
+        }
+    }
+    all
 }
 
 fn encoded(text: &str) -> String {
@@ -50,7 +118,7 @@ fn encoded(text: &str) -> String {
 
 /// The ways in which a hidden field itself is written.
 fn field(way: u8, marker: &str) -> Value {
-    match way % 9 {
+    match way % FIELDS {
         0 => json!({ "phone": marker }),
         1 => json!({ "Phone": [marker, { "more": marker }] }),
         2 => json!({ "client[phone]": marker }),
@@ -59,6 +127,10 @@ fn field(way: u8, marker: &str) -> Value {
         5 => json!(format!("phone={marker}&a=1")),
         6 => json!(format!("<client><phone>{marker}</phone></client>")),
         7 => json!(format!("{{\"phone\": \"{marker}")),
+        8 => json!({ "columns": ["title", "phone"], "rows": [["x", marker], ["y", marker]] }),
+        9 => json!([["title", "phone"], ["x", marker]]),
+        10 => json!({ "meta": { "fields": [{ "name": "title" }, { "name": "phone" }] }, "data": [{ "1": marker }] }),
+        11 => json!(format!("a:1:{{s:5:\"phone\";s:11:\"{marker}\";}}")),
         _ => json!({ "phone": marker.parse::<u64>().unwrap_or(1) }),
     }
 }
@@ -101,11 +173,13 @@ proptest! {
 
     #[test]
     fn a_hidden_value_shows_nowhere_however_it_is_wrapped(
-        way in 0_u8..9, fields in prop::collection::vec(0_u8..9, 0..4), calls in prop::collection::vec(0_u8..9, 0..4),
+        way in 0..FIELDS, fields in prop::collection::vec(0..WAYS, 0..4), calls in prop::collection::vec(0..WAYS, 0..4),
     ) {
         const MARKER: &str = "79161234567";
         let mask = Mask::new(["phone".to_owned()]);
         let event = json!({ "clid": "5", "in": wrapped(&field(way, MARKER), &fields) });
+        // Whoever sees it as it is can unwrap it.
+        prop_assert!(unwrapped(&event.to_string(), 0).contains(MARKER), "{event}");
         let answer = wrapped(&field(way, MARKER), &calls);
         let status = format!("200 {answer}");
         let text = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
@@ -117,11 +191,11 @@ proptest! {
         let mut path = path(event.clone(), attempts, "client:79161234567");
         mask.path(&mut path);
         let shown = serde_json::to_string(&path).unwrap();
-        let digits: String = shown.chars().filter(char::is_ascii_digit).collect();
+        let digits: String = unwrapped(&shown, 0).chars().filter(char::is_ascii_digit).collect();
         prop_assert!(!digits.contains("9161234567"), "{event}\n{shown}");
         let (mut summary, fields) = (summary("client:5"), event.to_string());
         let searched = mask.cover(&mut summary, &fields).unwrap_or(fields);
-        prop_assert!(!searched.contains("916123"), "{searched}");
+        prop_assert!(!unwrapped(&searched, 0).contains("916123"), "{searched}");
     }
 }
 
@@ -178,4 +252,25 @@ fn a_record_whose_number_is_hidden_has_none() {
         mask.deed(&mut text);
         assert_eq!(text, expected);
     }
+}
+
+#[test]
+fn what_only_looks_encoded_is_shown() {
+    let mask = Mask::new(["phone".to_owned()]);
+    for text in [
+        "550e8400-e29b-41d4-a716-446655440000",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "79161234567",
+        "40817810099910004312",
+        "internationalization_of_everything",
+        "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36",
+        "https://crm.example/card.deal?did=17",
+        "0JDQvdC90LAg0JjQstCw0L3QvtCy0LA=",
+    ] {
+        let mut value = json!({ "a": text });
+        assert!(!mask.hide(&mut value, &mut BTreeSet::new(), 0), "{value}");
+    }
+    let long = "Zm9v".repeat(200_000);
+    let mut value = json!({ "columns": ["title"], "rows": [[long]] });
+    assert!(!mask.hide(&mut value, &mut BTreeSet::new(), 0));
 }
