@@ -250,6 +250,8 @@ async fn what_the_crm_says_of_a_record_is_in_the_attempt_and_not_in_the_log() {
     // The attempt has it, for whoever may see it.
     let path = host.api(&format!("events/{id}?unmasked=true")).await.unwrap().to_string();
     assert!(tells(&path), "{path}");
+    // The call breaks off, and whoever looks at the CRM then is refused.
+    crm.fault_on(Some("task"), Some("add"), 1, Fault::Down);
     crm.fault_on(None, None, 10_000, Fault::Instead { status: "200 OK", retry_after: None, body: SAID });
     host.accepted("event=a.b&id=2&sin=add-task").await.unwrap();
     wait_until("what the log says of the CRM", PATIENCE, async || {
