@@ -178,8 +178,6 @@ proptest! {
         const MARKER: &str = "79161234567";
         let mask = Mask::new(["phone".to_owned()]);
         let event = json!({ "clid": "5", "in": wrapped(&field(way, MARKER), &fields) });
-        // Whoever sees it as it is can unwrap it.
-        prop_assert!(unwrapped(&event.to_string(), 0).contains(MARKER), "{event}");
         let answer = wrapped(&field(way, MARKER), &calls);
         let status = format!("200 {answer}");
         let text = answer.as_str().map_or_else(|| answer.to_string(), str::to_owned);
