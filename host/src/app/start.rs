@@ -129,7 +129,16 @@ fn may_pass(error: &Error) -> bool {
 pub(crate) const OWN_FILES: [&str; 6] =
     ["journal.sqlite", "host.lock", "console.token", "console.address", "plugins", PROBE];
 /// By which of them it knows a folder for its own: nobody else's `plugins` looks like this.
-pub(crate) const MARKS: [&str; 4] = ["journal.sqlite", "host.lock", "plugins/versions", "plugins/compiled"];
+pub(crate) const MARKS: [&str; 7] = [
+    "journal.sqlite",
+    "host.lock",
+    "plugins/versions",
+    "plugins/compiled",
+    // Commands may have been here before the first start.
+    "plugins/homes.json",
+    "plugins/live.json",
+    "plugins/pins.json",
+];
 const PROBE: &str = ".write-test";
 
 /// Closes the data folder to others, and tries whether it can be written; tells what others could see until now.
