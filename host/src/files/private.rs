@@ -122,19 +122,25 @@ pub fn fit(folder: &Path, marks: &[&str]) -> Result<(), Error> {
     let whole = std::fs::canonicalize(folder).map_err(system(folder))?;
     let of_system =
         SYSTEM.iter().any(|own| whole == Path::new(own)) || whole.starts_with("/proc") || whole.starts_with("/sys");
-    // A folder in which everybody may make files.
-    if of_system || metadata.mode() & 0o1002 == 0o1002 {
+    if of_system {
         return Err(Error::Shared(folder.to_owned()));
     }
-    if marks.iter().any(|mark| std::fs::symlink_metadata(folder.join(mark)).is_ok()) {
+    // A folder in which everybody may make files has what everybody put there; an empty one is a disk that was just mounted.
+    let shared = metadata.mode() & 0o1002 == 0o1002;
+    if !shared && marks.iter().any(|mark| std::fs::symlink_metadata(folder.join(mark)).is_ok()) {
         return Ok(());
     }
     for entry in std::fs::read_dir(folder).map_err(system(folder))? {
         let name = entry.map_err(system(folder))?.file_name();
         // A disk's own, and what is left of a start that was cut short.
-        if name != "lost+found" && name != ".write-test" {
-            return Err(Error::Used { folder: folder.to_owned(), found: name.to_string_lossy().into_owned() });
+        if name == "lost+found" || name == ".write-test" {
+            continue;
         }
+        return Err(if shared {
+            Error::Shared(folder.to_owned())
+        } else {
+            Error::Used { folder: folder.to_owned(), found: name.to_string_lossy().into_owned() }
+        });
     }
     Ok(())
 }
@@ -382,6 +388,10 @@ mod tests {
         assert_eq!((mode(&data.join("plugins/mine")), mode(&data.join("plugins.so"))), (0o600, 0o644));
         set(&data, 0o1777);
         assert!(matches!(fit(&data, &["host.lock"]), Err(Error::Shared(_))));
+        let mounted = folder.path().join("mounted");
+        std::fs::create_dir(&mounted).unwrap();
+        set(&mounted, 0o1777);
+        assert!(fit(&mounted, &[]).is_ok(), "a disk that was just mounted is empty");
         for shared in ["/", "/etc", "/tmp", "/proc/self", "/var/lib/../"] {
             assert!(matches!(fit(Path::new(shared), &["passwd"]), Err(Error::Shared(_) | Error::Link(_))), "{shared}");
         }
