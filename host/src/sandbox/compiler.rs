@@ -3,7 +3,7 @@
 //! - Reading, wrapping and compiling run libraries that fail on some files, and take what time and memory they like. In a
 //!   process of their own they can do neither to the host: whatever happens is that file's own error.
 //! - That process is the host's own program. It knows nothing of the host's environment, has bounds on memory, processor
-//!   time and output that grow with the file, the lowest priority, and ends with the host.
+//!   time and output that grow with the file, a low priority, and ends with the host.
 //! - It also gives back the memory that compiling an interpreter takes.
 //!
 //! ```text
@@ -64,6 +64,10 @@ impl Allowance {
         Self { memory: (96 + 40 * mib).min(MOST_MEMORY) << 20, seconds, wait: Duration::from_secs(30 + 5 * seconds) }
     }
 }
+
+/// How far behind the host's threads, in the system's measure. Not at the very end: on a machine that others keep busy a plugin
+/// would take minutes to be made ready.
+const BEHIND: i32 = 10;
 
 /// MiB of memory, of the largest files.
 const MOST_MEMORY: u64 = 576;
@@ -135,7 +139,7 @@ pub fn run(size: u64, input: impl Read, mut output: impl Write) -> std::io::Resu
         std::process::exit(UNBOUND);
     }
     // A system that refuses compiles at the common priority.
-    rustix::process::setpriority_process(None, 19).ok();
+    rustix::process::setpriority_process(None, BEHIND).ok();
     std::panic::set_hook(Box::new(move |info| end_at_once(allowance, info.payload_as_str().unwrap_or_default())));
     let mut bytes = Vec::new();
     input.take(size.min(u64::try_from(MOST_FILE).unwrap_or(u64::MAX))).read_to_end(&mut bytes)?;
