@@ -50,8 +50,8 @@ fn replaced(bytes: &[u8], what: &[u8], by: &[u8]) -> Option<Vec<u8>> {
     Some([bytes.get(..at)?, by, bytes.get(at + what.len()..)?].concat())
 }
 
-/// Reads a number of at most five bytes, seven bits each.
-fn number(bytes: &[u8]) -> Option<(usize, &[u8])> {
+/// Reads a number of at most five bytes, seven bits each; what follows it is given back.
+pub(super) fn number(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let mut value = 0;
     for (index, byte) in bytes.iter().take(5).enumerate() {
         value |= usize::from(byte & 0x7f) << (7 * index);

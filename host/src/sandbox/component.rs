@@ -13,6 +13,7 @@ use wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAM
 use wasmparser::{ComponentTypeRef, Encoding, Parser, Payload};
 use wit_component::ComponentEncoder;
 
+use super::adapter::number;
 use super::compiler::MOST_FILE;
 use crate::contract::API_MAJOR;
 use crate::plugin::{Manifest, ManifestError};
@@ -197,14 +198,6 @@ pub fn manifest_of(bytes: &[u8]) -> Option<Manifest> {
     }
     let text = found.filter(|text| text.len() <= MOST_MANIFEST)?;
     guarded(|| Ok(Manifest::parse(text)?)).ok()
-}
-
-/// A number of variable length, and what follows it.
-fn number(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    let end = bytes.iter().take(5).position(|byte| byte & 0x80 == 0)?;
-    let (number, rest) = bytes.split_at_checked(end + 1)?;
-    let value = number.iter().rev().fold(0, |value, byte| value << 7 | u64::from(byte & 0x7f));
-    Some((usize::try_from(value).ok()?, rest))
 }
 
 /// Looks at a file without running it and without an engine.
