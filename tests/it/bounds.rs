@@ -48,9 +48,7 @@ async fn plugin(host: &Host, what: &str, wanted: impl Fn(&Value) -> bool) -> Val
 
 /// Resident memory in MiB, the most that it ever was.
 fn peak(host: &Host) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid().unwrap())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
+    host.memory("VmHWM").unwrap() >> 10
 }
 
 async fn attempt(host: &Host, event: &str) -> Value {

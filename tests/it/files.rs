@@ -12,7 +12,7 @@ use integration_tests::host::{Host, PATIENCE, Setup};
 use integration_tests::mutate::mutated;
 use integration_tests::wait_until;
 use salesman_host::parts::Parts;
-use salesman_host::registry::{self, ReadAgain, Registry, Reread};
+use salesman_host::registry::{ReadAgain, Registry, Reread};
 use salesman_host::sandbox::{self, LoadError, Sandbox};
 use serde_json::{Value, json};
 
@@ -111,9 +111,8 @@ impl Watch {
 }
 
 fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1_024
+    // One that has ended holds nothing.
+    integration_tests::host::memory(pid, "VmRSS").unwrap_or(0) >> 10
 }
 
 /// The codes of the notices, by file.
@@ -406,16 +405,7 @@ fn failing(times: usize) -> (tempfile::TempDir, Registry, Parts) {
     let folder = tempfile::tempdir().unwrap();
     let (dir, config) = (folder.path().join("plugins"), folder.path().join("host.toml"));
     std::fs::create_dir(&dir).unwrap();
-    let options = registry::Options {
-        dir,
-        store: folder.path().join("store"),
-        approvals: folder.path().join("grants.toml"),
-        approved: BTreeMap::new(),
-        dev: true,
-        concurrency: 4,
-        plugins: BTreeMap::new(),
-        accounts: BTreeMap::new(),
-    };
+    let options = crate::granting_all(dir, folder.path());
     let compiler = sandbox::compiler::Compiler::Here;
     let sandbox = Sandbox::new(&sandbox::Options { instances: 1, cache: None, compiler }).unwrap();
     let left = AtomicUsize::new(times);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::intruders::connect;
 use integration_tests::host::{Host, PATIENCE, Setup, TOKEN, http_client};
 use integration_tests::stand_in::{Fault, Options, StandIn};
 use integration_tests::wait_until;
@@ -12,15 +13,9 @@ use tokio::task::JoinSet;
 const LOGIN: &str =
     "POST /console/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\ncontent-length: ";
 
-async fn connect(host: &Host) -> TcpStream {
-    TcpStream::connect(host.base().strip_prefix("http://").unwrap()).await.unwrap()
-}
-
 /// Mebibytes that the host's process has held at most.
 fn most_held(host: &Host) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid().unwrap())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024
+    host.memory("VmHWM").unwrap() >> 10
 }
 
 /// The host's open files and connections.

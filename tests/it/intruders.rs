@@ -8,7 +8,7 @@ use integration_tests::wait_until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-async fn connect(host: &Host) -> TcpStream {
+pub(crate) async fn connect(host: &Host) -> TcpStream {
     TcpStream::connect(host.base().strip_prefix("http://").unwrap()).await.unwrap()
 }
 

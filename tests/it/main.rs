@@ -43,6 +43,7 @@ mod updates;
 mod watching;
 mod writes;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -77,6 +78,20 @@ fn with_settings(names: &[(&str, &str)], settings: &str) -> TempDir {
         std::fs::write(folder.path().join(format!("{name}.wasm")), renamed).unwrap();
     }
     folder
+}
+
+/// What a registry in the test's own process is told: these plugins with all that they ask for, the rest in `folder`.
+fn granting_all(dir: PathBuf, folder: &std::path::Path) -> salesman_host::registry::Options {
+    salesman_host::registry::Options {
+        dir,
+        store: folder.join("store"),
+        approvals: folder.join("grants.toml"),
+        approved: BTreeMap::new(),
+        dev: true,
+        concurrency: 4,
+        plugins: BTreeMap::new(),
+        accounts: BTreeMap::new(),
+    }
 }
 
 /// How many files lie below a folder that may not be there, or is being changed.

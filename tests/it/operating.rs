@@ -17,7 +17,7 @@ use salesman_host::event::Event;
 use salesman_host::ingress;
 use salesman_host::journal::{self, Journal};
 use salesman_host::parts::Parts;
-use salesman_host::registry::{self, Registry};
+use salesman_host::registry::Registry;
 use salesman_host::sandbox::{self, Sandbox};
 use salesman_host::secret::Secret;
 use serde_json::{Map, Value};
@@ -286,16 +286,7 @@ impl crm::scripted::Answers for Panics {
 async fn a_panic_beside_the_plugin_leaves_no_delivery_running() {
     let folder = tempfile::tempdir().unwrap();
     let journal = Journal::open(&journal::Options::in_folder(folder.path().join("data")), Clock::Wall).unwrap();
-    let options = registry::Options {
-        dir: crate::guests(),
-        store: folder.path().join("store"),
-        approvals: folder.path().join("grants.toml"),
-        approved: BTreeMap::new(),
-        dev: true,
-        concurrency: 4,
-        plugins: BTreeMap::new(),
-        accounts: BTreeMap::new(),
-    };
+    let options = crate::granting_all(crate::guests(), folder.path());
     let sandbox = Arc::new(
         Sandbox::new(&sandbox::Options { instances: 4, cache: None, compiler: sandbox::compiler::Compiler::Here })
             .unwrap(),

@@ -29,15 +29,7 @@ pub(crate) fn php() -> Option<Arc<Php>> {
 }
 
 pub(crate) fn options(url: String) -> Options {
-    Options {
-        url,
-        token: TOKEN.to_owned(),
-        connect_ms: 300,
-        total_ms: 1_000,
-        relay: false,
-        crm_url: String::new(),
-        spool: String::new(),
-    }
+    integration_tests::php::options(url, TOKEN)
 }
 
 /// The marks "did not answer a moment ago" are short here, so that sending is tried often.

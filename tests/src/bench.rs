@@ -199,11 +199,7 @@ async fn ingest_to_settled(plugins: &Path) -> anyhow::Result<Value> {
 
 /// Mebibytes that the host's process holds in memory.
 fn resident(host: &Host) -> anyhow::Result<f64> {
-    let pid = host.pid().context("the host is not running")?;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("the system tells no memory")?;
-    let kib: f64 = line.split_whitespace().nth(1).context("the system tells no memory")?.parse()?;
-    Ok(round(kib / 1024.0))
+    Ok(round(host.memory("VmRSS")? as f64 / 1024.0))
 }
 
 fn round(value: f64) -> f64 {

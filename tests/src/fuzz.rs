@@ -14,10 +14,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use crate::host::{Host, Setup};
+use crate::host::Setup;
 use crate::mutate::mutated;
 use judge::Judge;
 
@@ -176,18 +175,10 @@ pub async fn run(options: &Options, plugins: &Path) -> anyhow::Result<Report> {
         }
         round += 1;
     }
-    report.memory_mib = peak(&host)?;
+    report.memory_mib = host.memory("VmHWM")? >> 10;
     if report.memory_mib > MOST_MEMORY {
         let why = format!("the host took {} MiB of memory", report.memory_mib);
         report.found = Some(Found { target: Target::Intake, seed: options.seed, why, input: Vec::new() });
     }
     Ok(report)
-}
-
-fn peak(host: &Host) -> anyhow::Result<u64> {
-    let pid = host.pid().context("the host is not running")?;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the host has ended")?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("the system tells no memory")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("the system tells no memory")?.parse()?;
-    Ok(kib >> 10)
 }

@@ -173,6 +173,16 @@ pub struct Host {
     http: reqwest::Client,
 }
 
+/// Kibibytes of a process's memory by this line of the system's.
+///
+/// # Errors
+/// When there is no such process.
+pub fn memory(pid: u32, line: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process has ended")?;
+    let told = status.lines().find_map(|told| told.strip_prefix(line)?.strip_prefix(':'));
+    Ok(told.and_then(|told| told.split_whitespace().next()).context("the system tells no memory")?.parse()?)
+}
+
 impl Host {
     /// Starts it again, on the same folder; returns when it listens.
     ///
@@ -290,6 +300,14 @@ impl Host {
     /// Its process's number.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
+    }
+
+    /// Kibibytes of memory by this line of the system's: `VmRSS`, what it holds; `VmHWM`, the most that it ever held.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn memory(&self, line: &str) -> anyhow::Result<u64> {
+        memory(self.pid().context("the host is not running")?, line)
     }
 
     /// What it has logged.

@@ -10,10 +10,24 @@ use anyhow::{Context, ensure};
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
+use salesman_host::events_php::Options;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use xtask::php::Php;
+
+/// What the file is generated from: a host at `url`, nothing of the CRM's own.
+pub fn options(url: String, token: &str) -> Options {
+    Options {
+        url,
+        token: token.to_owned(),
+        connect_ms: 300,
+        total_ms: 1_000,
+        relay: false,
+        crm_url: String::new(),
+        spool: String::new(),
+    }
+}
 
 /// A CRM's folder.
 pub struct Crm {

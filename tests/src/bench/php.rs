@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use integration_tests::host::{Setup, TOKEN};
-use integration_tests::php::Crm;
+use integration_tests::php::{Crm, options};
 use integration_tests::wait_until;
 use salesman_host::events_php::{self, Options};
 use serde_json::{Map, Value, json};
@@ -30,15 +30,7 @@ event::register('client.edit', function ($args = []) {
 pub(crate) async fn measure() -> anyhow::Result<Value> {
     let php = Arc::new(xtask::php::ensure(&xtask::root())?);
     let host = Setup::new()?.start().await?;
-    let options = Options {
-        url: format!("{}/events", host.base()),
-        token: TOKEN.to_owned(),
-        connect_ms: 300,
-        total_ms: 1_000,
-        relay: false,
-        crm_url: String::new(),
-        spool: String::new(),
-    };
+    let options = options(format!("{}/events", host.base()), TOKEN);
     let up = Crm::new(&php, &events_php::file(&options).map_err(anyhow::Error::msg)?)?;
 
     // PHP's own server plays the CRM's.

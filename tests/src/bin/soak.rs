@@ -97,11 +97,8 @@ fn sample(host: &Host, answers: &Value) -> anyhow::Result<Sample> {
     let pid = host.pid().context("the host is not running")?;
     let number = |key: &str| answers.get(key).and_then(Value::as_f64).unwrap_or_default();
     let mib = |bytes: u64| (bytes as f64 / 1_048_576.0 * 10.0).round() / 10.0;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("the system tells no memory")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("the system tells no memory")?.parse()?;
     Ok(Sample {
-        memory_mib: mib(kib << 10),
+        memory_mib: mib(host.memory("VmRSS")? << 10),
         handles: std::fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
         p50_ms: number("p50_ms"),
         p99_ms: number("p99_ms"),
