@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Map, Value};
 
-use super::write::append;
+use super::append::append;
 use crate::event::told::{Told, What, same, told};
 use crate::event::{Event, Via};
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::layout::{plugin_number, queue_number};
 use super::minutes::Tally;
-use super::{Change, DeliveryId, Error, Handle, Resolution, letters, write};
+use super::{Change, DeliveryId, Error, Handle, Resolution, letters, settle};
 use crate::event::EventId;
 use crate::plugin::PluginName;
 
@@ -185,7 +185,7 @@ fn give_up(connection: &Connection, seq: i64, now: i64, tally: &mut Tally) -> ru
         .execute(params![seq, now])?;
     // Only the head of a lane leaves a place: one that is behind has somebody else before it.
     if let (0, Some(lane)) = (state, lane) {
-        write::promote(connection, queue, &lane)?;
+        settle::promote(connection, queue, &lane)?;
     }
     Ok(changed)
 }

@@ -7,25 +7,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::sync::mpsc;
 
+use super::append::append;
 use super::checkpoint::Checkpointer;
-use super::layout::{plugin_number, queue_number};
+use super::claim::take;
 use super::lists::Lists;
 use super::minutes::{Minutes, Tally};
 use super::place::Place;
-use super::read::{EVENT_COLUMNS, event_from_row};
 use super::retention::Sweep;
+use super::settle::{begin, end_in_order, release, settle};
 use super::space::Space;
-use super::state::{self, WrittenState};
-use super::{
-    Bell, Change, Claimed, DeliveryId, Duplicates, Error, Queue, Settled, Settlement, Subscriptions, Taken, forget,
-    letters, operate, route, scrub, waiting, writes,
-};
+use super::{Bell, Change, DeliveryId, Duplicates, Error, forget, letters, operate, scrub, waiting, writes};
 use crate::clock::Clock;
-use crate::event::{Appended, Event, EventId};
-use crate::outcome::{Next, Outcome};
+use crate::event::Appended;
 
 /// How long changes are gathered before they are committed, however many wait: one plugin's many settlements must not
 /// hold up another's.
@@ -216,13 +212,13 @@ impl Change {
 }
 
 /// What the changes of one commit share.
-struct Batch<'a> {
-    now: i64,
-    duplicates: Duplicates,
-    most_state: u64,
+pub(super) struct Batch<'a> {
+    pub(super) now: i64,
+    pub(super) duplicates: Duplicates,
+    pub(super) most_state: u64,
     sweep: &'a mut Sweep,
-    minutes: &'a mut Minutes,
-    tally: &'a mut Tally,
+    pub(super) minutes: &'a mut Minutes,
+    pub(super) tally: &'a mut Tally,
     lists: &'a mut Lists,
 }
 
@@ -281,271 +277,7 @@ fn answer_of<T: 'static>(
     }
 }
 
-pub(super) fn append(
-    connection: &Connection,
-    event: &Event,
-    key: Option<&str>,
-    lists: &Lists,
-) -> rusqlite::Result<Appended> {
-    if let Some(key) = key {
-        let known = connection
-            .prepare_cached(
-                "SELECT id, name, actor, fields FROM event INDEXED BY event_key WHERE account = ?1 AND key = ?2",
-            )?
-            .query_row(params![event.account, key], |row| {
-                let id = EventId::from_bytes(row.get(0)?);
-                let (name, actor, fields): (String, Option<i64>, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
-                let same = name == event.name && actor == stored(event.actor) && same_fields(&fields, &event.fields);
-                Ok(if same { Appended::Known(id) } else { Appended::KeyReused(id) })
-            })
-            .optional()?;
-        if let Some(known) = known {
-            return Ok(known);
-        }
-    }
-    let arrival = lists.arrived(connection, event)?;
-    connection
-        .prepare_cached(
-            // No number is given twice: the newest event may have been forgotten, and what was routed is behind the cursor.
-            "INSERT INTO event (seq, id, account, name, received_at, via, actor, entity_kind, entity_id, fields, key,
-                                duplicate, duplicate_of, known)
-             VALUES (max(coalesce((SELECT max(seq) FROM event), 0), (SELECT seq FROM cursor WHERE name = 'routed')) + 1,
-                     ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-        )?
-        .execute(params![
-            event.id.as_bytes(),
-            event.account,
-            event.name,
-            event.received_at,
-            event.via.as_str(),
-            stored(event.actor),
-            event.entity.as_ref().map(|entity| &entity.kind),
-            event.entity.as_ref().map(|entity| &entity.id),
-            event.fields,
-            key,
-            arrival.found_as.map(|_| "found"),
-            arrival.found_as,
-            arrival.listed,
-        ])?;
-    Ok(Appended::New(event.id))
-}
-
-fn stored(actor: Option<u64>) -> Option<i64> {
-    actor.and_then(|actor| i64::try_from(actor).ok())
-}
-
-/// Whether two events say the same, in whichever order and shape they came.
-fn same_fields(one: &str, other: &str) -> bool {
-    let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).ok();
-    one == other || read(one).is_some_and(|one| Some(one) == read(other))
-}
-
 fn know_user(connection: &Connection, account: &str, user: i64) -> rusqlite::Result<()> {
     connection.prepare_cached("INSERT OR REPLACE INTO account VALUES (?1, ?2)")?.execute(params![account, user])?;
-    Ok(())
-}
-
-fn take(
-    connection: &Connection,
-    subscriptions: &Subscriptions,
-    budgets: &[(Queue, usize)],
-    batch: &mut Batch<'_>,
-) -> rusqlite::Result<Taken> {
-    let (mut taken, now) = (Taken::default(), batch.now);
-    taken.unrouted = route::route(connection, subscriptions, batch.duplicates, now, &mut taken.opened, batch.tally)?;
-    for (queue, budget) in budgets {
-        let plugin = plugin_number(connection, queue.plugin.as_str())?;
-        let (number, _) = queue_number(connection, plugin, &queue.account)?;
-        let before = taken.claimed.len();
-        claim(connection, queue, number, *budget, now, &mut taken.claimed)?;
-        if taken.claimed.len() - before < *budget {
-            let due = connection
-                .prepare_cached(
-                    "SELECT min(at) FROM delivery INDEXED BY delivery_ready WHERE queue = ?1 AND state = 0",
-                )?
-                .query_row([number], |row| row.get::<_, Option<i64>>(0))?;
-            taken.next_due = [taken.next_due, due].into_iter().flatten().min();
-        }
-    }
-    Ok(taken)
-}
-
-fn claim(
-    connection: &Connection,
-    queue: &Queue,
-    number: i64,
-    budget: usize,
-    now: i64,
-    claimed: &mut Vec<Claimed>,
-) -> rusqlite::Result<()> {
-    let mut due = connection.prepare_cached(
-        "SELECT seq, event, attempts, failures, interruptions, crashes FROM delivery INDEXED BY delivery_ready
-          WHERE queue = ?1 AND state = 0 AND at <= ?2 ORDER BY at, seq LIMIT ?3",
-    )?;
-    let due: Vec<(i64, i64, u32, u32, u32, u32)> = due
-        .query_map(params![number, now, i64::try_from(budget).unwrap_or(i64::MAX)], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
-    for (seq, event, attempts, failures, interruptions, crashes) in due {
-        connection
-            .prepare_cached("UPDATE delivery SET state = 2, attempts = ?2, at = ?3 WHERE seq = ?1")?
-            .execute(params![seq, attempts + 1, now])?;
-        let event = connection
-            .prepare_cached(&format!("SELECT {EVENT_COLUMNS}, known FROM event WHERE seq = ?1"))?
-            .query_row([event], |row| {
-                let mut event = event_from_row(row)?;
-                event.mark(row.get(9)?);
-                Ok(event)
-            })?;
-        claimed.push(Claimed {
-            delivery: DeliveryId(seq),
-            queue: queue.clone(),
-            attempt: attempts + 1,
-            failures,
-            interruptions,
-            crashes,
-            event,
-        });
-    }
-    Ok(())
-}
-
-fn settle(connection: &Connection, settlement: &Settlement, batch: &mut Batch<'_>) -> rusqlite::Result<Settled> {
-    let (DeliveryId(seq), now) = (settlement.delivery, batch.now);
-    let running = connection
-        .prepare_cached(
-            "SELECT d.queue, d.lane, q.plugin, q.account, iif(d.replay, d.at, e.received_at)
-               FROM delivery d JOIN queue q ON q.number = d.queue JOIN event e ON e.seq = d.event
-              WHERE d.seq = ?1 AND d.state = 2 AND d.attempts = ?2",
-        )?
-        .query_row(params![seq, settlement.attempt], |row| {
-            let lane: (i64, Option<String>, i64) = (row.get(0)?, row.get(1)?, row.get(4)?);
-            Ok((lane, row.get::<_, i64>(2)?, row.get::<_, String>(3)?))
-        })
-        .optional()?;
-    // Settled before: one terminal outcome per delivery, the first.
-    let Some(((queue, lane, since), plugin, account)) = running else { return Ok(Settled::Applied) };
-
-    let good = matches!(settlement.outcome, Outcome::Done | Outcome::Skipped { .. });
-    if good && !settlement.effects.state.writes.is_empty() {
-        if state::moved(connection, plugin, &account, &settlement.effects)? {
-            record(connection, settlement, "conflict", "another delivery changed the plugin's state meanwhile")?;
-            again(connection, seq, now, false, "the plugin's state changed meanwhile")?;
-            return Ok(Settled::Conflict);
-        }
-        match state::write(connection, (plugin, &account), settlement, batch.most_state)? {
-            WrittenState::Applied => {}
-            WrittenState::Full => return Ok(Settled::StateFull { all: false }),
-            WrittenState::AllFull => return Ok(Settled::StateFull { all: true }),
-        }
-    }
-    let reason = settlement.outcome.reason();
-    batch.minutes.ended(queue, settlement, since);
-    record(connection, settlement, settlement.outcome.as_str(), &reason)?;
-    let over = match settlement.next {
-        Next::Again { at, counts } => {
-            again(connection, seq, at, counts, &reason)?;
-            return Ok(Settled::Applied);
-        }
-        Next::Done => 3,
-        Next::Skipped => 4,
-        Next::Dead => 5,
-    };
-    let code = settlement.outcome.letter_code(&settlement.effects);
-    connection
-        .prepare_cached(
-            "UPDATE delivery SET state = ?2, at = ?3, began = 0, reason = nullif(?4, ''), code = ?5 WHERE seq = ?1",
-        )?
-        .execute(params![seq, over, settlement.ended_at, reason, code])?;
-    batch.tally.open(queue, -1);
-    batch.tally.state(over, queue, Some(code), 1);
-    if let Some(lane) = lane {
-        promote(connection, queue, &lane)?;
-    }
-    Ok(Settled::Applied)
-}
-
-/// Makes the oldest of those that wait in a lane ready.
-pub(super) fn promote(connection: &Connection, queue: i64, lane: &str) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "UPDATE delivery SET state = 0 WHERE seq = (
-                 SELECT min(seq) FROM delivery INDEXED BY delivery_lane
-                  WHERE queue = ?1 AND lane = ?2 AND state IN (0, 1, 2)) AND state = 1",
-        )?
-        .execute(params![queue, lane])?;
-    Ok(())
-}
-
-/// Says on disk that a delivery under suspicion is about to run.
-fn begin(connection: &Connection, seq: i64) -> rusqlite::Result<()> {
-    connection.prepare_cached("UPDATE delivery SET began = 1 WHERE seq = ?1 AND state = 2")?.execute([seq])?;
-    Ok(())
-}
-
-/// Says on disk that what runs is cut off by an ordered end, so that the next start counts nothing against it.
-fn end_in_order(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute("UPDATE delivery INDEXED BY delivery_running SET began = -1 WHERE state = 2", [])?;
-    Ok(())
-}
-
-fn release(connection: &Connection, seq: i64) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "UPDATE delivery SET state = 0, began = 0, attempts = attempts - 1 WHERE seq = ?1 AND state = 2",
-        )?
-        .execute([seq])?;
-    Ok(())
-}
-
-fn again(connection: &Connection, seq: i64, at: i64, counts: bool, reason: &str) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "UPDATE delivery SET state = 0, began = 0, at = ?2, failures = failures + ?3, reason = ?4 WHERE seq = ?1",
-        )?
-        .execute(params![seq, at, counts, reason])?;
-    Ok(())
-}
-
-fn record(connection: &Connection, settlement: &Settlement, outcome: &str, reason: &str) -> rusqlite::Result<()> {
-    let DeliveryId(seq) = settlement.delivery;
-    let effects = &settlement.effects;
-    let code = settlement.outcome.code();
-    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    // Lines are plain text and numbers: they always print.
-    let lines = serde_json::to_string(&effects.lines).unwrap_or_else(|_| "[]".to_owned());
-    connection
-        .prepare_cached("INSERT INTO attempt VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)")?
-        .execute(params![
-        seq,
-        settlement.attempt,
-        settlement.version,
-        settlement.started_at,
-        settlement.ended_at,
-        outcome,
-        reason,
-        code,
-        number(effects.usage.cpu),
-        number(effects.usage.wall),
-        number(effects.usage.memory),
-        lines,
-        number(effects.lines_dropped),
-    ])?;
-    for (ordinal, call) in (1_i64..).zip(&effects.calls) {
-        connection.prepare_cached("INSERT INTO host_call VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
-            params![
-                seq,
-                settlement.attempt,
-                ordinal,
-                number(call.at),
-                number(call.took),
-                call.call,
-                call.request,
-                call.answer,
-                call.good,
-            ],
-        )?;
-    }
     Ok(())
 }

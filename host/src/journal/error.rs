@@ -1,0 +1,56 @@
+//! Why the journal could not do what it was asked.
+
+use std::path::PathBuf;
+
+/// Why the journal could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The folder or file can't be used.
+    #[error("failed to open the journal in `{path}`: {cause}")]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// Another host has it open.
+    #[error("the data folder `{0}` is in use by another host: stop that one, or set another `server.data_dir`")]
+    InUse(PathBuf),
+    /// The file is of a newer program.
+    #[error("the journal in `{path}` has format {found}, this program knows up to {known}: use the newer program")]
+    Newer {
+        /// The folder.
+        path: PathBuf,
+        /// The file's format.
+        found: i64,
+        /// This program's.
+        known: i64,
+    },
+    /// The disk is full, or nearly.
+    #[error("the disk with the data folder is full, or has less room than `server.min_free_mib`: make room")]
+    Full,
+    /// The store's files are not where they were opened.
+    #[error("the data folder was moved or replaced under the running host: put it back, or restart the host")]
+    Misplaced,
+    /// The store refused: locked, damaged.
+    #[error("the journal can't be written or read: {0}")]
+    Store(String),
+    /// The writer is gone.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+impl From<&rusqlite::Error> for Error {
+    fn from(error: &rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            _ => Self::Store(error.to_string()),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::from(&error)
+    }
+}
