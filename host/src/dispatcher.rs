@@ -264,6 +264,16 @@ async fn watch_crm(shared: Arc<Shared>, account: String, client: crm::Client) {
     }
 }
 
+/// The store did not give out all that was asked for: it is not asked again before its time.
+struct Refused;
+
+fn not_claimed(error: &journal::Error) {
+    // A folder that is gone is told once, by whoever looks after it.
+    if !matches!(error, journal::Error::Misplaced) {
+        telemetry::store_refused("claim", error);
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -311,10 +321,15 @@ impl Dispatcher {
             tokio::time::sleep(STORE_AGAIN).await;
         }
         while !*stop.borrow() {
-            let pause = self.turn().await;
-            if pause.is_zero() {
-                continue;
-            }
+            let pause = match self.turn().await {
+                Ok(Duration::ZERO) => continue,
+                Ok(pause) => pause,
+                // What comes meanwhile rings, and is no reason to ask sooner.
+                Err(Refused) => {
+                    drop(tokio::time::timeout(STORE_AGAIN, stop.changed()).await);
+                    continue;
+                }
+            };
             tokio::select! {
                 () = self.shared.tools.journal.work() => {}
                 () = self.shared.bell.notified() => {}
@@ -378,11 +393,11 @@ impl Dispatcher {
     }
 
     /// Takes what is due and starts it; returns how long nothing more is known to be due.
-    async fn turn(&self) -> Duration {
+    async fn turn(&self) -> Result<Duration, Refused> {
         let snapshot = self.shared.tools.registry.snapshot();
         // Who wants an event is not known yet: what is routed now would be lost for them.
         if snapshot.start == registry::Start::Reading {
-            return LOOK_AGAIN;
+            return Ok(LOOK_AGAIN);
         }
         let now = self.shared.tools.clock.now();
         // Before their first delivery, so that a place is kept for it.
@@ -416,11 +431,8 @@ impl Dispatcher {
         let taken = match self.shared.tools.journal.take(Arc::clone(&snapshot.subscriptions), budgets).await {
             Ok(taken) => taken,
             Err(error) => {
-                // A folder that is gone is told once, by whoever looks after it.
-                if !matches!(error, journal::Error::Misplaced) {
-                    telemetry::store_refused("claim", &error);
-                }
-                return STORE_AGAIN;
+                not_claimed(&error);
+                return Err(Refused);
             }
         };
         let opened = !taken.opened.is_empty();
@@ -432,16 +444,20 @@ impl Dispatcher {
             let threads = self.shared.tools.sandbox.threads();
             threads.spawn(attempt::deliver(Arc::clone(&self.shared), claimed, counted));
         }
-        if taken.unrouted || opened {
-            return Duration::ZERO;
+        if let Some(error) = taken.refused {
+            not_claimed(&error);
+            return Err(Refused);
         }
-        match [taken.next_due, next_look].into_iter().flatten().min() {
+        if taken.unrouted || opened {
+            return Ok(Duration::ZERO);
+        }
+        Ok(match [taken.next_due, next_look].into_iter().flatten().min() {
             Some(due) => {
                 let wait = due.saturating_sub(self.shared.tools.clock.now()).max(1);
                 Duration::from_millis(u64::try_from(wait).unwrap_or(1)).min(LOOK_AGAIN)
             }
             None => LOOK_AGAIN,
-        }
+        })
     }
 
     async fn drain(&self) -> bool {

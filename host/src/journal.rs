@@ -39,6 +39,8 @@ mod append;
 mod causes;
 mod checkpoint;
 mod claim;
+mod condition;
+mod damage;
 mod effects;
 mod error;
 mod forget;
@@ -56,6 +58,7 @@ mod search;
 mod settle;
 mod space;
 mod state;
+mod statistics;
 mod subscription;
 mod waiting;
 mod write;
@@ -78,6 +81,8 @@ use crate::event::{Appended, Event, EventId};
 use crate::outcome::{Effects, Next, Outcome};
 use crate::plugin::PluginName;
 pub use causes::Cause;
+pub use condition::{Alarm, News, Trouble, watch_over};
+pub use damage::Damage;
 pub use effects::Expected;
 pub use error::Error;
 pub use forget::{Forget, Forgettable, Forgetting, Proof, Record, keep_forgetting, without};
@@ -94,6 +99,7 @@ pub use search::{EventFilter, FailedAttempt, Found, Veil, Wanted};
 pub use space::Disk;
 pub use state::{StateOf, StateUse};
 pub use subscription::{Subscription, Subscriptions};
+use write::Reply;
 pub use writes::{Intended, Intent, Write, WriteView, Written};
 
 /// Changes that are committed together at most.
@@ -178,6 +184,8 @@ pub struct Taken {
     pub next_due: Option<i64>,
     /// Queues that got their first delivery.
     pub opened: Vec<Queue>,
+    /// Why not all of it could be done; what is claimed is claimed.
+    pub refused: Option<Error>,
 }
 
 /// The end of an attempt.
@@ -217,43 +225,47 @@ pub enum Settled {
 }
 
 enum Change {
-    Append(Box<Event>, Option<String>, oneshot::Sender<Result<Appended, Error>>),
-    Intend(Box<Intent>, oneshot::Sender<Result<Intended, Error>>),
-    Written(Box<(Write, Written)>, oneshot::Sender<Result<(), Error>>),
+    Append(Box<Event>, Option<String>, Reply<Appended>),
+    Intend(Box<Intent>, Reply<Intended>),
+    Written(Box<(Write, Written)>, Reply<()>),
     KnowUser {
         account: String,
         user: i64,
-        reply: oneshot::Sender<Result<(), Error>>,
+        reply: Reply<()>,
     },
     Polled {
         account: String,
         list: String,
         findings: Vec<Finding>,
-        reply: oneshot::Sender<Result<usize, Error>>,
+        reply: Reply<usize>,
     },
     Take {
         subscriptions: Arc<Subscriptions>,
         budgets: Vec<(Queue, usize)>,
-        reply: oneshot::Sender<Result<Taken, Error>>,
+        reply: Reply<Taken>,
     },
-    Settle(Arc<Settlement>, oneshot::Sender<Result<Settled, Error>>),
-    Begin(DeliveryId, oneshot::Sender<Result<(), Error>>),
-    EndInOrder(oneshot::Sender<Result<(), Error>>),
-    Release(DeliveryId, oneshot::Sender<Result<(), Error>>),
+    Settle(Arc<Settlement>, Reply<Settled>),
+    Begin(DeliveryId, Reply<()>),
+    EndInOrder(Reply<()>),
+    Release(DeliveryId, Reply<()>),
     Resolve {
         letters: Vec<DeliveryId>,
         resolution: Resolution,
-        reply: oneshot::Sender<Result<usize, Error>>,
+        reply: Reply<usize>,
     },
     DropWaiting {
         plugin: PluginName,
         below: i64,
-        reply: oneshot::Sender<Result<(usize, i64), Error>>,
+        reply: Reply<(usize, i64)>,
     },
-    Sweep(Retention, oneshot::Sender<Result<Swept, Error>>),
-    Operate(Box<operate::Operation>, oneshot::Sender<Result<Operated, Error>>),
-    Forget(Box<forget::Work>, oneshot::Sender<Result<forget::Walked, Error>>),
-    Scrub(u32, oneshot::Sender<Result<scrub::Scrubbed, Error>>),
+    Sweep(Retention, Reply<Swept>),
+    Operate(Box<operate::Operation>, Reply<Operated>),
+    Forget(Box<forget::Work>, Reply<forget::Walked>),
+    Scrub(u32, Reply<scrub::Scrubbed>),
+    /// Shows whether anything can be stored.
+    Probe(Reply<()>),
+    /// Has a table of statistics made anew.
+    Mend(statistics::Table, Reply<()>),
 }
 
 /// Rung after every commit that brought something.
@@ -287,7 +299,10 @@ impl Journal {
         let (lock, connection) = layout::open(&options.data_dir, &clock)?;
         let failed = |error: std::io::Error| Error::Open { path: options.data_dir.clone(), cause: error.to_string() };
         let place = Arc::new(place::Place::of(&layout::file(&options.data_dir)).map_err(failed)?);
-        let readers = Arc::new(read::Readers::new(layout::file(&options.data_dir), Arc::clone(place.store())));
+        let condition = Arc::new(condition::Condition::default());
+        let readers =
+            read::Readers::new(layout::file(&options.data_dir), Arc::clone(place.store()), Arc::clone(&condition));
+        let readers = Arc::new(readers);
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
         let bell = Arc::new(Bell::default());
         let room = Arc::new(space::Room::new(options.data_dir.clone(), options.least_free));
@@ -299,14 +314,15 @@ impl Journal {
             Arc::clone(&bell),
             (options.duplicates, options.most_state),
             space::Space::new(Arc::clone(&room)),
-            Arc::clone(&place),
+            (Arc::clone(&place), Arc::clone(&condition)),
             checkpointer,
         )?;
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(receiver, MOST_TOGETHER))
             .map_err(|error| Error::Open { path: options.data_dir.clone(), cause: error.to_string() })?;
-        Ok(Self { handle: Handle { sender, readers, bell, room, place, forgetting: Arc::default() }, thread, lock })
+        let forgetting = Arc::default();
+        Ok(Self { handle: Handle { sender, readers, bell, room, place, condition, forgetting }, thread, lock })
     }
 
     /// A door to it.
@@ -331,6 +347,7 @@ pub struct Handle {
     bell: Arc<Bell>,
     room: Arc<space::Room>,
     place: Arc<place::Place>,
+    condition: Arc<condition::Condition>,
     forgetting: Arc<forget::Orders>,
 }
 
@@ -524,9 +541,9 @@ impl Handle {
         self.readers.delivery(delivery)
     }
 
-    async fn ask<T>(&self, change: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Change) -> Result<T, Error> {
+    async fn ask<T>(&self, change: impl FnOnce(Reply<T>) -> Change) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        self.sender.send(change(reply)).await.map_err(|_| Error::Closed)?;
+        self.sender.send(change(Reply::to(reply))).await.map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
     }
 }

@@ -339,8 +339,10 @@ pub(crate) fn waiting_dropped(plugin: &PluginName, deliveries: usize) {
     info!(plugin = plugin.as_str(), deliveries, "An operator dropped what waited for the plugin.");
 }
 
-pub(crate) fn store_refused(step: &str, reason: &dyn Display) {
-    error!(step, %reason, "The journal refused; it is asked again.");
+pub(crate) fn store_refused(step: &'static str, reason: &dyn Display) {
+    if bounded::may("The journal refused; it is asked again.", step) {
+        error!(step, %reason, "The journal refused; it is asked again.");
+    }
 }
 
 pub(crate) fn host_fault(room: &'static str, reason: &dyn Display) {

@@ -7,14 +7,17 @@ use super::read::{EVENT_COLUMNS, event_from_row};
 use super::write::Batch;
 use super::{Claimed, DeliveryId, Queue, Subscriptions, Taken, route};
 
+/// Makes deliveries for these subscribers of so many events at most, then claims.
 pub(super) fn take(
     connection: &Connection,
-    subscriptions: &Subscriptions,
+    routing: Option<(&Subscriptions, i64)>,
     budgets: &[(Queue, usize)],
     batch: &mut Batch<'_>,
 ) -> rusqlite::Result<Taken> {
     let (mut taken, now) = (Taken::default(), batch.now);
-    taken.unrouted = route::route(connection, subscriptions, batch.duplicates, now, &mut taken.opened, batch.tally)?;
+    if let Some((subscriptions, most)) = routing {
+        taken.unrouted = route::route(connection, (subscriptions, most), &mut taken.opened, batch)?;
+    }
     for (queue, budget) in budgets {
         let plugin = plugin_number(connection, queue.plugin.as_str())?;
         let (number, _) = queue_number(connection, plugin, &queue.account)?;

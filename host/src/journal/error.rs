@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rusqlite::ErrorCode;
+
 /// Why the journal could not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -32,7 +34,16 @@ pub enum Error {
     /// The store's files are not where they were opened.
     #[error("the data folder was moved or replaced under the running host: put it back, or restart the host")]
     Misplaced,
-    /// The store refused: locked, damaged.
+    /// The disk refuses to write or to read.
+    #[error("the disk with the data folder refuses: {0}: look at the disk and at the rights of the folder")]
+    Disk(String),
+    /// Pages of the store are not what they were.
+    #[error("the journal is damaged ({0}): `salesman-host journal check` says where, and what to do")]
+    Damaged(String),
+    /// Another program writes.
+    #[error("another program holds the journal's file for writing: end it")]
+    Locked,
+    /// The store refused.
     #[error("the journal can't be written or read: {0}")]
     Store(String),
     /// The writer is gone.
@@ -43,7 +54,16 @@ pub enum Error {
 impl From<&rusqlite::Error> for Error {
     fn from(error: &rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            Some(ErrorCode::DiskFull) => Self::Full,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.to_string()),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Locked,
+            Some(
+                ErrorCode::SystemIoFailure
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::FileLockingProtocolFailed,
+            ) => Self::Disk(error.to_string()),
             _ => Self::Store(error.to_string()),
         }
     }

@@ -38,7 +38,11 @@ pub struct Finding {
 
 /// The accounts' lists that are watched.
 #[derive(Debug, Default)]
-pub(super) struct Lists(BTreeSet<(String, String)>);
+pub(super) struct Lists {
+    known: BTreeSet<(String, String)>,
+    /// Those that the present transaction brought.
+    new: Vec<(String, String)>,
+}
 
 /// What an event that came is to the lists.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,15 +56,30 @@ pub(super) struct Arrival {
 impl Lists {
     pub(super) fn load(connection: &Connection) -> rusqlite::Result<Self> {
         let mut lists = connection.prepare("SELECT account, list FROM polled WHERE record = ''")?;
-        lists.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>().map(Self)
+        lists
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()
+            .map(|known| Self { known, new: Vec::new() })
+    }
+
+    /// What was learnt before is committed.
+    pub(super) fn begin(&mut self) {
+        self.new.clear();
+    }
+
+    /// What was not committed was not learnt.
+    pub(super) fn forget(&mut self) {
+        for new in self.new.drain(..) {
+            self.known.remove(&new);
+        }
     }
 
     fn told(&self, event: &Event) -> Vec<Told> {
-        if event.via == Via::Poll || !self.0.iter().any(|(account, _)| *account == event.account) {
+        if event.via == Via::Poll || !self.known.iter().any(|(account, _)| *account == event.account) {
             return Vec::new();
         }
         let mut all = told(&event.name, &parse(&event.fields));
-        all.retain(|told| self.0.contains(&(event.account.clone(), told.list.to_owned())));
+        all.retain(|told| self.known.contains(&(event.account.clone(), told.list.to_owned())));
         all
     }
 
@@ -91,7 +110,10 @@ impl Lists {
         for Finding { record, before, says, events: told } in findings {
             let whole = record.is_empty();
             if whole {
-                self.0.insert((account.to_owned(), list.to_owned()));
+                let of = (account.to_owned(), list.to_owned());
+                if self.known.insert(of.clone()) {
+                    self.new.push(of);
+                }
             } else if stored(connection, account, list, record)? != *before {
                 continue;
             }

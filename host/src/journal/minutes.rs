@@ -1,14 +1,16 @@
 //! What came and what ended, minute by minute, and how much waits: what charts and counters are made of.
 //!
-//! - Counted by the writer in the commit that it counts, so a crash loses and repeats nothing.
+//! - Counted by the writer in the commit that it counts, so a crash loses and repeats nothing; without it where a table is
+//!   damaged (`statistics`).
 //! - A reader looks at some thousand rows at most, whatever the store holds.
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::read::Readers;
+use super::statistics::Off;
 use super::{Backlog, Error, Handle, Settlement};
 use crate::outcome::Next;
 
@@ -36,9 +38,15 @@ struct Counts {
 #[derive(Debug, Default)]
 pub(super) struct Minutes {
     counts: HashMap<(i64, i64), Counts>,
+    /// Where the table can't be used: nothing is stored.
+    pub(super) off: Option<Off>,
 }
 
 impl Minutes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
     pub(super) fn clear(&mut self) {
         self.counts.clear();
     }
@@ -85,9 +93,33 @@ impl Minutes {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     changes: HashMap<(i64, String), i64>,
+    /// Where the table can't be used: nothing is stored, and it is counted anew.
+    pub(super) off: Option<Off>,
 }
 
 impl Tally {
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// How much waits in a queue, as of the last commit; none where the table can't tell.
+    pub(super) fn waiting(&mut self, connection: &Connection, queue: i64) -> rusqlite::Result<Option<i64>> {
+        if self.off.is_some() {
+            return Ok(None);
+        }
+        let read = connection
+            .prepare_cached("SELECT deliveries FROM tally WHERE queue = ?1 AND code = ''")
+            .and_then(|mut statement| statement.query_row([queue], |row| row.get(0)).optional());
+        match read {
+            Ok(count) => Ok(Some(count.unwrap_or(0))),
+            Err(error) => {
+                self.off = Some(Off::because(&Error::from(&error)));
+                // The transaction may have ended with it: then all of it is done again.
+                if connection.is_autocommit() { Err(error) } else { Ok(None) }
+            }
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         self.changes.clear();
     }
@@ -231,9 +263,30 @@ impl Handle {
     pub fn backlog(&self) -> Result<Backlog, Error> {
         self.readers.backlog()
     }
+
+    /// When the oldest event came whose deliveries have not been made: milliseconds since 1970-01-01 UTC.
+    ///
+    /// # Errors
+    /// [`Error::Store`] and its like: the store can't be read.
+    pub fn unrouted_since(&self) -> Result<Option<i64>, Error> {
+        self.readers.unrouted_since()
+    }
 }
 
 impl Readers {
+    /// When the oldest event came that no plugin has been given yet.
+    pub(super) fn unrouted_since(&self) -> Result<Option<i64>, Error> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT received_at FROM event WHERE seq > (SELECT seq FROM cursor WHERE name = 'routed')
+                      ORDER BY seq LIMIT 1",
+                )?
+                .query_row([], |row| row.get(0))
+                .optional()
+        })
+    }
+
     fn backlog(&self) -> Result<Backlog, Error> {
         self.read(|connection| {
             connection

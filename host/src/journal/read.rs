@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::StateUse;
 use super::causes::{self, Cause};
+use super::condition::Condition;
 use super::search::Fate;
 use super::writes::{self, Intended, Write, WriteView};
 use super::{DeliveryId, Error, Queue};
@@ -244,31 +245,44 @@ pub struct Backlog {
     pub uncertain_writes: u64,
 }
 
+/// A connection that changes nothing.
+pub(super) fn reader(file: &Path) -> rusqlite::Result<Connection> {
+    let connection =
+        Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(std::time::Duration::from_secs(2))?;
+    connection.execute_batch("PRAGMA cache_size = -1024")?;
+    Ok(connection)
+}
+
 pub(super) struct Readers {
     file: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    condition: Arc<Condition>,
     /// Last: closing any handle of the file ends the locks that these connections hold on it.
     _scrubbed: Arc<File>,
 }
 
 impl Readers {
-    pub(super) fn new(file: PathBuf, scrubbed: Arc<File>) -> Self {
-        Self { file, idle: Mutex::new(Vec::new()), _scrubbed: scrubbed }
+    pub(super) fn new(file: PathBuf, scrubbed: Arc<File>, condition: Arc<Condition>) -> Self {
+        Self { file, idle: Mutex::new(Vec::new()), condition, _scrubbed: scrubbed }
+    }
+
+    /// A connection of its own, for a long look.
+    pub(super) fn another(&self) -> rusqlite::Result<Connection> {
+        reader(&self.file)
     }
 
     pub(super) fn read<T>(&self, view: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, Error> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => {
-                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                let connection = Connection::open_with_flags(&self.file, flags)?;
-                connection.busy_timeout(std::time::Duration::from_secs(2))?;
-                connection.execute_batch("PRAGMA cache_size = -1024")?;
-                connection
-            }
+            None => reader(&self.file)?,
         };
-        let result = view(&connection)?;
+        let result = view(&connection).map_err(|error| {
+            let error = Error::from(error);
+            self.condition.seen(&error);
+            error
+        })?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MOST_KEPT {
             idle.push(connection);

@@ -52,11 +52,27 @@ pub struct Swept {
 pub(super) struct Sweep {
     room: Arc<Room>,
     after: i64,
+    /// Where it was before the present transaction.
+    before: i64,
 }
 
 impl Sweep {
     pub(super) fn new(room: Arc<Room>) -> Self {
-        Self { room, after: 0 }
+        Self { room, after: 0, before: 0 }
+    }
+
+    pub(super) fn begin(&mut self) {
+        self.before = self.after;
+    }
+
+    /// What was not committed was not swept.
+    pub(super) fn forget(&mut self) {
+        self.after = self.before;
+    }
+
+    /// Leaves a damaged part of the store alone in this round: what is behind it is forgotten all the same.
+    pub(super) fn skip(&mut self) {
+        self.after += STEP;
     }
 
     pub(super) fn step(&mut self, connection: &Connection, retention: &Retention, now: i64) -> rusqlite::Result<Swept> {

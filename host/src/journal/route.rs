@@ -6,16 +6,15 @@
 //! - What the host had **found** in a list before it came was recognised when it was stored, and is not delivered either.
 //! - Both cost index look-ups of a bounded number of rows.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::additions::{self, Added, Addition};
 use super::causes::{self, Origin, Traits};
 use super::layout::{plugin_number, queue_number};
 use super::minutes::Tally;
+use super::write::Batch;
 use super::{Duplicates, Queue, Subscription, Subscriptions};
 
-/// Events that one take routes at most, so that settling never waits long behind it.
-const MOST_ROUTED: i64 = 128;
 /// Earlier events without a record that are compared with a new one.
 const MOST_WITHOUT_RECORD: i64 = 16;
 
@@ -39,19 +38,18 @@ struct Arrived {
 /// Makes the deliveries of the next events; tells whether more wait. Queues that are new are added to `opened`.
 pub(super) fn route(
     connection: &Connection,
-    subscriptions: &Subscriptions,
-    duplicates: Duplicates,
-    now: i64,
+    (subscriptions, most): (&Subscriptions, i64),
     opened: &mut Vec<Queue>,
-    tally: &mut Tally,
+    batch: &mut Batch<'_>,
 ) -> rusqlite::Result<bool> {
+    let (duplicates, now, tally) = (batch.duplicates, batch.now, &mut batch.kept.statistics.tally);
     let cursor: i64 =
         connection.prepare_cached("SELECT seq FROM cursor WHERE name = 'routed'")?.query_row([], |row| row.get(0))?;
     let mut events = connection.prepare_cached(
         "SELECT seq, account, name, received_at, actor, entity_kind, entity_id, fields, via, duplicate IS NOT NULL, known FROM event
           WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
-    let mut rows = events.query(params![cursor, MOST_ROUTED])?;
+    let mut rows = events.query(params![cursor, most])?;
     let (mut last, mut count) = (cursor, 0);
     while let Some(row) = rows.next()? {
         let event = Arrived {
@@ -96,7 +94,7 @@ pub(super) fn route(
     if count > 0 {
         connection.prepare_cached("UPDATE cursor SET seq = ?1 WHERE name = 'routed'")?.execute([last])?;
     }
-    Ok(count == MOST_ROUTED)
+    Ok(count == most)
 }
 
 /// What an `*.add` repeats; whether it is of a known record is remembered with it.
@@ -169,7 +167,7 @@ fn deliver(
         opened.push(Queue { plugin: subscription.plugin.clone(), account: event.account.clone() });
     }
     if let Some(most) = subscription.most_waiting
-        && waiting(connection, queue)? >= i64::from(most)
+        && waiting(connection, queue, most, tally)? >= i64::from(most)
     {
         return Ok(());
     }
@@ -194,13 +192,17 @@ fn deliver(
     Ok(())
 }
 
-/// How much waits in a queue, as of the last commit.
-fn waiting(connection: &Connection, queue: i64) -> rusqlite::Result<i64> {
-    let count = connection
-        .prepare_cached("SELECT deliveries FROM tally WHERE queue = ?1 AND code = ''")?
-        .query_row([queue], |row| row.get(0))
-        .optional()?;
-    Ok(count.unwrap_or(0))
+/// How much waits in a queue, as of the last commit; counted up to `most` where the tally can't tell.
+fn waiting(connection: &Connection, queue: i64, most: u32, tally: &mut Tally) -> rusqlite::Result<i64> {
+    if let Some(waiting) = tally.waiting(connection, queue)? {
+        return Ok(waiting);
+    }
+    connection
+        .prepare_cached(
+            "SELECT count(*) FROM (SELECT 1 FROM delivery INDEXED BY delivery_lane
+                                    WHERE queue = ?1 AND state IN (0, 1, 2) LIMIT ?2)",
+        )?
+        .query_row(params![queue, most], |row| row.get(0))
 }
 
 /// Whether the loop guard keeps the event from a plugin: the delivery's state, code and reason.

@@ -41,7 +41,7 @@ pub(super) fn settle(
         }
     }
     let reason = settlement.outcome.reason();
-    batch.minutes.ended(queue, settlement, since);
+    batch.kept.statistics.minutes.ended(queue, settlement, since);
     record(connection, settlement, settlement.outcome.as_str(), &reason)?;
     let over = match settlement.next {
         Next::Again { at, counts } => {
@@ -58,8 +58,9 @@ pub(super) fn settle(
             "UPDATE delivery SET state = ?2, at = ?3, began = 0, reason = nullif(?4, ''), code = ?5 WHERE seq = ?1",
         )?
         .execute(params![seq, over, settlement.ended_at, reason, code])?;
-    batch.tally.open(queue, -1);
-    batch.tally.state(over, queue, Some(code), 1);
+    let tally = &mut batch.kept.statistics.tally;
+    tally.open(queue, -1);
+    tally.state(over, queue, Some(code), 1);
     if let Some(lane) = lane {
         promote(connection, queue, &lane)?;
     }

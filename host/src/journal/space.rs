@@ -118,7 +118,9 @@ impl Space {
     /// What a failed commit means.
     pub(super) fn explain(&self, error: &rusqlite::Error) -> Error {
         match Error::from(error) {
-            Error::Store(_) if free(&self.room.folder).is_some_and(|free| free < HARDLY_ANY) => Error::Full,
+            Error::Store(_) | Error::Disk(_) if free(&self.room.folder).is_some_and(|free| free < HARDLY_ANY) => {
+                Error::Full
+            }
             explained => explained,
         }
     }

@@ -92,9 +92,9 @@ async fn a_store_that_somebody_else_holds_is_refused_by_name_and_goes_on_afterwa
     let other = rusqlite::Connection::open(folder.path().join("journal.sqlite")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = handle.append(event("deal.edit", None)).await;
-    assert!(matches!(refused, Err(Error::Store(_))), "whoever gets `Closed` gives up for good: {refused:?}");
+    assert!(matches!(refused, Err(Error::Locked)), "whoever gets `Closed` gives up for good: {refused:?}");
     let refused = handle.take(subscriptions(), budgets(1)).await.map(drop);
-    assert!(matches!(refused, Err(Error::Store(_))), "{refused:?}");
+    assert!(matches!(refused, Err(Error::Locked)), "{refused:?}");
     other.execute_batch("ROLLBACK").unwrap();
     handle.append(event("deal.edit", None)).await.unwrap();
     assert_eq!(handle.take(subscriptions(), budgets(1)).await.unwrap().claimed.len(), 2);

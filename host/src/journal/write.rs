@@ -1,6 +1,8 @@
 //! The one writer: what waits is applied in one transaction and answered after its commit.
 //!
-//! - A change that fails takes the whole transaction with it: nobody in it is told that it is stored.
+//! - Where a transaction fails, nobody in it is told that it is stored. Each of its changes is then tried in a transaction of its
+//!   own, so that one which meets a damaged page refuses none of its neighbours; on a disk that refuses them all, a few are.
+//! - What is kept in memory of the store follows the transaction: taken over with its commit, thrown away without.
 //! - The writer never waits for more work while something is uncommitted.
 //! - New events are refused while the disk is nearly full; what is on it already is still worked on.
 
@@ -8,18 +10,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior, params};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::append::append;
 use super::checkpoint::Checkpointer;
 use super::claim::take;
+use super::condition::Condition;
 use super::lists::Lists;
-use super::minutes::{Minutes, Tally};
 use super::place::Place;
 use super::retention::Sweep;
 use super::settle::{begin, end_in_order, release, settle};
 use super::space::Space;
-use super::{Bell, Change, DeliveryId, Duplicates, Error, forget, letters, operate, scrub, waiting, writes};
+use super::statistics::Statistics;
+use super::{Bell, Change, DeliveryId, Duplicates, Error, Taken, forget, letters, operate, scrub, waiting, writes};
 use crate::clock::Clock;
 use crate::event::Appended;
 
@@ -28,6 +31,10 @@ use crate::event::Appended;
 const LONGEST_BATCH: Duration = Duration::from_millis(2);
 /// How long another program's write is waited for.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// Changes of one batch that are tried alone and in vain, one after the other: a disk that hangs must not be asked for each.
+const MOST_IN_VAIN: u32 = 8;
+/// Events that one take routes at most, so that settling never waits long behind it.
+const MOST_ROUTED: i64 = 128;
 
 pub(super) struct Writer {
     connection: Connection,
@@ -37,11 +44,38 @@ pub(super) struct Writer {
     most_state: u64,
     space: Space,
     place: Arc<Place>,
-    sweep: Sweep,
-    minutes: Minutes,
-    tally: Tally,
-    lists: Lists,
+    kept: Kept,
     checkpointer: Checkpointer,
+    condition: Arc<Condition>,
+}
+
+/// What is kept in memory of the store.
+pub(super) struct Kept {
+    sweep: Sweep,
+    lists: Lists,
+    pub(super) statistics: Statistics,
+}
+
+/// Who asked for a change, and what they are told once it is committed.
+pub(super) struct Reply<T> {
+    sender: oneshot::Sender<Result<T, Error>>,
+    found: Option<T>,
+}
+
+impl<T> Reply<T> {
+    pub(super) fn to(sender: oneshot::Sender<Result<T, Error>>) -> Self {
+        Self { sender, found: None }
+    }
+
+    fn keep(&mut self, result: rusqlite::Result<T>) -> rusqlite::Result<()> {
+        result.map(|found| self.found = Some(found))
+    }
+
+    fn tell(self, committed: Result<(), &Error>) {
+        let answer = committed.map_err(Clone::clone).and_then(|()| self.found.ok_or(Error::Closed));
+        // Whoever no longer waits does not need an answer.
+        drop(self.sender.send(answer));
+    }
 }
 
 /// Bytes of the store that hold nothing any more.
@@ -51,9 +85,6 @@ fn spare(connection: &Connection) -> u64 {
     u64::try_from(bytes).unwrap_or(0)
 }
 
-/// Sends one answer; called after the commit, or with the reason why there was none.
-type Answer = Box<dyn FnOnce(Result<(), &Error>)>;
-
 impl Writer {
     pub(super) fn new(
         connection: Connection,
@@ -61,40 +92,35 @@ impl Writer {
         bell: Arc<Bell>,
         (duplicates, most_state): (Duplicates, u64),
         space: Space,
-        place: Arc<Place>,
+        (place, condition): (Arc<Place>, Arc<Condition>),
         checkpointer: Checkpointer,
     ) -> rusqlite::Result<Self> {
-        let lists = Lists::load(&connection)?;
-        let (sweep, minutes, tally) = (Sweep::new(space.room()), Minutes::default(), Tally::default());
-        Ok(Self {
-            connection,
-            clock,
-            bell,
-            duplicates,
-            most_state,
-            space,
-            place,
-            sweep,
-            minutes,
-            tally,
-            lists,
-            checkpointer,
-        })
+        let (lists, sweep) = (Lists::load(&connection)?, Sweep::new(space.room()));
+        let kept = Kept { sweep, lists, statistics: Statistics::new(Arc::clone(&condition)) };
+        Ok(Self { connection, clock, bell, duplicates, most_state, space, place, kept, checkpointer, condition })
     }
 
     pub(super) fn run(mut self, mut changes: mpsc::Receiver<Change>, most: usize) {
         let mut next = changes.blocking_recv();
         while let Some(first) = next {
             let left = match first {
-                Change::Scrub(from, reply) => {
-                    // Whoever no longer waits does not need an answer.
+                Change::Scrub(from, mut reply) => {
                     let room = self.space.room();
                     let mut scrubbed = || scrub::some(&mut self.connection, self.place.store(), &room, from);
-                    drop(reply.send(if self.place.holds() { scrubbed() } else { Err(Error::Misplaced) }));
+                    match if self.place.holds() { scrubbed() } else { Err(Error::Misplaced) } {
+                        Ok(found) => {
+                            reply.found = Some(found);
+                            reply.tell(Ok(()));
+                        }
+                        Err(error) => reply.tell(Err(&error)),
+                    }
                     None
                 }
                 first => self.commit(first, &mut changes, most),
             };
+            if self.place.holds() {
+                self.kept.statistics.mend(&mut self.connection);
+            }
             self.checkpointer.committed(&self.connection);
             next = left.or_else(|| changes.blocking_recv());
         }
@@ -107,69 +133,204 @@ impl Writer {
     /// Applies what waits, for a bounded time, and commits it: whoever comes meanwhile waits for the next commit. Returns what
     /// can't be done within one.
     fn commit(&mut self, first: Change, changes: &mut mpsc::Receiver<Change>, most: usize) -> Option<Change> {
-        let mut answers: Vec<(Answer, bool)> = Vec::new();
-        let mut news = false;
-        self.minutes.clear();
-        self.tally.clear();
         let refusal = if self.place.holds() { None } else { Some(Error::Misplaced) };
-        // The lock at once: between a look and a change the log must not begin anew.
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate);
-        let (mut first, mut left) = (Some(first), None);
-        let result = transaction.and_then(|transaction| {
-            let low = self.space.is_low(|| spare(&transaction));
-            let (began, now) = (Instant::now(), self.clock.now());
-            let mut next = first.take();
-            while let Some(change) = next {
+        let low = self.space.is_low(|| spare(&self.connection));
+        let mut gathered: Vec<Change> = Vec::new();
+        let (mut next, mut left) = (Some(first), None);
+        let result = self.within(|connection, batch| {
+            let began = Instant::now();
+            while let Some(mut change) = next.take() {
                 if matches!(change, Change::Scrub(..)) {
                     left = Some(change);
                     break;
                 }
-                let (arrives, begins) = (change.arrives(), change.begins());
-                if let Some(refusal) = refusal.as_ref().filter(|_| begins) {
-                    change.refuse(refusal);
-                } else if arrives && low {
-                    change.refuse(&Error::Full);
+                if let Some(refusal) = refusal.as_ref().filter(|_| change.begins()) {
+                    change.tell(Err(refusal));
+                } else if low && change.arrives() {
+                    change.tell(Err(&Error::Full));
                 } else {
-                    news |= !matches!(change, Change::Take { .. } | Change::Sweep(..));
-                    let mut batch = Batch {
-                        now,
-                        duplicates: self.duplicates,
-                        most_state: self.most_state,
-                        sweep: &mut self.sweep,
-                        minutes: &mut self.minutes,
-                        tally: &mut self.tally,
-                        lists: &mut self.lists,
-                    };
-                    answers.push((apply(&transaction, change, &mut batch)?, arrives));
+                    let applied = apply(connection, &mut change, batch);
+                    gathered.push(change);
+                    applied?;
                 }
-                let more = answers.len() < most && began.elapsed() < LONGEST_BATCH;
+                let more = gathered.len() < most && began.elapsed() < LONGEST_BATCH;
                 next = if more { changes.try_recv().ok() } else { None };
             }
-            self.minutes.store(&transaction)?;
-            self.tally.store(&transaction)?;
+            Ok(())
+        });
+        match result {
+            Ok(()) => self.acknowledge(gathered),
+            // It did not even begin: whoever asked is told why, and not that the journal is closed.
+            Err(error) if let Some(change) = next => change.tell(Err(&error)),
+            // There is no more room for one than for all.
+            Err(error @ Error::Full) => gathered.into_iter().for_each(|change| change.tell(Err(&error))),
+            Err(error) => self.each_alone(gathered, &error),
+        }
+        left
+    }
+
+    /// Does something in one transaction, and brings what is kept in memory in line with what came of it.
+    fn within(&mut self, act: impl FnOnce(&Connection, &mut Batch<'_>) -> rusqlite::Result<()>) -> Result<(), Error> {
+        let Self { connection, kept, duplicates, most_state, .. } = self;
+        // One that could not even be taken back would be in the way of all that follow.
+        if !connection.is_autocommit() {
+            drop(connection.execute_batch("ROLLBACK"));
+        }
+        kept.begin();
+        let (now, before) = (self.clock.now(), connection.total_changes());
+        // The lock at once: between a look and a change the log must not begin anew.
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let result = transaction.and_then(|transaction| {
+            let mut batch = Batch { now, duplicates: *duplicates, most_state: *most_state, kept: &mut *kept };
+            act(&transaction, &mut batch)?;
+            kept.statistics.store(&transaction)?;
             transaction.commit()
         });
-        let result = result.map_err(|error| self.space.explain(&error));
-        // It did not even begin: whoever asked is told why, and not that the journal is closed.
-        if let (Some(change), Err(error)) = (first, &result) {
-            change.refuse(error);
+        match result {
+            Ok(()) => {
+                // One that changed nothing wrote nothing, and says nothing of the disk.
+                if connection.total_changes() != before {
+                    self.condition.stored();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                kept.forget();
+                let error = self.space.explain(&error);
+                self.condition.refused(&error);
+                Err(error)
+            }
         }
-        // What was not committed was not learnt; where even that can't be read, what is known stays.
-        if result.is_err()
-            && let Ok(lists) = Lists::load(&self.connection)
-        {
-            self.lists = lists;
-        }
+    }
+
+    /// Tells those whose changes are committed.
+    fn acknowledge(&self, changes: Vec<Change>) {
+        let news = changes.iter().any(|change| !matches!(change, Change::Take { .. } | Change::Sweep(..)));
         // Moved away between the look and the commit: its sender keeps it, and nobody finds this one, or both are one by key.
-        let lost = answers.iter().any(|(_, arrives)| *arrives) && !self.place.holds();
-        // The change that failed has been answered; those before it are told here.
-        for (answer, arrives) in answers {
-            answer(if lost && arrives { Err(&Error::Misplaced) } else { result.as_ref().copied() });
+        let lost = changes.iter().any(Change::arrives) && !self.place.holds();
+        for change in changes {
+            let arrives = change.arrives();
+            change.tell(if lost && arrives { Err(&Error::Misplaced) } else { Ok(()) });
         }
         if news {
             self.bell.ring();
         }
-        left
+    }
+
+    /// Tries each change of a batch that failed in a transaction of its own.
+    fn each_alone(&mut self, changes: Vec<Change>, why: &Error) {
+        let (mut in_vain, mut why) = (0, why.clone());
+        for mut change in changes {
+            if in_vain >= MOST_IN_VAIN {
+                change.tell(Err(&why));
+                continue;
+            }
+            match self.alone(&mut change) {
+                Ok(()) => {
+                    in_vain = 0;
+                    self.acknowledge(vec![change]);
+                }
+                Err(error) => {
+                    in_vain += error.says_of_the_next();
+                    change.tell(Err(&error));
+                    why = error;
+                }
+            }
+        }
+    }
+
+    fn alone(&mut self, change: &mut Change) -> Result<(), Error> {
+        let result = self.within(|connection, batch| apply(connection, change, batch));
+        match (result, change) {
+            (Err(error), Change::Take { subscriptions, budgets, reply }) if error.says_of_the_next() < MOST_IN_VAIN => {
+                reply.found = Some(self.take_in_parts(&Arc::clone(subscriptions), &*budgets, error)?);
+                Ok(())
+            }
+            (Err(error @ Error::Damaged(_)), Change::Sweep(..)) => {
+                self.kept.sweep.skip();
+                Err(error)
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// Routes event by event, and claims of each queue by itself: what meets a damaged page holds back nothing else.
+    fn take_in_parts(
+        &mut self,
+        subscriptions: &super::Subscriptions,
+        budgets: &[(super::Queue, usize)],
+        why: Error,
+    ) -> Result<Taken, Error> {
+        let (mut taken, mut good, mut in_vain) = (Taken { refused: Some(why), ..Taken::default() }, false, 0);
+        let one = |writer: &mut Self, subscriptions: Option<&super::Subscriptions>, budgets: &[_]| {
+            let mut part = Taken::default();
+            let mut act = |connection: &Connection, batch: &mut Batch<'_>| {
+                take(connection, subscriptions.map(|all| (all, 1)), budgets, batch).map(|taken| part = taken)
+            };
+            writer.within(&mut act).map(|()| part)
+        };
+        for _ in 0..MOST_ROUTED {
+            match one(self, Some(subscriptions), &[]) {
+                Ok(part) => {
+                    good = true;
+                    taken.opened.extend(part.opened);
+                    taken.unrouted = part.unrouted;
+                    if !part.unrouted {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    in_vain += error.says_of_the_next();
+                    taken.refused = Some(error);
+                    break;
+                }
+            }
+        }
+        for budget in budgets {
+            if in_vain >= MOST_IN_VAIN {
+                break;
+            }
+            match one(self, None, std::slice::from_ref(budget)) {
+                Ok(part) => {
+                    (good, in_vain) = (true, 0);
+                    taken.claimed.extend(part.claimed);
+                    taken.next_due = [taken.next_due, part.next_due].into_iter().flatten().min();
+                }
+                Err(error) => {
+                    in_vain += error.says_of_the_next();
+                    taken.refused = Some(error);
+                }
+            }
+        }
+        match taken.refused {
+            Some(error) if !good => Err(error),
+            refused => Ok(Taken { refused, ..taken }),
+        }
+    }
+}
+
+impl Error {
+    /// How many tries in vain this one counts for, where others are tried after it: a damaged page concerns who needs it, and
+    /// another program's lock takes a long wait of each.
+    fn says_of_the_next(&self) -> u32 {
+        match self {
+            Self::Damaged(_) => 0,
+            Self::Locked | Self::Full | Self::Closed => MOST_IN_VAIN,
+            _ => 1,
+        }
+    }
+}
+
+impl Kept {
+    fn begin(&mut self) {
+        self.lists.begin();
+        self.sweep.begin();
+        self.statistics.begin();
+    }
+
+    fn forget(&mut self) {
+        self.lists.forget();
+        self.sweep.forget();
     }
 }
 
@@ -188,25 +349,23 @@ impl Change {
             )
     }
 
-    fn refuse(self, error: &Error) {
-        let error = || error.clone();
-        // Whoever no longer waits does not need an answer.
+    /// Answers whoever asked for it.
+    fn tell(self, committed: Result<(), &Error>) {
         match self {
-            Self::Append(_, _, reply) => drop(reply.send(Err(error()))),
-            Self::Intend(_, reply) => drop(reply.send(Err(error()))),
-            Self::KnowUser { reply, .. } | Self::Written(_, reply) => drop(reply.send(Err(error()))),
-            Self::Polled { reply, .. } => drop(reply.send(Err(error()))),
-            Self::Take { reply, .. } => drop(reply.send(Err(error()))),
-            Self::Settle(_, reply) => drop(reply.send(Err(error()))),
-            Self::Begin(_, reply) | Self::Release(_, reply) | Self::EndInOrder(reply) => {
-                drop(reply.send(Err(error())));
-            }
-            Self::Resolve { reply, .. } => drop(reply.send(Err(error()))),
-            Self::DropWaiting { reply, .. } => drop(reply.send(Err(error()))),
-            Self::Sweep(_, reply) => drop(reply.send(Err(error()))),
-            Self::Operate(_, reply) => drop(reply.send(Err(error()))),
-            Self::Forget(_, reply) => drop(reply.send(Err(error()))),
-            Self::Scrub(_, reply) => drop(reply.send(Err(error()))),
+            Self::Append(_, _, reply) => reply.tell(committed),
+            Self::Intend(_, reply) => reply.tell(committed),
+            Self::KnowUser { reply, .. } | Self::Written(_, reply) => reply.tell(committed),
+            Self::Polled { reply, .. } => reply.tell(committed),
+            Self::Take { reply, .. } => reply.tell(committed),
+            Self::Settle(_, reply) => reply.tell(committed),
+            Self::Begin(_, reply) | Self::Release(_, reply) | Self::EndInOrder(reply) => reply.tell(committed),
+            Self::Resolve { reply, .. } => reply.tell(committed),
+            Self::DropWaiting { reply, .. } => reply.tell(committed),
+            Self::Sweep(_, reply) => reply.tell(committed),
+            Self::Operate(_, reply) => reply.tell(committed),
+            Self::Forget(_, reply) => reply.tell(committed),
+            Self::Scrub(_, reply) => reply.tell(committed),
+            Self::Probe(reply) | Self::Mend(_, reply) => reply.tell(committed),
         }
     }
 }
@@ -216,65 +375,61 @@ pub(super) struct Batch<'a> {
     pub(super) now: i64,
     pub(super) duplicates: Duplicates,
     pub(super) most_state: u64,
-    sweep: &'a mut Sweep,
-    pub(super) minutes: &'a mut Minutes,
-    pub(super) tally: &'a mut Tally,
-    lists: &'a mut Lists,
+    pub(super) kept: &'a mut Kept,
 }
 
-/// Applies one change; where it fails, its sender is among those who are told.
-fn apply(connection: &Connection, change: Change, batch: &mut Batch<'_>) -> rusqlite::Result<Answer> {
+/// Applies one change; it can be applied again after the transaction has failed.
+fn apply(connection: &Connection, change: &mut Change, batch: &mut Batch<'_>) -> rusqlite::Result<()> {
     let now = batch.now;
+    let Kept { lists, sweep, statistics } = &mut *batch.kept;
     match change {
         Change::Append(event, key, reply) => {
-            let appended = append(connection, &event, key.as_deref(), batch.lists);
+            let appended = append(connection, event, key.as_deref(), lists);
             if matches!(appended, Ok(Appended::New(_))) {
-                batch.minutes.came(event.received_at);
+                statistics.minutes.came(event.received_at);
             }
-            answer_of(appended, reply)
+            reply.keep(appended)
         }
-        Change::Intend(intent, reply) => answer_of(writes::intend(connection, &intent, now), reply),
-        Change::Written(written, reply) => answer_of(writes::written(connection, &written.0, &written.1, now), reply),
-        Change::KnowUser { account, user, reply } => answer_of(know_user(connection, &account, user), reply),
+        Change::Intend(intent, reply) => reply.keep(writes::intend(connection, intent, now)),
+        Change::Written(written, reply) => reply.keep(writes::written(connection, &written.0, &written.1, now)),
+        Change::KnowUser { account, user, reply } => reply.keep(know_user(connection, account, *user)),
         Change::Polled { account, list, findings, reply } => {
             let events = findings.iter().flat_map(|finding| &finding.events);
-            events.for_each(|event| batch.minutes.came(event.received_at));
-            answer_of(batch.lists.found(connection, &account, &list, &findings), reply)
+            events.for_each(|event| statistics.minutes.came(event.received_at));
+            reply.keep(lists.found(connection, account, list, findings))
         }
         Change::Take { subscriptions, budgets, reply } => {
-            answer_of(take(connection, &subscriptions, &budgets, batch), reply)
+            reply.keep(take(connection, Some((subscriptions, MOST_ROUTED)), budgets, batch))
         }
-        Change::Settle(settlement, reply) => answer_of(settle(connection, &settlement, batch), reply),
-        Change::Begin(DeliveryId(seq), reply) => answer_of(begin(connection, seq), reply),
-        Change::EndInOrder(reply) => answer_of(end_in_order(connection), reply),
-        Change::Release(DeliveryId(seq), reply) => answer_of(release(connection, seq), reply),
+        Change::Settle(settlement, reply) => reply.keep(settle(connection, settlement, batch)),
+        Change::Begin(DeliveryId(seq), reply) => reply.keep(begin(connection, *seq)),
+        Change::EndInOrder(reply) => reply.keep(end_in_order(connection)),
+        Change::Release(DeliveryId(seq), reply) => reply.keep(release(connection, *seq)),
         Change::Resolve { letters, resolution, reply } => {
-            answer_of(letters::resolve(connection, &letters, resolution, now, batch.tally), reply)
+            reply.keep(letters::resolve(connection, letters, *resolution, now, &mut statistics.tally))
         }
         Change::DropWaiting { plugin, below, reply } => {
-            answer_of(waiting::drop_step(connection, &plugin, below, now, batch.tally), reply)
+            reply.keep(waiting::drop_step(connection, plugin, *below, now, &mut statistics.tally))
         }
-        Change::Sweep(retention, reply) => answer_of(batch.sweep.step(connection, &retention, now), reply),
-        Change::Forget(work, reply) => answer_of(forget::apply(connection, &work, now, batch.tally), reply),
+        Change::Sweep(retention, reply) => reply.keep(sweep.step(connection, retention, now)),
+        Change::Forget(work, reply) => reply.keep(forget::apply(connection, work, now, &mut statistics.tally)),
         // Not within a transaction: `run` does it.
-        Change::Scrub(_, reply) => answer_of(Ok(scrub::Scrubbed::InTheWay), reply),
-        Change::Operate(operation, reply) => answer_of(operate::apply(connection, &operation, now, batch.tally), reply),
+        Change::Scrub(_, reply) => reply.keep(Ok(scrub::Scrubbed::InTheWay)),
+        Change::Operate(operation, reply) => {
+            reply.keep(operate::apply(connection, operation, now, &mut statistics.tally))
+        }
+        Change::Probe(reply) => reply.keep(probe(connection)),
+        Change::Mend(table, reply) => {
+            statistics.doubt(*table);
+            reply.keep(Ok(()))
+        }
     }
 }
 
-fn answer_of<T: 'static>(
-    result: rusqlite::Result<T>,
-    reply: tokio::sync::oneshot::Sender<Result<T, Error>>,
-) -> rusqlite::Result<Answer> {
-    match result {
-        Ok(value) => Ok(Box::new(move |committed| {
-            drop(reply.send(committed.map(|()| value).map_err(Clone::clone)));
-        })),
-        Err(error) => {
-            drop(reply.send(Err(Error::from(&error))));
-            Err(error)
-        }
-    }
+/// The smallest change that has to reach the disk.
+fn probe(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("INSERT INTO cursor VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE SET seq = seq + 1", [])?;
+    Ok(())
 }
 
 fn know_user(connection: &Connection, account: &str, user: i64) -> rusqlite::Result<()> {
