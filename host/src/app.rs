@@ -93,6 +93,11 @@ impl App {
             journal::Error::Newer { .. } => wrong(&error),
             _ => passing(&error),
         })?;
+        if journal.handle().waits_for_go_on()
+            && let Ok(Some(restored)) = journal.handle().restored()
+        {
+            telemetry::waits_for_go_on(&restored);
+        }
         let sandbox = Arc::new(Sandbox::new(&config.sandbox).map_err(|error| passing(&error))?);
         if config.registry.dev {
             telemetry::dev_grants();

@@ -3,6 +3,7 @@
 #[macro_use]
 mod out;
 
+mod backup;
 mod confirm;
 mod dead;
 mod dev;
@@ -12,6 +13,7 @@ mod forget;
 mod operate;
 mod plugin;
 mod remote;
+mod restore;
 mod table;
 
 use std::path::PathBuf;
@@ -76,6 +78,10 @@ enum Command {
     Tail(operate::Tail),
     /// Look at everything that a host needs, and name the remedy for what is wrong.
     Doctor(doctor::Args),
+    /// Copy the store, with configuration, grants and plugins, into one file, while the host runs or stands.
+    Backup(backup::Args),
+    /// Put a backup in place, with the host stopped; show and end the wait of the restored host.
+    Restore(restore::Args),
     /// Delete everything about one record.
     Forget(forget::Forget),
     /// What operators did.
@@ -203,6 +209,8 @@ impl Cli {
             Command::Crm(command) => operate::crm(command),
             Command::Tail(args) => operate::tail(&args),
             Command::Doctor(args) => doctor::run(&args),
+            Command::Backup(args) => backup::run(args),
+            Command::Restore(args) => restore::run(&args),
             Command::Forget(args) => forget::run(&args),
             Command::Audit(args) => operate::audit(&args),
             Command::Console(at) => operate::console(&at),

@@ -71,6 +71,11 @@ async fn readiness(State(tools): State<Tools>) -> Response {
     if tools.journal.is_closed() {
         reasons.push("the journal is closed");
     }
+    if tools.journal.waits_for_go_on() {
+        remarks.push(Cow::Borrowed(
+            "the store was restored from a backup and waits for an operator: events are kept, and nothing runs; see `salesman-host restore --status`",
+        ));
+    }
     if tools.queues.crms().iter().any(|(_, client)| client.as_ref().is_some_and(|client| !*client.reachable().borrow()))
     {
         remarks.push(Cow::Borrowed("a CRM can't be reached: deliveries that need it wait"));

@@ -15,6 +15,7 @@
 //! minute    (minute, queue) ─ what came, what ended and how
 //! audit     what operators did
 //! hold      the plugins that an operator paused
+//! restored  when the store came out of a copy, and whether it was let go on
 //! forgotten what was forgotten for whom, by count: the proof, and what is still to be done
 //! ```
 //!
@@ -36,6 +37,7 @@
 
 mod additions;
 mod append;
+mod backup;
 mod causes;
 mod checkpoint;
 mod claim;
@@ -51,6 +53,8 @@ mod minutes;
 mod operate;
 mod place;
 mod read;
+mod restore;
+mod restored;
 mod retention;
 mod route;
 mod scrub;
@@ -71,7 +75,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -80,6 +84,7 @@ use crate::clock::Clock;
 use crate::event::{Appended, Event, EventId};
 use crate::outcome::{Effects, Next, Outcome};
 use crate::plugin::PluginName;
+pub use backup::{BackupError, Copied, Kept, Kind, Part, Wanted as BackupWanted, back_up, verified};
 pub use causes::Cause;
 pub use condition::{Alarm, News, Trouble, watch_over};
 pub use damage::Damage;
@@ -94,6 +99,8 @@ pub use read::{
     AttemptView, Backlog, Caused, DeliveryPath, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary,
     StateView,
 };
+pub use restore::{ASIDE, Restoring};
+pub use restored::{Doubted, OpenOf, RESTORED, Restored};
 pub use retention::{Retention, Swept, keep};
 pub use search::{EventFilter, FailedAttempt, Found, Veil, Wanted};
 pub use space::Disk;
@@ -305,13 +312,14 @@ impl Journal {
         let readers = Arc::new(readers);
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
         let bell = Arc::new(Bell::default());
+        let waits = Arc::new(AtomicBool::new(restored::waits(&connection)?));
         let room = Arc::new(space::Room::new(options.data_dir.clone(), options.least_free));
         let checkpointer =
             checkpoint::Checkpointer::start(&layout::file(&options.data_dir), &connection, Arc::clone(&room))?;
         let writer = write::Writer::new(
             connection,
             clock,
-            Arc::clone(&bell),
+            (Arc::clone(&bell), Arc::clone(&waits)),
             (options.duplicates, options.most_state),
             space::Space::new(Arc::clone(&room)),
             (Arc::clone(&place), Arc::clone(&condition)),
@@ -322,7 +330,8 @@ impl Journal {
             .spawn(move || writer.run(receiver, MOST_TOGETHER))
             .map_err(|error| Error::Open { path: options.data_dir.clone(), cause: error.to_string() })?;
         let forgetting = Arc::default();
-        Ok(Self { handle: Handle { sender, readers, bell, room, place, condition, forgetting }, thread, lock })
+        let handle = Handle { sender, readers, bell, room, place, condition, waits, forgetting };
+        Ok(Self { handle, thread, lock })
     }
 
     /// A door to it.
@@ -348,6 +357,7 @@ pub struct Handle {
     room: Arc<space::Room>,
     place: Arc<place::Place>,
     condition: Arc<condition::Condition>,
+    waits: Arc<AtomicBool>,
     forgetting: Arc<forget::Orders>,
 }
 

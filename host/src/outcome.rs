@@ -140,6 +140,8 @@ pub enum FaultKind {
     Start,
     /// The host's process ended while it ran, again and again.
     Ended,
+    /// Whether something was sent to the outside before the store was restored can't be told.
+    Uncertain,
     /// The host itself failed.
     Host,
 }
@@ -163,6 +165,7 @@ impl FaultKind {
             Self::Exit => "plugin.exit",
             Self::Start => "plugin.start",
             Self::Ended => "host.ended",
+            Self::Uncertain => "uncertain",
             Self::Host => "host.internal",
         }
     }

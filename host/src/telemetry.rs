@@ -17,7 +17,7 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use crate::event::EventId;
-use crate::journal::{Claimed, DeliveryId, Queue};
+use crate::journal::{Claimed, DeliveryId, Queue, Restored};
 use crate::outcome::{Effects, FaultKind, Next, Outcome};
 use crate::plugin::{Manifest, PluginName};
 use crate::secret::Scrubber;
@@ -416,6 +416,26 @@ pub(crate) fn closed_to_others(paths: &[std::path::PathBuf]) {
 pub(crate) fn replaceable(folder: &std::path::Path, above: &std::path::Path) {
     let (folder, above) = (folder.display(), above.display());
     warn!(%folder, %above, "Every user of this machine may rename what is in the folder above, the data folder too: move it, or `chmod o-w`.");
+}
+
+pub(crate) fn waits_for_go_on(restored: &Restored) {
+    let (copied_at, restored_at) = (text_time(restored.copied_at), text_time(restored.restored_at));
+    let (waiting, dead) = restored.open.iter().fold((0, 0), |(all, dead), of| (all + of.waiting, dead + of.dead));
+    warn!(
+        copied_at,
+        restored_at,
+        waiting,
+        dead,
+        "The store was restored from a backup: events are kept, and nothing runs until an operator says so; `salesman-host restore --status` shows what was open, `restore --go-on` lets it go on."
+    );
+}
+
+pub(crate) fn went_on(who: &str) {
+    info!(who, "The restored store goes on.");
+}
+
+fn text_time(at: i64) -> String {
+    jiff::Timestamp::from_millisecond(at).map(|time| time.to_string()).unwrap_or_default()
 }
 
 pub(crate) fn misplaced(gone: bool) {

@@ -65,6 +65,8 @@ struct Memory {
     missing: BTreeSet<String>,
     /// The enquiry that was looked at last.
     looked_at: u64,
+    /// Enquiries at work that were not looked at since the store was restored; counted from the first pass on.
+    unseen: Option<usize>,
 }
 
 /// Why a pass was given up; the next one begins anew.
@@ -100,6 +102,10 @@ impl Watch {
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             pace.tick().await;
+            // What a list says is compared with what was told; after a restore somebody has to say first that it may be told.
+            if self.reader.journal.waits_for_go_on() {
+                continue;
+            }
             for list in &options.lists {
                 let account = self.reader.account.clone();
                 match self.reader.pass(*list, memory.entry(*list).or_default()).await {
@@ -153,7 +159,7 @@ impl<S: Source> Reader<S> {
         let mut pass = Pass {
             list,
             known,
-            first: mark.as_deref() != Some(KNOWN),
+            first: !matches!(mark.as_deref(), Some(KNOWN | journal::RESTORED)),
             seen: BTreeSet::new(),
             at_work: BTreeMap::new(),
             looks: MOST_LOOKS,
@@ -170,11 +176,21 @@ impl<S: Source> Reader<S> {
             }
             tokio::time::sleep(BETWEEN_PAGES).await;
         };
+        let at_work = pass.at_work.len();
         self.look_at_some(&mut pass, memory).await?;
         if pass.first {
             self.mark(list, KNOWN).await?;
         } else if whole {
             self.gone(&mut pass, memory, pages > 1).await?;
+        }
+        if mark.as_deref() == Some(journal::RESTORED) {
+            let unseen = memory.unseen.unwrap_or(at_work).saturating_sub(at_work - pass.at_work.len());
+            memory.unseen = Some(unseen);
+            let sure = !whole || pages == 1 || memory.missing.is_empty();
+            if unseen == 0 && pass.looks > 0 && sure {
+                // All that changed since the copy was told: what comes from now on is new.
+                self.mark(list, KNOWN).await?;
+            }
         }
         Ok(pass.events)
     }

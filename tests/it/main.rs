@@ -5,6 +5,7 @@
 mod accounts;
 mod answers;
 mod authoring;
+mod backup;
 mod bounds;
 mod browser;
 mod crm_client;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::{NotStarted, check};
 use crate::config::{Config, Problems};
 use crate::files::private;
-use crate::telemetry;
+use crate::{journal, telemetry};
 
 /// How long an address is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -126,8 +126,8 @@ fn may_pass(error: &Error) -> bool {
 }
 
 /// What the host keeps in its data folder.
-pub(crate) const OWN_FILES: [&str; 6] =
-    ["journal.sqlite", "host.lock", "console.token", "console.address", "plugins", PROBE];
+pub(crate) const OWN_FILES: [&str; 7] =
+    ["journal.sqlite", "host.lock", "console.token", "console.address", "plugins", PROBE, journal::ASIDE];
 /// By which of them it knows a folder for its own: nobody else's `plugins` looks like this.
 pub(crate) const MARKS: [&str; 7] = [
     "journal.sqlite",

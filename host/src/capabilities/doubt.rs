@@ -89,7 +89,7 @@ impl Attempt {
             Settled::Again | Settled::NotDone => {
                 // What is sent now is sent now: a later doubt counts from here.
                 self.reach.journal.written(asked.write.clone(), Written::Withdrawn).await?;
-                self.reach.journal.intend(self.intent_of(asked)).await?;
+                self.reach.journal.intend(self.intent_again(asked)).await?;
                 Ok(None)
             }
             Settled::Open => {
@@ -128,7 +128,7 @@ impl Attempt {
                 tokio::time::sleep(FIRST_PAUSE).await;
                 // Its events come again.
                 self.reach.journal.written(asked.write.clone(), Written::Withdrawn).await?;
-                self.reach.journal.intend(self.intent_of(asked)).await?;
+                self.reach.journal.intend(self.intent_again(asked)).await?;
                 return Ok(Settled::Again);
             }
             Repeat::Harmless => return Ok(Settled::Open),
@@ -143,7 +143,7 @@ impl Attempt {
         if !first || end == End::Answered || matches!(error, crm::Error::NotTheApi(_) | crm::Error::BadAnswer(_)) {
             return Ok(Settled::NotDone);
         }
-        self.reach.journal.intend(self.intent_of(asked)).await?;
+        self.reach.journal.intend(self.intent_again(asked)).await?;
         Ok(Settled::Again)
     }
 

@@ -17,6 +17,11 @@ impl Attempt {
         self.expecting(intent, &asked.method, &asked.action, &asked.arguments)
     }
 
+    /// The same of a call that has surely not been done.
+    pub(super) fn intent_again(&self, asked: &Asked) -> Intent {
+        Intent { not_done: true, ..self.intent_of(asked) }
+    }
+
     /// The intent of `method.action` with exactly these arguments, the events that it may cause included.
     pub(super) fn expecting(
         &self,

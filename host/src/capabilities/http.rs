@@ -11,12 +11,17 @@ use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderName, HeaderValue};
+use serde_json::Value;
 use url::{Host as UrlHost, Url};
 
-use super::Attempt;
+use super::{Attempt, LimitHit};
 use crate::contract::http::{Error, Host, Request, Response};
 use crate::crm::safe_words;
+use crate::crm::target::{Repeat, Target};
+use crate::journal::{self, Intended};
+use crate::outcome::FaultKind;
 use crate::plugin::Grants;
+use crate::telemetry;
 
 /// Bytes of a request's body.
 const MOST_REQUEST: usize = 1 << 20;
@@ -329,6 +334,45 @@ impl Outside {
     }
 }
 
+impl Attempt {
+    /// A request that changes something, of a delivery that may have been carried out after its store was copied: nobody can
+    /// be asked whether it was sent. Nothing where it may be sent, and what stands for its answer where somebody knows that it
+    /// was.
+    async fn done_before(
+        &mut self,
+        method: reqwest::Method,
+        url: &Url,
+        origin: &str,
+    ) -> Result<Option<Response>, LimitHit> {
+        let call = format!("http {method} {}", self.label(origin, 1_024));
+        // Not by its body: that may hold the time.
+        let write = self.write(&call, &Value::from(url.as_str()));
+        let trouble = |error: journal::Error| {
+            telemetry::host_fault("http", &error);
+            let detail = "what is known of a request can't be read now, so it is not sent: the host's log says why";
+            LimitHit { kind: FaultKind::Host, detail: detail.to_owned() }
+        };
+        match self.reach.journal.known_write(&write).map_err(trouble)? {
+            None | Some(Intended::New) => Ok(None),
+            Some(Intended::Answered(answer)) => {
+                self.record_again(&call, &Value::Null, Ok(&answer), "was done: an operator says so");
+                Ok(Some(Response { status: 200, headers: Vec::new(), body: answer.into_bytes() }))
+            }
+            Some(Intended::Uncertain { .. }) => {
+                let target = Target { kind: "other", record: None, repeat: Repeat::Ask };
+                let intent = self.intent(write, &call, &target);
+                self.reach.journal.intend(intent).await.map_err(trouble)?;
+                let detail = format!(
+                    "`{call}` may have been sent after the copy that this store was restored from, and nobody can be asked: find out where it leads, then have it sent or say that it was"
+                );
+                self.record_again(&call, &Value::Null, Err(&detail), "uncertain");
+                telemetry::write_uncertain(self.reach.event, self.reach.delivery, &call);
+                Err(LimitHit { kind: FaultKind::Uncertain, detail })
+            }
+        }
+    }
+}
+
 impl Host for Attempt {
     async fn send(&mut self, request: Request) -> wasmtime::Result<Result<Response, Error>> {
         self.count()?;
@@ -341,7 +385,15 @@ impl Host for Attempt {
             Ok(target) => target,
             Err(error) => return Ok(Err(error)),
         };
-        let result = match Prepared::new(request) {
+        let prepared = Prepared::new(request);
+        if let Ok(Prepared { method, .. }) = &prepared
+            && !matches!(method.as_str(), "GET" | "HEAD")
+            && self.reach.grants.http(&origin).is_ok()
+            && let Some(answer) = self.done_before(method.clone(), &url, &origin).await?
+        {
+            return Ok(Ok(answer));
+        }
+        let result = match prepared {
             Ok(prepared) => self.reach.outside.request(&self.reach.grants, url, &origin, prepared).await,
             Err(error) => Err(error),
         };

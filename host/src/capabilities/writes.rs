@@ -75,7 +75,7 @@ impl Asked {
 
 impl Attempt {
     /// The next write of these words.
-    fn write(&mut self, call: &str, arguments: &Value) -> Write {
+    pub(super) fn write(&mut self, call: &str, arguments: &Value) -> Write {
         let digest = digest(call, arguments);
         let asked = self.asked.entry(digest).or_default();
         let occurrence = *asked;
@@ -99,7 +99,7 @@ impl Attempt {
         let kind = target.kind.to_owned();
         let (content, effects) = (Content::default(), Vec::new());
         let call = self.label(call, 128);
-        Intent { write, call, account: self.reach.account.clone(), kind, record, content, effects }
+        Intent { write, call, account: self.reach.account.clone(), kind, record, content, effects, not_done: false }
     }
 
     /// Shows in the attempt's calls that an answer is not new.

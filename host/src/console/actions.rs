@@ -362,6 +362,22 @@ impl Console {
         Ok((permissions, snapshot.waits_in(plugin).filter(|home| home.hash == shown)))
     }
 
+    /// Lets a store that was restored from a backup go on; refused where none waits.
+    pub(super) async fn go_on(&self, who: &Operator) -> Result<(), Problem> {
+        if !self.journal.waits_for_go_on() {
+            return Err(Problem::refused("nothing waits: the store goes on already".to_owned()));
+        }
+        self.audit(who, "restore.go_on", "the store", "").await?;
+        let done = match self.journal.go_on(&who.name).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        if done.is_ok() {
+            telemetry::went_on(&who.name);
+        }
+        self.not_done(who, ("restore.go_on", "the store"), done).await
+    }
+
     /// Forgets everything about a record, and waits for it as long as somebody may wait: what is left is done later.
     pub(super) async fn forget(&self, who: &Operator, record: Record, mentions: bool) -> Result<Proof, Problem> {
         let name = format!("{}:{}", record.kind, record.id);

@@ -7,6 +7,7 @@
 mod forget;
 mod plugins;
 mod reads;
+mod restore;
 mod wishes;
 
 use std::sync::OnceLock;
@@ -76,6 +77,9 @@ fn documented() -> OpenApiRouter<Console> {
         .routes(routes!(forget::forgettable))
         .routes(routes!(forget::proofs))
         .routes(routes!(forget::proof))
+        .routes(routes!(restore::status))
+        .routes(routes!(restore::doubted))
+        .routes(routes!(restore::go_on))
         .routes(routes!(reads::me))
         .routes(routes!(wishes::link))
 }

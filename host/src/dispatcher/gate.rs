@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::event::EventId;
-use crate::outcome::Outcome;
+use crate::outcome::{FaultKind, Outcome};
 
 /// When a plugin is paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub(super) fn verdict(outcome: &Outcome, unreachable: bool) -> Verdict {
         Outcome::Done | Outcome::Skipped { .. } | Outcome::Rejected { .. } | Outcome::Retry { after: Some(_), .. } => {
             Verdict::Well
         }
+        // The host would not have it sent.
+        Outcome::Failed(fault) if fault.kind == FaultKind::Uncertain => Verdict::Well,
         Outcome::Retry { after: None, .. } | Outcome::Failed(_) => Verdict::Failed,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::outcome::{Next, Outcome};
+use crate::outcome::{FaultKind, Next, Outcome};
 
 /// How much longer each wait is: eight attempts with the defaults span half an hour.
 const GROWTH: u32 = 3;
@@ -35,6 +35,8 @@ pub fn decide(policy: &Policy, failures: u32, outcome: &Outcome, jitter: f64, no
         Outcome::Done => return Next::Done,
         Outcome::Skipped { .. } => return Next::Skipped,
         Outcome::Rejected { .. } => return Next::Dead,
+        // It would come to the same until somebody has looked.
+        Outcome::Failed(fault) if fault.kind == FaultKind::Uncertain => return Next::Dead,
         Outcome::Retry { after, .. } => after.unwrap_or_default(),
         Outcome::Failed(_) => Duration::ZERO,
     };
@@ -49,7 +51,7 @@ pub fn decide(policy: &Policy, failures: u32, outcome: &Outcome, jitter: f64, no
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::{Fault, FaultKind};
+    use crate::outcome::Fault;
 
     #[test]
     fn the_wait_grows_is_bounded_and_ends() {
@@ -69,6 +71,7 @@ mod tests {
             (6, failed.clone(), 1.0, again(1_000 + 1_458_000)),
             (7, failed.clone(), 1.0, Next::Dead),
             (u32::MAX, failed, 1.0, Next::Dead),
+            (0, Outcome::Failed(Fault::new(FaultKind::Uncertain, "x")), 1.0, Next::Dead),
             (0, retry(None), 1.0, again(1_000 + 2_000)),
             (0, retry(Some(minute)), 0.1, again(1_000 + 60_000)),
             (7, retry(Some(minute)), 0.1, Next::Dead),

@@ -1,5 +1,7 @@
 //! Deliveries that are due, given out: each queue's oldest, up to its budget.
 
+use std::sync::atomic::Ordering;
+
 use rusqlite::{Connection, params};
 
 use super::layout::{plugin_number, queue_number};
@@ -15,6 +17,9 @@ pub(super) fn take(
     batch: &mut Batch<'_>,
 ) -> rusqlite::Result<Taken> {
     let (mut taken, now) = (Taken::default(), batch.now);
+    if batch.kept.waits.load(Ordering::Relaxed) {
+        return Ok(taken);
+    }
     if let Some((subscriptions, most)) = routing {
         taken.unrouted = route::route(connection, (subscriptions, most), &mut taken.opened, batch)?;
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::Error;
+use super::{Error, restored};
 use crate::clock::Clock;
 use crate::files::private;
 
@@ -244,6 +244,20 @@ pub(super) const STEPS: &[&str] = &["
     ) STRICT;
     CREATE INDEX forgotten_unfinished ON forgotten (number) WHERE erased_at IS NULL;
     INSERT INTO cursor VALUES ('scrub', 1);
+", "
+    CREATE TABLE restored (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        copied_at INTEGER NOT NULL,
+        restored_at INTEGER NOT NULL,
+        version TEXT NOT NULL,
+        up_to INTEGER NOT NULL,
+        released_at INTEGER,
+        released_by TEXT
+    ) STRICT;
+    ALTER TABLE event ADD COLUMN doubted_since INTEGER;
+    ALTER TABLE delivery ADD COLUMN doubted_since INTEGER;
+    CREATE INDEX delivery_doubted ON delivery (seq) WHERE doubted_since IS NOT NULL;
+    ALTER TABLE write ADD COLUMN may_send INTEGER NOT NULL DEFAULT 0;
 "];
 
 /// The journal's file in a data folder.
@@ -254,21 +268,28 @@ pub(super) fn file(data_dir: &Path) -> PathBuf {
 /// Opens the store for writing and makes it ready for this program.
 pub(super) fn open(data_dir: &Path, clock: &Clock) -> Result<(File, Connection), Error> {
     let failed = |cause: &dyn std::fmt::Display| Error::Open { path: data_dir.to_owned(), cause: cause.to_string() };
-    private::close(data_dir, &["journal.sqlite", "host.lock"]).map_err(|error| failed(&error))?;
-    let lock = private::open(&data_dir.join("host.lock")).map_err(|error| failed(&error))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(Error::InUse(data_dir.to_owned())),
-        Err(TryLockError::Error(error)) => return Err(failed(&error)),
-    }
+    let lock = lock(data_dir)?;
     // Made here, because SQLite gives a log the rights of its store. Closed before SQLite opens it: afterwards that would end
     // the locks that it holds.
     drop(private::open(&file(data_dir)).map_err(|error| failed(&error))?);
     let mut connection = Connection::open(file(data_dir)).map_err(|error| failed(&error))?;
     configure(&connection).map_err(|error| failed(&error))?;
     migrate(&mut connection, data_dir)?;
+    restored::adopt(&mut connection, clock.now())?;
     recover(&mut connection, clock)?;
     Ok((lock, connection))
+}
+
+/// Keeps every other host, and whoever puts another store in place, away from a data folder.
+pub(super) fn lock(data_dir: &Path) -> Result<File, Error> {
+    let failed = |cause: &dyn std::fmt::Display| Error::Open { path: data_dir.to_owned(), cause: cause.to_string() };
+    private::close(data_dir, &["journal.sqlite", "host.lock"]).map_err(|error| failed(&error))?;
+    let lock = private::open(&data_dir.join("host.lock")).map_err(|error| failed(&error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse(data_dir.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed(&error)),
+    }
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {

@@ -15,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Map, Value};
 
 use super::append::append;
+use super::restored;
 use crate::event::told::{Told, What, same, told};
 use crate::event::{Event, Via};
 
@@ -119,6 +120,7 @@ impl Lists {
             }
             for event in told {
                 append(connection, event, None, self)?;
+                restored::doubt_found(connection, account, list, event.id)?;
             }
             events += told.len();
             store(connection, account, list, record, says.as_deref())?;

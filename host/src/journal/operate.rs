@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::layout::{plugin_number, queue_number};
 use super::minutes::Tally;
-use super::{Change, DeliveryId, Error, Handle, Resolution, letters, settle};
+use super::{Change, DeliveryId, Error, Handle, Resolution, letters, restored, settle};
 use crate::event::EventId;
 use crate::plugin::PluginName;
 
@@ -20,6 +20,7 @@ pub(super) enum Operation {
     Hold { plugin: PluginName, who: Option<String> },
     Decide(DeliveryId, Resolution),
     Replay { event: EventId, plugin: PluginName, ordered: bool },
+    GoOn { who: String },
 }
 
 /// What one change came to.
@@ -95,7 +96,7 @@ impl Handle {
         self.operate(Operation::Replay { event, plugin, ordered }).await.map(|operated| operated.delivery)
     }
 
-    async fn operate(&self, operation: Operation) -> Result<Operated, Error> {
+    pub(super) async fn operate(&self, operation: Operation) -> Result<Operated, Error> {
         self.ask(|reply| Change::Operate(Box::new(operation), reply)).await
     }
 
@@ -159,6 +160,7 @@ pub(super) fn apply(
         }
         Operation::Decide(DeliveryId(seq), Resolution::Retry) => retry(connection, *seq, now, tally)?,
         Operation::Decide(DeliveryId(seq), Resolution::Drop) => give_up(connection, *seq, now, tally)?,
+        Operation::GoOn { who } => restored::go_on(connection, who, now)?,
         Operation::Replay { event, plugin, ordered } => {
             return replay(connection, (*event, plugin, *ordered), now, tally);
         }

@@ -33,6 +33,8 @@ struct Arrived {
     found_before: bool,
     /// Whether its record was in a watched list when it came.
     known: bool,
+    /// Since when its deliveries' writes may have been done without the ledger's knowledge.
+    doubted_since: Option<i64>,
 }
 
 /// Makes the deliveries of the next events; tells whether more wait. Queues that are new are added to `opened`.
@@ -46,7 +48,7 @@ pub(super) fn route(
     let cursor: i64 =
         connection.prepare_cached("SELECT seq FROM cursor WHERE name = 'routed'")?.query_row([], |row| row.get(0))?;
     let mut events = connection.prepare_cached(
-        "SELECT seq, account, name, received_at, actor, entity_kind, entity_id, fields, via, duplicate IS NOT NULL, known FROM event
+        "SELECT seq, account, name, received_at, actor, entity_kind, entity_id, fields, via, duplicate IS NOT NULL, known, doubted_since FROM event
           WHERE seq > ?1 ORDER BY seq LIMIT ?2",
     )?;
     let mut rows = events.query(params![cursor, most])?;
@@ -64,6 +66,7 @@ pub(super) fn route(
             via: row.get(8)?,
             found_before: row.get(9)?,
             known: row.get(10)?,
+            doubted_since: row.get(11)?,
         };
         (last, count) = (event.seq, count + 1);
         if event.found_before {
@@ -175,19 +178,19 @@ fn deliver(
     if let Some((state, code, reason)) = held {
         connection
             .prepare_cached(
-                "INSERT INTO delivery (event, queue, lane, state, at, code, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO delivery (event, queue, lane, state, at, code, reason, doubted_since) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
-            .execute(params![event.seq, queue, lane, state, now, code, reason])?;
+            .execute(params![event.seq, queue, lane, state, now, code, reason, event.doubted_since])?;
         tally.state(state, queue, Some(code), 1);
         return Ok(());
     }
     connection
         .prepare_cached(
-            "INSERT INTO delivery (event, queue, lane, state, at)
+            "INSERT INTO delivery (event, queue, lane, state, at, doubted_since)
              VALUES (?1, ?2, ?3, EXISTS (SELECT 1 FROM delivery INDEXED BY delivery_lane
-                                          WHERE queue = ?2 AND lane = ?3 AND state IN (0, 1, 2)), ?4)",
+                                          WHERE queue = ?2 AND lane = ?3 AND state IN (0, 1, 2)), ?4, ?5)",
         )?
-        .execute(params![event.seq, queue, lane, now])?;
+        .execute(params![event.seq, queue, lane, now, event.doubted_since])?;
     tally.open(queue, 1);
     Ok(())
 }

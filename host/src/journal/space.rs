@@ -127,7 +127,7 @@ impl Space {
 }
 
 /// Bytes that this process may still use; `None` where the system does not tell.
-fn free(folder: &Path) -> Option<u64> {
+pub(super) fn free(folder: &Path) -> Option<u64> {
     let disk = rustix::fs::statvfs(folder).ok()?;
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }

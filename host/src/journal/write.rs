@@ -7,6 +7,7 @@
 //! - New events are refused while the disk is nearly full; what is on it already is still worked on.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, TransactionBehavior, params};
@@ -54,6 +55,8 @@ pub(super) struct Kept {
     sweep: Sweep,
     lists: Lists,
     pub(super) statistics: Statistics,
+    /// Whether nothing is given out yet (`restored`).
+    pub(super) waits: Arc<AtomicBool>,
 }
 
 /// Who asked for a change, and what they are told once it is committed.
@@ -89,14 +92,14 @@ impl Writer {
     pub(super) fn new(
         connection: Connection,
         clock: Clock,
-        bell: Arc<Bell>,
+        (bell, waits): (Arc<Bell>, Arc<AtomicBool>),
         (duplicates, most_state): (Duplicates, u64),
         space: Space,
         (place, condition): (Arc<Place>, Arc<Condition>),
         checkpointer: Checkpointer,
     ) -> rusqlite::Result<Self> {
         let (lists, sweep) = (Lists::load(&connection)?, Sweep::new(space.room()));
-        let kept = Kept { sweep, lists, statistics: Statistics::new(Arc::clone(&condition)) };
+        let kept = Kept { sweep, lists, statistics: Statistics::new(Arc::clone(&condition)), waits };
         Ok(Self { connection, clock, bell, duplicates, most_state, space, place, kept, checkpointer, condition })
     }
 

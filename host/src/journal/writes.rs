@@ -11,7 +11,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
-use super::{DeliveryId, effects};
+use super::{DeliveryId, effects, restored};
 use crate::event::content::Content;
 
 /// One write that a plugin asks for.
@@ -42,6 +42,8 @@ pub struct Intent {
     pub content: Content,
     /// The events that it may cause.
     pub effects: Vec<effects::Expected>,
+    /// Whether it was found out, or said by somebody, that it has not been done: it is sent now.
+    pub not_done: bool,
 }
 
 /// What is known of a write that is about to be sent.
@@ -83,14 +85,27 @@ pub struct WriteView {
     pub answered_at: Option<i64>,
 }
 
-/// What is known of a write.
+/// What is known of a write. Of one that may have been done after the store was copied the ledger knows nothing.
 pub(super) fn known(connection: &Connection, write: &Write) -> rusqlite::Result<Option<Intended>> {
+    match recorded(connection, write)? {
+        None => {
+            let since = restored::since(connection, write.delivery.0)?;
+            Ok(since.map(|since| Intended::Uncertain { since }))
+        }
+        known => Ok(known),
+    }
+}
+
+fn recorded(connection: &Connection, write: &Write) -> rusqlite::Result<Option<Intended>> {
     let Write { delivery: DeliveryId(delivery), digest, occurrence } = write;
     connection
-        .prepare_cached("SELECT sent_at, answer FROM write WHERE delivery = ?1 AND digest = ?2 AND occurrence = ?3")?
+        .prepare_cached(
+            "SELECT sent_at, answer, may_send FROM write WHERE delivery = ?1 AND digest = ?2 AND occurrence = ?3",
+        )?
         .query_row(params![delivery, digest, occurrence], |row| {
             Ok(match row.get::<_, Option<String>>(1)? {
                 Some(answer) => Intended::Answered(answer),
+                None if row.get(2)? => Intended::New,
                 None => Intended::Uncertain { since: row.get(0)? },
             })
         })
@@ -132,32 +147,34 @@ pub(super) fn added_before(
 
 pub(super) fn intend(connection: &Connection, intent: &Intent, now: i64) -> rusqlite::Result<Intended> {
     let Write { delivery: DeliveryId(delivery), digest, occurrence } = &intent.write;
-    let known = known(connection, &intent.write)?;
+    let known = if intent.not_done { recorded(connection, &intent.write)? } else { known(connection, &intent.write)? };
+    let known = known.unwrap_or(Intended::New);
     // One that nobody knows to be done may be sent again, and then its events come again.
-    if !matches!(known, Some(Intended::Answered(_))) {
+    if !matches!(known, Intended::Answered(_)) {
         effects::arm(connection, &intent.write, &intent.account, &intent.effects, &intent.content, now)?;
     }
-    match known {
-        Some(known) => Ok(known),
-        None => {
-            connection
-                .prepare_cached(
-                    "INSERT INTO write (delivery, digest, occurrence, call, account, kind, record, sent_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                )?
-                .execute(params![
-                    delivery,
-                    digest,
-                    occurrence,
-                    intent.call,
-                    intent.account,
-                    intent.kind,
-                    intent.record,
-                    now
-                ])?;
-            Ok(Intended::New)
-        }
-    }
+    let sent_at = match known {
+        Intended::New => now,
+        Intended::Uncertain { since } => since,
+        Intended::Answered(_) => return Ok(known),
+    };
+    connection
+        .prepare_cached(
+            "INSERT INTO write (delivery, digest, occurrence, call, account, kind, record, sent_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (delivery, digest, occurrence) DO UPDATE SET sent_at = excluded.sent_at, may_send = 0",
+        )?
+        .execute(params![
+            delivery,
+            digest,
+            occurrence,
+            intent.call,
+            intent.account,
+            intent.kind,
+            intent.record,
+            sent_at
+        ])?;
+    Ok(known)
 }
 
 pub(super) fn written(connection: &Connection, write: &Write, written: &Written, now: i64) -> rusqlite::Result<()> {

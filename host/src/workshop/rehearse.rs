@@ -365,7 +365,8 @@ async fn prepare(
         let write = Write { delivery, digest, occurrence };
         let (account, kind) = (event.account.clone(), "other".to_owned());
         let (content, effects) = (Content::default(), Vec::new());
-        let intent = Intent { write: write.clone(), call, account, kind, record: None, content, effects };
+        let intent =
+            Intent { write: write.clone(), call, account, kind, record: None, content, effects, not_done: false };
         journal.intend(intent).await?;
         journal.written(write, journal::Written::Answered { answer, record: None }).await?;
     }

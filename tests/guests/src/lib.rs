@@ -70,6 +70,13 @@ impl Plugin for Sinner {
                     _ => {}
                 }
             }
+            // Any call with any arguments, as the event has them.
+            "call" => {
+                let (method, action) = event.field("call").and_then(|call| call.split_once('.')).unwrap_or_default();
+                let with: Value = serde_json::from_str(event.field("with").unwrap_or("{}")).unwrap_or_default();
+                let answer = host.crm().call(method, action, &with)?;
+                host.info(format!("{}", answer.id().unwrap_or_default()));
+            }
             "ask" => {
                 let answer = host.crm().call("deal", "list", &json!({}));
                 host.info(if answer.is_ok() { "answered".to_owned() } else { format!("{answer:?}") });

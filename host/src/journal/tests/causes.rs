@@ -61,6 +61,7 @@ impl Writing {
             record: None,
             content: Content::of(&Self::object(content)),
             effects,
+            not_done: false,
         };
         self.handle.intend(intent).await.unwrap()
     }
