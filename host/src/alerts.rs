@@ -1,11 +1,11 @@
 //! Tells somebody, by HTTP, what should not wait until morning: a plugin that is paused after failures, dead letters, a CRM
-//! that can't be reached, and that these are over.
+//! that can't be reached, a journal that can't store, and that these are over.
 //!
 //! - An alert is JSON with a `text` that chats show as it is (Mattermost, Slack, Rocket.Chat), and fields for programs.
 //! - The first dead letter of a plugin and code is told at once, those after it together, once a minute by default.
 //! - It is tried three times. What can't be told is in the log and counted; nothing waits for it.
 //!
-//! Not here: deciding that something is wrong (`dispatcher`).
+//! Not here: deciding that something is wrong (`dispatcher`, `journal`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,9 +13,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::dispatcher::Signal;
+use crate::journal::{Alarm, Trouble};
 use crate::secret::{Renewable, Secret};
 use crate::{telemetry, tls};
 
@@ -40,6 +42,7 @@ pub struct Options {
 struct Alert {
     kind: &'static str,
     text: String,
+    /// Empty where it is about none.
     account: String,
     plugin: Option<String>,
     code: Option<String>,
@@ -49,6 +52,7 @@ struct Alert {
 impl Alert {
     fn body(&self) -> Value {
         let Self { kind, text, account, plugin, code, count } = self;
+        let account = Some(account).filter(|account| !account.is_empty());
         json!({ "text": text, "kind": kind, "account": account, "plugin": plugin, "code": code, "count": count })
     }
 }
@@ -70,7 +74,15 @@ pub fn client() -> Result<reqwest::Client, String> {
 }
 
 /// Tells what is signalled, for as long as the host lives.
-pub async fn run(options: Options, http: reqwest::Client, mut signals: Receiver<Signal>) {
+pub async fn run(
+    options: Options,
+    http: reqwest::Client,
+    mut signals: Receiver<Signal>,
+    mut journal: watch::Receiver<Alarm>,
+) {
+    let mut alarmed = false;
+    // What was wrong before anybody listened is told as well.
+    journal.mark_changed();
     let mut letters: BTreeMap<(String, String, String), Told> = BTreeMap::new();
     loop {
         let due = letters.values().filter(|told| told.waiting > 0).filter_map(|told| told.next).min();
@@ -78,6 +90,17 @@ pub async fn run(options: Options, http: reqwest::Client, mut signals: Receiver<
         let signal = tokio::select! {
             signal = signals.recv() => Some(signal),
             () = tokio::time::sleep_until(due.unwrap_or(far)) => None,
+            changed = journal.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let alarm = journal.borrow_and_update().clone();
+                if alarmed || !alarm.is_over() {
+                    alarmed = !alarm.is_over();
+                    tell(&http, &options, &about_journal(&alarm, &options)).await;
+                }
+                None
+            }
         };
         let now = Instant::now();
         match signal {
@@ -131,6 +154,44 @@ fn about_crm(account: String, back: bool, options: &Options) -> Alert {
         (true, true) => ("crm_reachable", format!("CRM {account} снова отвечает.")),
     };
     Alert { kind, text, account, plugin: None, code: None, count: 1 }
+}
+
+fn about_journal(alarm: &Alarm, options: &Options) -> Alert {
+    let parts: Vec<String> =
+        alarm.damaged.iter().map(|damage| format!("{} ({})", damage.what(), damage.remedy())).collect();
+    let (kind, text) = match (&alarm.trouble, options.russian) {
+        _ if alarm.is_over() => (
+            "journal_works",
+            if options.russian { "Журнал снова работает." } else { "The journal works again." }.to_owned(),
+        ),
+        _ if !parts.is_empty() && options.russian => {
+            ("journal_failing", format!("Журнал повреждён: {}.", parts.join("; ")))
+        }
+        _ if !parts.is_empty() => ("journal_failing", format!("The journal is damaged: {}.", parts.join("; "))),
+        (trouble, true) => (
+            "journal_failing",
+            format!("Журнал не может хранить события: {}.", trouble.map_or("причина неизвестна", in_russian)),
+        ),
+        (trouble, false) => (
+            "journal_failing",
+            format!("The journal: {}.", trouble.map_or("the reason is not known", Trouble::sentence)),
+        ),
+    };
+    let code = match &alarm.trouble {
+        _ if !parts.is_empty() => Some("damaged"),
+        trouble => trouble.map(Trouble::code),
+    };
+    Alert { kind, text, account: String::new(), plugin: None, code: code.map(str::to_owned), count: 1 }
+}
+
+fn in_russian(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::Full => "диск с папкой данных полон",
+        Trouble::Disk => "диск с папкой данных не даёт писать или читать",
+        Trouble::Damaged => "он повреждён (`salesman-host journal check`)",
+        Trouble::Locked => "его файл держит другая программа",
+        Trouble::Refused => "он отказывает в изменениях",
+    }
 }
 
 fn about_letters(plugin: String, account: String, code: String, count: usize, options: &Options) -> Alert {

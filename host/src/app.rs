@@ -162,6 +162,8 @@ impl App {
         let handle = journal.handle();
         helpers.keep("forgetting", move || journal::keep_forgetting(handle.clone(), telemetry::forgetting));
         let handle = journal.handle();
+        helpers.keep("journal", move || journal::watch_over(handle.clone(), telemetry::journal));
+        let handle = journal.handle();
         helpers.keep("place", move || watch_place(handle.clone()));
         let handle = registry.handle();
         helpers.keep("remarks", move || unknown_plugins(said_of_plugins.clone(), handle.clone()));
@@ -174,8 +176,9 @@ impl App {
         let hook = config.alerts.as_ref().map(|options| options.hook.clone());
         if let Some(options) = config.alerts {
             let http = alerts::client().map_err(|error| wrong(&error))?;
-            let queues = queues.clone();
-            helpers.keep("alerts", move || alerts::run(options.clone(), http.clone(), queues.signals()));
+            let (queues, handle) = (queues.clone(), journal.handle());
+            helpers
+                .keep("alerts", move || alerts::run(options.clone(), http.clone(), queues.signals(), handle.alarm()));
         }
         let doors = ingress::Doors::new(&config.ingress.accounts);
         let mut intake = config.ingress;
@@ -188,8 +191,13 @@ impl App {
                 traces::run(options.share, Arc::clone(&exporter), Arc::clone(&hooks), queues.delivered())
             });
         }
-        let tools =
-            health::Tools { journal: journal.handle(), queues: queues.clone(), registry: registry.handle(), parts };
+        let tools = health::Tools {
+            journal: journal.handle(),
+            queues: queues.clone(),
+            registry: registry.handle(),
+            parts,
+            clock: clock.clone(),
+        };
         let mut router = health::routes(tools);
         router = router.merge(ingress::routes(intake, doors.clone(), journal.handle(), clock.clone()));
         let (stop_intake, stopped) = watch::channel(false);

@@ -345,6 +345,29 @@ pub(crate) fn store_refused(step: &'static str, reason: &dyn Display) {
     }
 }
 
+pub(crate) fn journal(news: &crate::journal::News) {
+    use crate::journal::News;
+    match news {
+        News::Failing(trouble) => {
+            error!(code = trouble.code(), reason = trouble.sentence(), "The journal fails; it is tried again.");
+        }
+        News::Works => info!("The journal works again."),
+        News::Damaged(damage) => error!(
+            part = damage.what(),
+            words = damage.words.join("; "),
+            meaning = damage.meaning(),
+            remedy = damage.remedy(),
+            "A part of the journal is damaged."
+        ),
+        News::StatisticsFailed(table, reason) => {
+            if bounded::may("Statistics can't be stored; events are stored without them.", table) {
+                error!(table, reason, "Statistics can't be stored; events are stored without them.");
+            }
+        }
+        News::StatisticsMended(table) => warn!(table, "Statistics are stored again."),
+    }
+}
+
 pub(crate) fn host_fault(room: &'static str, reason: &dyn Display) {
     if bounded::may("The host failed.", room) {
         error!(room, %reason, "The host failed.");

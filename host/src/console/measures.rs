@@ -16,8 +16,16 @@ pub(super) fn routes() -> Router<Console> {
 
 async fn metrics(State(console): State<Console>) -> Result<Response, Problem> {
     let (journal, now) = (console.journal.clone(), console.clock.now());
-    let read = move || Ok((journal.backlog()?, journal.queue_minutes(now)?, journal.disk(), journal.state_uses()?));
-    let (backlog, queues, disk, state) = blocking(read).await?;
+    let read = move || {
+        Ok((
+            journal.backlog()?,
+            journal.queue_minutes(now)?,
+            journal.disk(),
+            journal.state_uses()?,
+            journal.unrouted_since()?,
+        ))
+    };
+    let (backlog, queues, disk, state, unrouted) = blocking(read).await?;
     let snapshot = console.registry.snapshot();
     let serves = |name: &str| snapshot.plugins.keys().any(|plugin| plugin.as_str() == name);
     let places = console.queues.standing();
@@ -31,6 +39,7 @@ async fn metrics(State(console): State<Console>) -> Result<Response, Problem> {
             ("dead", backlog.dead),
             ("uncertain_writes", backlog.uncertain_writes),
         ],
+        oldest_unrouted: unrouted.map_or(0, |since| u64::try_from(now.saturating_sub(since) / 1_000).unwrap_or(0)),
         queues: queues
             .into_iter()
             .filter(|queue| queue.open > 0 || queue.dead > 0 || serves(&queue.plugin))

@@ -36,6 +36,7 @@ const LINES_LOST: &str = "salesman_log_lines_lost_total";
 const SPANS_LOST: &str = "salesman_trace_spans_lost_total";
 
 const BACKLOG: &str = "salesman_backlog";
+const OLDEST: &str = "salesman_oldest_unrouted_seconds";
 const OPEN: &str = "salesman_deliveries_open";
 const DEAD: &str = "salesman_dead_letters";
 const MODE: &str = "salesman_plugin_mode";
@@ -105,6 +106,7 @@ pub(super) fn start() -> Result<Metrics, String> {
     describe_counter!(LINES_LOST, "Log lines that nobody read, or that could not be written.");
     describe_counter!(SPANS_LOST, "Spans that were not sent to the trace collector.");
     describe_gauge!(BACKLOG, "What waits: unrouted events, open deliveries, dead letters, uncertain writes.");
+    describe_gauge!(OLDEST, Unit::Seconds, "Since the oldest event came that no plugin has been given yet.");
     describe_gauge!(OPEN, "Deliveries that wait or run, by plugin and account.");
     describe_gauge!(DEAD, "Dead letters, by plugin and account.");
     describe_gauge!(
@@ -133,6 +135,8 @@ pub(super) fn start() -> Result<Metrics, String> {
 pub struct Standing {
     /// Kind and count.
     pub backlog: Vec<(&'static str, u64)>,
+    /// Seconds since the oldest event came that no plugin has been given yet; 0 where none waits.
+    pub oldest_unrouted: u64,
     /// Plugin, account, open deliveries, dead letters.
     pub queues: Vec<(String, String, i64, i64)>,
     /// Plugin, account, mode.
@@ -168,6 +172,7 @@ impl Metrics {
         for (kind, count) in &standing.backlog {
             gauge!(BACKLOG, "kind" => *kind).set(float(*count));
         }
+        gauge!(OLDEST).set(float(standing.oldest_unrouted));
         for (plugin, account, open, dead) in &standing.queues {
             gauge!(OPEN, "plugin" => plugin.clone(), "account" => account.clone()).set(count(*open));
             gauge!(DEAD, "plugin" => plugin.clone(), "account" => account.clone()).set(count(*dead));
