@@ -199,9 +199,11 @@ impl Writer {
             }
             Err(error) => {
                 kept.forget();
-                let error = self.space.explain(&error);
-                self.condition.refused(&error);
-                Err(error)
+                let explained = self.space.explain(&error);
+                if is_of_the_store(&error) {
+                    self.condition.refused(&explained);
+                }
+                Err(explained)
             }
         }
     }
@@ -312,6 +314,12 @@ impl Writer {
     }
 }
 
+/// Whether an error says something of the store, and not only of what was to be stored.
+fn is_of_the_store(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{ConstraintViolation, TooBig, TypeMismatch};
+    !matches!(error.sqlite_error_code(), None | Some(ConstraintViolation | TooBig | TypeMismatch))
+}
+
 impl Error {
     /// How many tries in vain this one counts for, where others are tried after it: a damaged page concerns who needs it, and
     /// another program's lock takes a long wait of each.
@@ -384,7 +392,7 @@ pub(super) struct Batch<'a> {
 /// Applies one change; it can be applied again after the transaction has failed.
 fn apply(connection: &Connection, change: &mut Change, batch: &mut Batch<'_>) -> rusqlite::Result<()> {
     let now = batch.now;
-    let Kept { lists, sweep, statistics } = &mut *batch.kept;
+    let Kept { lists, sweep, statistics, .. } = &mut *batch.kept;
     match change {
         Change::Append(event, key, reply) => {
             let appended = append(connection, event, key.as_deref(), lists);
