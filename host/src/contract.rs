@@ -24,11 +24,11 @@ pub(crate) use bindings::{Plugin, PluginPre};
 pub(crate) const API_MAJOR: u32 = 1;
 
 /// An event as a plugin gets it.
-pub(crate) fn event_for_plugin(event: &Event, attempt: u32) -> types::Event {
+pub(crate) fn event_for_plugin(event: Event, attempt: u32) -> types::Event {
     types::Event {
         id: event.id.to_string(),
-        account: event.account.clone(),
-        name: event.name.clone(),
+        account: event.account,
+        name: event.name,
         received_at: u64::try_from(event.received_at).unwrap_or(0),
         via: match event.via {
             Via::Form => types::Via::Form,
@@ -37,8 +37,8 @@ pub(crate) fn event_for_plugin(event: &Event, attempt: u32) -> types::Event {
             Via::Poll => types::Via::Poll,
         },
         actor: event.actor,
-        entity: event.entity.as_ref().map(|entity| types::Entity { kind: entity.kind.clone(), id: entity.id.clone() }),
-        fields: event.fields.clone(),
+        entity: event.entity.map(|entity| types::Entity { kind: entity.kind, id: entity.id }),
+        fields: event.fields,
         attempt,
     }
 }

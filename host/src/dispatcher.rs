@@ -1,6 +1,7 @@
 //! Decides what runs: one loop that routes, claims, hands out, and settles what comes back.
 //!
-//! - It holds no queue of its own: what waits is in the journal. What is claimed is bounded per queue.
+//! - It holds no queue of its own: what waits is in the journal. What is claimed is bounded per queue by number, and
+//!   the fields of all that is claimed by bytes: those of the others are read when they run.
 //! - A place is taken before an instance is made (`places`), with the memory that it may need (`memory`); and none is taken for a queue that is held back (`gate`).
 //! - An outcome is handed to the journal until it is stored, for as long as the host runs.
 //! - A host bug costs one attempt, not the process. A delivery that ends the process again and again is found out by
@@ -9,6 +10,7 @@
 //! Not here: WebAssembly, HTTP, SQL. When to retry is `retry`; one attempt is `attempt`.
 
 mod attempt;
+mod feed;
 pub mod gate;
 mod memory;
 mod places;
@@ -24,14 +26,15 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use crate::capabilities::Outside;
 use crate::clock::Clock;
-use crate::event::Event;
-use crate::journal::{self, DeliveryId, Queue, Settlement};
+use crate::journal::{self, Claimed, DeliveryId, Queue};
 use crate::parts::Parts;
 use crate::plugin::PluginName;
 use crate::registry;
 use crate::sandbox::Sandbox;
 use crate::secret::Scrubber;
 use crate::{crm, telemetry};
+pub use feed::Delivered;
+use feed::Feed;
 use gate::{Breaker, Gate, Mode};
 pub use memory::of_machine;
 pub use places::Standing;
@@ -41,10 +44,10 @@ use retry::Policy;
 /// Deliveries of one queue that are claimed beyond those that run, so that a free place is filled without a look into
 /// the store.
 const CLAIMED_AHEAD: usize = 64;
+/// Bytes of fields of events that are claimed, all queues together: more are left in the store until they run.
+const CARRIED_AHEAD: u64 = 16 << 20;
 /// The wait before a store that refused is asked again.
 const STORE_AGAIN: Duration = Duration::from_millis(250);
-/// Attempts that somebody who watches may lag behind.
-const FEED: usize = 4_096;
 /// Signals that somebody may lag behind.
 const SIGNALS: usize = 1_024;
 /// The longest wait without a look into the store.
@@ -96,17 +99,6 @@ pub struct Dispatcher {
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
-}
-
-/// An attempt that has ended and was stored.
-#[derive(Debug, Clone)]
-pub struct Delivered {
-    /// The plugin.
-    pub queue: Queue,
-    /// The event.
-    pub event: Event,
-    /// What came of it.
-    pub settlement: Arc<Settlement>,
 }
 
 /// What somebody should hear of at once.
@@ -219,10 +211,12 @@ struct Shared {
     options: Options,
     places: Places,
     lines: Mutex<BTreeMap<Queue, Arc<Line>>>,
+    /// Bytes of fields of events that are claimed.
+    carried: AtomicU64,
     /// Rung when there may be something to do for the loop.
     bell: Notify,
     /// Attempts that ended, for whoever watches.
-    feed: broadcast::Sender<Arc<Delivered>>,
+    feed: Feed,
     /// What operators are told.
     signals: broadcast::Sender<Signal>,
     /// The plugins that an operator paused.
@@ -278,21 +272,30 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts a claimed delivery for as long as it lives.
+/// Counts a claimed delivery, and the bytes of its event's fields, for as long as it lives.
 struct Counted {
     line: Arc<Line>,
+    bytes: u64,
     shared: Arc<Shared>,
 }
 
 impl Counted {
-    fn new(line: Arc<Line>, shared: Arc<Shared>) -> Self {
+    /// Leaves the fields in the store where those of others take all the room.
+    fn new(line: Arc<Line>, shared: Arc<Shared>, claimed: &mut Claimed) -> Self {
+        let mut bytes = u64::try_from(claimed.event.fields.len()).unwrap_or(u64::MAX);
+        if shared.carried.load(Ordering::SeqCst).saturating_add(bytes) > CARRIED_AHEAD {
+            claimed.set_aside();
+            bytes = 0;
+        }
+        shared.carried.fetch_add(bytes, Ordering::SeqCst);
         line.claimed.fetch_add(1, Ordering::SeqCst);
-        Self { line, shared }
+        Self { line, bytes, shared }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        self.shared.carried.fetch_sub(self.bytes, Ordering::SeqCst);
         self.line.claimed.fetch_sub(1, Ordering::SeqCst);
         self.shared.bell.notify_one();
     }
@@ -302,9 +305,9 @@ impl Dispatcher {
     /// A dispatcher; nothing runs yet.
     pub fn new(options: Options, tools: Tools) -> Self {
         let places = Places::new(options.instances, options.memory);
-        let ((feed, _), (signals, _)) = (broadcast::channel(FEED), broadcast::channel(SIGNALS));
-        let (lines, held, bell) = (Mutex::default(), Mutex::default(), Notify::new());
-        Self { shared: Arc::new(Shared { tools, options, places, lines, bell, feed, signals, held }) }
+        let (feed, (signals, _)) = (Feed::new(), broadcast::channel(SIGNALS));
+        let (lines, held, carried, bell) = (Mutex::default(), Mutex::default(), AtomicU64::new(0), Notify::new());
+        Self { shared: Arc::new(Shared { tools, options, places, lines, carried, bell, feed, signals, held }) }
     }
 
     /// A view of it.
@@ -437,10 +440,10 @@ impl Dispatcher {
         };
         let opened = !taken.opened.is_empty();
         taken.opened.iter().for_each(|queue| self.open(queue));
-        for claimed in taken.claimed {
+        for mut claimed in taken.claimed {
             let line = locked(&self.shared.lines).get(&claimed.queue).cloned();
             let Some(line) = line else { continue };
-            let counted = Counted::new(line, Arc::clone(&self.shared));
+            let counted = Counted::new(line, Arc::clone(&self.shared), &mut claimed);
             let threads = self.shared.tools.sandbox.threads();
             threads.spawn(attempt::deliver(Arc::clone(&self.shared), claimed, counted));
         }

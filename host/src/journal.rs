@@ -176,8 +176,10 @@ pub struct Claimed {
     pub interruptions: u32,
     /// How often the process ended while it was the only one under suspicion that ran.
     pub crashes: u32,
-    /// What it is about.
+    /// What it is about; without its fields where those are [`unread`](Self::unread).
     pub event: Event,
+    /// Bytes of its fields that were left in the store ([`Handle::whole`]); 0: the event is whole.
+    pub unread: u64,
 }
 
 /// What [`Handle::take`] brought.
@@ -254,7 +256,8 @@ enum Change {
     Settle(Arc<Settlement>, Reply<Settled>),
     Begin(DeliveryId, Reply<()>),
     EndInOrder(Reply<()>),
-    Release(DeliveryId, Reply<()>),
+    /// With the earliest time of the next attempt.
+    Release(DeliveryId, i64, Reply<()>),
     Resolve {
         letters: Vec<DeliveryId>,
         resolution: Resolution,
@@ -491,7 +494,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Store`], [`Error::Closed`]: it counts as interrupted at the next start.
     pub async fn release(&self, delivery: DeliveryId) -> Result<(), Error> {
-        self.ask(|reply| Change::Release(delivery, reply)).await
+        self.put_off(delivery, 0).await
     }
 
     /// One step of forgetting what is over.

@@ -196,6 +196,21 @@ pub struct Effects {
     pub usage: Usage,
 }
 
+impl Effects {
+    /// Bytes of memory that all of it takes until it is stored, about.
+    pub fn weight(&self) -> u64 {
+        /// What a value takes besides its text.
+        const EACH: usize = 64;
+        let lines: usize = self.lines.iter().map(|line| line.text.len() + EACH).sum();
+        let of_call = |call: &HostCall| call.call.len() + call.request.len() + call.answer.len() + 2 * EACH;
+        let calls: usize = self.calls.iter().map(of_call).sum();
+        let seen: usize = self.state.seen.iter().map(|(key, _)| key.len() + EACH).sum();
+        let value = |write: &StateWrite| if let StateWrite::Set(value) = write { value.len() } else { 0 };
+        let writes: usize = self.state.writes.iter().map(|(key, write)| key.len() + value(write) + EACH).sum();
+        u64::try_from(lines + calls + seen + writes).unwrap_or(u64::MAX)
+    }
+}
+
 /// What an attempt did to its plugin's state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StateEffects {

@@ -212,7 +212,7 @@ impl Sandbox {
     pub async fn invoke(
         &self,
         plugin: &CompiledPlugin,
-        event: &Event,
+        event: Event,
         number: u32,
         reach: Reach,
         limits: &Limits,

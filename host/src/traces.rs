@@ -200,7 +200,7 @@ fn hook_span(hook: &Accepted, scope: &InstrumentationScope) -> SpanData {
 }
 
 fn attempt_spans(delivered: &Delivered, scope: &InstrumentationScope, batch: &mut Vec<SpanData>) {
-    let Delivered { queue, event, settlement } = delivered;
+    let Delivered { queue, event, settlement, .. } = delivered;
     let (delivery, attempt) = (settlement.delivery.0, settlement.attempt);
     let id = span_of(event.id, delivery, attempt, 0);
     let status = match &settlement.outcome {

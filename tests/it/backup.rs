@@ -178,7 +178,10 @@ async fn what_was_written_after_the_copy_is_not_written_again() {
     assert!(is_waiting(&host).await && host.log().contains("restored from a backup"));
     let status = run(&host, &["restore", "--status", "--json"]).await;
     let status: Value = serde_json::from_slice(&status.stdout).unwrap();
-    assert_eq!(status["restored"]["open"], json!([{ "plugin": "writer", "account": "main", "waiting": 11, "dead": 0 }]));
+    assert_eq!(
+        status["restored"]["open"],
+        json!([{ "plugin": "writer", "account": "main", "waiting": 11, "dead": 0 }])
+    );
     assert_eq!(status["deliveries"].as_array().unwrap().len(), 11);
     ask(&host, "plugins/writer/resume").await;
     good(&host, &["restore", "--go-on"]).await;
@@ -260,7 +263,8 @@ async fn what_is_no_whole_backup_of_this_host_is_refused_and_nothing_changes() {
         refused(&host, &["restore", name(&cut), "--replace"], "damaged").await;
     }
     refused(&host, &["restore", name(&mine), "--replace"], "no file of SQLite's").await;
-    refused(&host, &["restore", name(&host.data().join("journal.sqlite")), "--replace"], "no backup of this host").await;
+    refused(&host, &["restore", name(&host.data().join("journal.sqlite")), "--replace"], "no backup of this host")
+        .await;
     let newer = damaged(&|_| ());
     let store = rusqlite::Connection::open(&newer).unwrap();
     store.execute_batch("UPDATE backup SET format = 99, version = '9.9.9'").unwrap();

@@ -287,3 +287,28 @@ async fn state_has_a_bound_for_an_attempt_for_a_plugin_and_for_all() {
     eprintln!("state flood: the store has {store} bytes");
     assert!(store < 24 << 20, "{store}");
 }
+
+#[tokio::test]
+async fn large_events_that_wait_take_no_memory() {
+    let names = ["one", "two", "three", "four"];
+    let folder = crate::plugins(&names.map(|name| (name, "large.*")));
+    let host = start_with(folder.path(), true, "", "1024").await;
+    for name in names {
+        let (status, told) = host.ask(&format!("plugins/{name}/pause"), &json!({})).await.unwrap();
+        assert_eq!(status, 200, "{told}");
+    }
+    let text = "x".repeat((1 << 20) - 100);
+    for n in 0..70 {
+        host.accepted(&format!("event=large.x&sin=none&n={n}&text={text}")).await.unwrap();
+    }
+    // All at once, as after an outage.
+    for name in names {
+        let (status, told) = host.ask(&format!("plugins/{name}/resume"), &json!({})).await.unwrap();
+        assert_eq!(status, 200, "{told}");
+    }
+    host.idle(PATIENCE).await.unwrap();
+    assert_eq!(host.api("backlog").await.unwrap()["dead"], 0);
+    let peak = peak(&host);
+    eprintln!("70 events of 1 MiB for four plugins: {peak} MiB at most");
+    assert!(peak < 250, "the host took {peak} MiB");
+}

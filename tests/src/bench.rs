@@ -155,7 +155,7 @@ async fn sandbox_against_bare(file: &Path) -> anyhow::Result<Value> {
                 settings: Arc::clone(&settings),
                 scrubber: Scrubber::default(),
             };
-            let (outcome, _) = sandbox.invoke(&plugin, &event, 1, reach, &limits).await;
+            let (outcome, _) = sandbox.invoke(&plugin, event.clone(), 1, reach, &limits).await;
             anyhow::ensure!(outcome == Outcome::Done, "{outcome:?}");
         }
         ours.push(began.elapsed() / u32::try_from(CALLS)?);

@@ -126,7 +126,7 @@ async fn show(mut delivered: broadcast::Receiver<Arc<Delivered>>, log: Log) {
 }
 
 fn words(delivered: &Delivered) -> String {
-    let Delivered { queue, event, settlement } = delivered;
+    let Delivered { queue, event, settlement, .. } = delivered;
     let entity = event.entity.as_ref().map(|entity| format!(" ({entity})")).unwrap_or_default();
     let mut text = format!(
         "{}{entity} → {} {}: {}, attempt {}, {} ms\n",

@@ -87,7 +87,7 @@ struct Ended<'a> {
 }
 
 fn ended(delivered: &Delivered, mask: &Mask) -> Option<Event> {
-    let Delivered { queue, event, settlement } = delivered;
+    let Delivered { queue, event, settlement, .. } = delivered;
     let mut entity = event.entity.as_ref().map(ToString::to_string);
     mask.record_of(&mut entity, &event.fields);
     let reason = settlement.outcome.reason();

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 
 use super::gate::{self, Change, Verdict};
-use super::{Counted, Delivered, STORE_AGAIN, Shared, Signal, retry};
+use super::{Counted, STORE_AGAIN, Shared, Signal, retry};
 use crate::capabilities::Reach;
+use crate::event::Event;
 use crate::journal::{self, Claimed, Settled, Settlement};
 use crate::outcome::{Effects, Fault, FaultKind, Next, Outcome};
 use crate::plugin::RAISE;
@@ -20,6 +21,10 @@ const SUSPECT_AFTER: u32 = 2;
 const MOST_CRASHES: u32 = 3;
 /// Attempts that may go uncounted: a delivery that itself brings the CRM down would come back for ever.
 const MOST_EXCUSED: u32 = 20;
+/// How often a large event is in memory while it is read and handed over: in the store's hands, in the host's, on its way.
+const COPIES: u64 = 3;
+/// Milliseconds before an event that could not be read from the store is read again.
+const READ_AGAIN: i64 = 5_000;
 /// Milliseconds before a write in doubt is looked for again.
 const LOOK_AGAIN: i64 = 2_000;
 
@@ -45,16 +50,18 @@ async fn attempt(shared: &Arc<Shared>, claimed: &Claimed, counted: &Counted) {
     let suspect = claimed.interruptions >= SUSPECT_AFTER;
     let line = Arc::clone(&counted.line);
     let alone = if suspect { Some(line.alone.lock().await) } else { None };
+    // What is left in the store until now is held from now on.
+    let needs = |live: &Live| live.limits.held().saturating_add(claimed.unread.saturating_mul(COPIES));
     let newest = || shared.tools.registry.snapshot().plugins.get(&claimed.queue.plugin).cloned();
     let (place, live) = loop {
-        let Some(before) = newest() else { return release(shared, claimed).await };
-        let Some(place) = shared.places.take(counted.line.seat, before.limits.held()).await else {
+        let Some(before) = newest() else { return release(shared, claimed, 0).await };
+        let Some(place) = shared.places.take(counted.line.seat, needs(&before)).await else {
             // The queue is held back, or the host stops: what has not begun does not begin.
-            return release(shared, claimed).await;
+            return release(shared, claimed, 0).await;
         };
         // The newest version, however long it waited; one that was removed meanwhile runs when it returns.
-        let Some(live) = newest() else { return release(shared, claimed).await };
-        if live.limits.held() <= before.limits.held() {
+        let Some(live) = newest() else { return release(shared, claimed, 0).await };
+        if needs(&live) <= needs(&before) {
             break (place, live);
         }
     };
@@ -64,14 +71,24 @@ async fn attempt(shared: &Arc<Shared>, claimed: &Claimed, counted: &Counted) {
         let words = "the host's process ended each time while this delivery ran: the system's log may say why";
         (Outcome::Failed(Fault::new(FaultKind::Ended, words)), Effects::default())
     } else {
+        let event = match whole(shared, claimed).await {
+            Ok(event) => event,
+            Err(error) => {
+                telemetry::store_refused("event", &error);
+                drop(place);
+                let until = shared.tools.clock.now().saturating_add(READ_AGAIN);
+                return release(shared, claimed, until).await;
+            }
+        };
         if suspect && let Err(error) = shared.tools.journal.begin(claimed.delivery).await {
             telemetry::store_refused("begin", &error);
-            return release(shared, claimed).await;
+            return release(shared, claimed, 0).await;
         }
-        invoke(shared, &live, claimed).await
+        invoke(shared, &live, claimed, event).await
     };
-    // One at a time means that the next attempt sees this one's state.
-    let _kept = Some(place).filter(|_| live.concurrency == 1);
+    // One at a time means that the next attempt sees this one's state. Else the place is free now, and what has yet to be
+    // stored keeps the memory that it takes: on a store that refuses it would grow without end.
+    let _kept = if live.concurrency == 1 { place } else { place.left_with(effects.weight()) };
     // Asked after the place is free again, where it is: it may take seconds.
     let unreachable = crm_is_away(shared, claimed, &outcome, &effects).await;
     let ended_at = shared.tools.clock.now();
@@ -161,15 +178,23 @@ fn show(shared: &Shared, claimed: &Claimed, settlement: Arc<Settlement>) {
         let code = settlement.outcome.letter_code(&settlement.effects).to_owned();
         shared.signals.send(Signal::DeadLetter { queue, delivery, event, code }).ok();
     }
-    if shared.feed.receiver_count() > 0 {
-        let (queue, event) = (claimed.queue.clone(), claimed.event.clone());
-        shared.feed.send(Arc::new(Delivered { queue, event, settlement })).ok();
-    }
+    shared.feed.show(claimed, settlement);
 }
 
-async fn release(shared: &Shared, claimed: &Claimed) {
+/// The event with all its fields.
+async fn whole(shared: &Shared, claimed: &Claimed) -> Result<Event, journal::Error> {
+    if claimed.unread == 0 {
+        return Ok(claimed.event.clone());
+    }
+    let (journal, claimed) = (shared.tools.journal.clone(), claimed.clone());
+    // A store that has gone is as one that is closed.
+    tokio::task::spawn_blocking(move || journal.whole(&claimed)).await.unwrap_or(Err(journal::Error::Closed))
+}
+
+/// Gives it back, not to be tried before this time.
+async fn release(shared: &Shared, claimed: &Claimed, until: i64) {
     loop {
-        match shared.tools.journal.release(claimed.delivery).await {
+        match shared.tools.journal.put_off(claimed.delivery, until).await {
             Ok(()) | Err(journal::Error::Closed) => return,
             Err(error) => {
                 telemetry::store_refused("release", &error);
@@ -232,7 +257,7 @@ fn judge(shared: &Shared, claimed: &Claimed, counted: &Counted, verdict: Verdict
     }
 }
 
-async fn invoke(shared: &Arc<Shared>, live: &Arc<Live>, claimed: &Claimed) -> (Outcome, Effects) {
+async fn invoke(shared: &Arc<Shared>, live: &Arc<Live>, claimed: &Claimed, event: Event) -> (Outcome, Effects) {
     let tools = &shared.tools;
     let reach = Reach {
         grants: Arc::clone(&live.grants),
@@ -247,10 +272,10 @@ async fn invoke(shared: &Arc<Shared>, live: &Arc<Live>, claimed: &Claimed) -> (O
         scrubber: tools.scrubber.clone(),
     };
     let (sandbox, live) = (Arc::clone(&tools.sandbox), Arc::clone(live));
-    let (event, attempt) = (claimed.event.clone(), claimed.attempt);
+    let attempt = claimed.attempt;
     // A task of its own, so that a panic in the host's part ends as this attempt's fault.
     let running =
-        tokio::spawn(async move { sandbox.invoke(&live.compiled, &event, attempt, reach, &live.limits).await });
+        tokio::spawn(async move { sandbox.invoke(&live.compiled, event, attempt, reach, &live.limits).await });
     let (outcome, effects) = running.await.unwrap_or_else(|error| {
         telemetry::host_fault("sandbox", &error);
         let fault = Fault::new(FaultKind::Host, "the host failed while it ran the plugin: its log says more");

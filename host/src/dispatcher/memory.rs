@@ -1,7 +1,8 @@
 //! One bound on the memory of all attempts that run together. Pure, but for [`of_machine`].
 //!
-//! - An attempt takes what it may need at most, before it begins, and gives it back at its end. It never waits for more
-//!   while it runs, so no two can wait for each other.
+//! - An attempt takes what it may need at most, before it begins: its limits, and the event where it is a large one. It gives
+//!   that back at its end, but for what has yet to be stored. It never waits for more while it runs, so no two can wait for
+//!   each other.
 //! - **Large ones** need more than a plugin has by default. Together they take at most three quarters, so that the others
 //!   always go on; and for the first of them that waits its part is left free as it becomes free, so that many small ones
 //!   can't keep it out.
@@ -35,6 +36,12 @@ impl Memory {
         let largest = Limits::default().with(&LimitsPatch::of(KINDS.map(|kind| Some(kind.most)))).held();
         let all = all.max(largest + small());
         Self { all, most_large: (all - all / 4).max(largest), used: 0, used_large: 0 }
+    }
+
+    /// What an attempt is counted with that needs so much: one that needs more than large ones may have waits until it has all
+    /// of that, and not for ever.
+    pub(super) fn at_most(&self, bytes: u64) -> u64 {
+        bytes.min(self.most_large)
     }
 
     /// Whether it is no large one.

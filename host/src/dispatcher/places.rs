@@ -69,9 +69,24 @@ pub struct Standing {
 
 /// A place that is taken for as long as this lives.
 pub(super) struct Place {
-    seat: Seat,
+    /// None: only the memory is left.
+    seat: Option<Seat>,
     bytes: u64,
     state: Option<Arc<Mutex<State>>>,
+}
+
+impl Place {
+    /// Leaves the place to others, and keeps of its memory so much at most.
+    pub(super) fn left_with(mut self, bytes: u64) -> Self {
+        if let Some(state) = &self.state {
+            let mut guard = lock(state);
+            guard.leave(self.seat.take(), self.bytes);
+            self.bytes = self.bytes.min(bytes);
+            guard.memory.take(self.bytes);
+            guard.grant(state);
+        }
+        self
+    }
 }
 
 impl Drop for Place {
@@ -89,9 +104,10 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
-    fn leave(&mut self, Seat(seat): Seat, bytes: u64) {
-        self.free += 1;
+    fn leave(&mut self, seat: Option<Seat>, bytes: u64) {
         self.memory.give_back(bytes);
+        let Some(Seat(seat)) = seat else { return };
+        self.free += 1;
         if let Some(row) = self.seats.get_mut(seat) {
             row.running = row.running.saturating_sub(1);
         }
@@ -124,7 +140,7 @@ impl State {
             }
             let Some(row) = self.seats.get_mut(seat) else { return };
             let Some(waiter) = row.waiting.pop_front() else { return };
-            let place = Place { seat: Seat(seat), bytes: waiter.bytes, state: Some(Arc::clone(shared)) };
+            let place = Place { seat: Some(Seat(seat)), bytes: waiter.bytes, state: Some(Arc::clone(shared)) };
             match waiter.place.send(place) {
                 Ok(()) => {
                     self.free -= 1;
@@ -180,7 +196,7 @@ impl Places {
     pub(super) async fn take(&self, Seat(seat): Seat, bytes: u64) -> Option<Place> {
         let granted = {
             let mut state = lock(&self.state);
-            let closed = state.closed;
+            let (closed, bytes) = (state.closed, state.memory.at_most(bytes));
             let row = state.seats.get_mut(seat).filter(|row| row.limit > 0 && !closed)?;
             let (place, granted) = oneshot::channel();
             row.waiting.push_back(Waiter { bytes, place });
@@ -289,6 +305,37 @@ mod tests {
         }
         assert_eq!(running.len(), 10, "600 MiB beside the large one, which had its 400 kept for it");
         drop(waiting.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn what_has_yet_to_be_stored_holds_memory_and_no_place() {
+        let places = Places::new(2, 1_000 << 20);
+        let seat = places.seat();
+        places.limit(seat, 2);
+        let mut ended: Vec<Place> = Vec::new();
+        // A store that refuses: each attempt ends, and what it leaves behind waits.
+        loop {
+            let place = places.take(seat, 60 << 20);
+            let Ok(place) = tokio::time::timeout(std::time::Duration::from_millis(20), place).await else { break };
+            ended.push(place.unwrap().left_with(90 << 20));
+            assert!(ended.len() < 100, "they are outside of any bound");
+        }
+        let standing = places.standing();
+        assert_eq!((ended.len(), standing.taken, standing.memory_taken), (16, 0, 960 << 20), "{standing:?}");
+        drop(ended.pop());
+        assert!(places.take(seat, 60 << 20).await.is_some());
+        drop(ended);
+        assert_eq!(places.standing().memory_taken, 0);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_needs_more_than_all_may_have_waits_for_what_there_is() {
+        let places = Places::new(2, 1_000 << 20);
+        let seat = places.seat();
+        places.limit(seat, 2);
+        let place = places.take(seat, 3 << 30).await.unwrap();
+        assert!(places.standing().memory_taken <= 1_000 << 20);
+        drop(place);
     }
 
     #[tokio::test]

@@ -91,12 +91,14 @@ pub(super) fn end_in_order(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-pub(super) fn release(connection: &Connection, seq: i64) -> rusqlite::Result<()> {
+/// Makes it ready again, as if it had not been claimed, and not before `until`.
+pub(super) fn release(connection: &Connection, seq: i64, until: i64) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "UPDATE delivery SET state = 0, began = 0, attempts = attempts - 1 WHERE seq = ?1 AND state = 2",
+            "UPDATE delivery SET state = 0, began = 0, attempts = attempts - 1, at = max(at, ?2)
+              WHERE seq = ?1 AND state = 2",
         )?
-        .execute([seq])?;
+        .execute([seq, until])?;
     Ok(())
 }
 

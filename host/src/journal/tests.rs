@@ -1,6 +1,7 @@
 //! The journal case by case; whatever is asked in whatever order is `model`.
 
 mod causes;
+mod claims;
 mod forgetting;
 mod model;
 mod operators;

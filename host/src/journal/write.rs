@@ -369,7 +369,7 @@ impl Change {
             Self::Polled { reply, .. } => reply.tell(committed),
             Self::Take { reply, .. } => reply.tell(committed),
             Self::Settle(_, reply) => reply.tell(committed),
-            Self::Begin(_, reply) | Self::Release(_, reply) | Self::EndInOrder(reply) => reply.tell(committed),
+            Self::Begin(_, reply) | Self::Release(_, _, reply) | Self::EndInOrder(reply) => reply.tell(committed),
             Self::Resolve { reply, .. } => reply.tell(committed),
             Self::DropWaiting { reply, .. } => reply.tell(committed),
             Self::Sweep(_, reply) => reply.tell(committed),
@@ -415,7 +415,7 @@ fn apply(connection: &Connection, change: &mut Change, batch: &mut Batch<'_>) ->
         Change::Settle(settlement, reply) => reply.keep(settle(connection, settlement, batch)),
         Change::Begin(DeliveryId(seq), reply) => reply.keep(begin(connection, *seq)),
         Change::EndInOrder(reply) => reply.keep(end_in_order(connection)),
-        Change::Release(DeliveryId(seq), reply) => reply.keep(release(connection, *seq)),
+        Change::Release(DeliveryId(seq), until, reply) => reply.keep(release(connection, *seq, *until)),
         Change::Resolve { letters, resolution, reply } => {
             reply.keep(letters::resolve(connection, letters, *resolution, now, &mut statistics.tally))
         }

@@ -262,7 +262,7 @@ pub async fn rehearse(plan: Plan) -> Result<Rehearsal, Error> {
         settings: Arc::clone(&live.settings),
         scrubber: scrubber.clone(),
     };
-    let (outcome, effects) = sandbox.invoke(&live.compiled, &event, attempt, reach, &live.limits).await;
+    let (outcome, effects) = sandbox.invoke(&live.compiled, event.clone(), attempt, reach, &live.limits).await;
     journal.close();
     notes.extend(after(&outcome, &effects));
     let mut rehearsal = Rehearsal::new(&live, &event, attempt, &outcome, effects);
