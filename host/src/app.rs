@@ -19,7 +19,7 @@ use crate::capabilities::Outside;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, Source};
 use crate::dispatcher::{self, Dispatcher, Tools};
-use crate::journal::{self, Journal};
+use crate::journal::{self, Journal, Whereabouts};
 use crate::parts::Parts;
 use crate::registry::versions::Versions;
 use crate::registry::{self, Bell, Registry};
@@ -90,7 +90,7 @@ impl App {
         let Doorsteps { intake: listener, console: own_listener } = start::checked(&config).await?;
         let clock = Clock::Wall;
         let journal = Journal::open(&config.journal, clock.clone()).map_err(|error| match error {
-            journal::Error::Newer { .. } => wrong(&error),
+            journal::Error::Newer { .. } | journal::Error::Strange { .. } => wrong(&error),
             _ => passing(&error),
         })?;
         if journal.handle().waits_for_go_on()
@@ -104,6 +104,7 @@ impl App {
         }
         let parts = Parts::default();
         config.remarks.iter().for_each(|remark| telemetry::config_remark(remark));
+        check::medium(&config.journal.data_dir).iter().for_each(|remark| telemetry::config_remark(remark));
         let own = rustix::process::geteuid().as_raw();
         check::changeable(&config.registry, own).iter().for_each(|(_, remark)| telemetry::config_remark(remark));
         let said_of_plugins = config.registry.clone();
@@ -340,18 +341,22 @@ async fn unknown_plugins(said: registry::Options, registry: registry::Handle) {
     telemetry::plugins_ready(snapshot.plugins.len());
 }
 
-/// Tells when the store's files are no longer where they were, and when they are back.
+/// Tells when the store's files are no longer where they were, or no longer the same, and when they are back.
 async fn watch_place(journal: journal::Handle) {
-    let mut was = true;
+    let (mut was, mut told) = (Whereabouts::Here, 0);
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
         let handle = journal.clone();
         // A file system that hangs must not hang the rest.
-        let is = tokio::task::spawn_blocking(move || handle.is_in_place()).await.unwrap_or(was);
+        let looked = tokio::task::spawn_blocking(move || handle.look_after()).await;
+        let (is, strangers) = looked.unwrap_or((was, told));
         if is != was {
-            telemetry::misplaced(!is);
+            telemetry::whereabouts(is);
         }
-        was = is;
+        if strangers > told {
+            telemetry::strangers_commits(strangers - told);
+        }
+        (was, told) = (is, strangers);
     }
 }
 

@@ -10,6 +10,7 @@ mod dev;
 mod doctor;
 mod event;
 mod forget;
+mod journal;
 mod operate;
 mod plugin;
 mod remote;
@@ -84,6 +85,9 @@ enum Command {
     Restore(restore::Args),
     /// Delete everything about one record.
     Forget(forget::Forget),
+    /// The store, as a file.
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
     /// What operators did.
     Audit(operate::Audit),
     /// Print an address that opens the console in a browser, once.
@@ -212,6 +216,7 @@ impl Cli {
             Command::Backup(args) => backup::run(args),
             Command::Restore(args) => restore::run(&args),
             Command::Forget(args) => forget::run(&args),
+            Command::Journal(command) => journal::run(&command),
             Command::Audit(args) => operate::audit(&args),
             Command::Console(at) => operate::console(&at),
             Command::Password => operate::password(),
@@ -327,6 +332,7 @@ fn check(file: Option<PathBuf>) -> ExitCode {
         return told(&Problems(problems));
     }
     let mut remarks = config.remarks.clone();
+    remarks.extend(app::check::medium(&config.journal.data_dir));
     let registry = &config.registry;
     if !(registry.plugins.is_empty() && registry.approved.is_empty() && registry.accounts.is_empty()) {
         remarks.extend(app::check::unknown_plugins(registry, &app::check::plugins_in(&registry.dir)));

@@ -263,7 +263,7 @@ struct Refused;
 
 fn not_claimed(error: &journal::Error) {
     // A folder that is gone is told once, by whoever looks after it.
-    if !matches!(error, journal::Error::Misplaced) {
+    if !matches!(error, journal::Error::Misplaced | journal::Error::Replaced) {
         telemetry::store_refused("claim", error);
     }
 }

@@ -9,6 +9,7 @@
 //!
 //! Not here: the journal, whose file is SQLite's; compiled plugins, which are made anew when they are lost.
 
+pub mod medium;
 pub mod private;
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::dispatcher::gate::Mode;
+use crate::journal::Whereabouts;
 use crate::parts::Parts;
 use crate::{dispatcher, journal, registry};
 
@@ -58,14 +59,16 @@ async fn readiness(State(tools): State<Tools>) -> Response {
     let journal = tools.journal.clone();
     // A read takes a thread of its own; one that hangs says as much as one that fails.
     let look = tokio::task::spawn_blocking(move || {
-        (journal.unrouted_since(), journal.disk().has_room(), journal.is_in_place())
+        (journal.unrouted_since(), journal.disk().has_room(), journal.whereabouts())
     });
     let look = tokio::time::timeout(std::time::Duration::from_secs(2), look).await;
     let (mut reasons, mut remarks, mut oldest) = (Vec::new(), Vec::new(), None);
     match look {
-        Ok(Ok((unrouted, room, in_place))) => {
-            if !in_place {
-                reasons.push("the data folder was moved or replaced under the running host");
+        Ok(Ok((unrouted, room, whereabouts))) => {
+            match whereabouts {
+                Whereabouts::Here => {}
+                Whereabouts::Moved => reasons.push("the data folder was moved or replaced under the running host"),
+                Whereabouts::Replaced => reasons.push("the journal's file was overwritten under the running host"),
             }
             match unrouted {
                 Ok(since) => oldest = since.map(|since| tools.clock.now().saturating_sub(since).max(0) / 1_000),

@@ -49,8 +49,10 @@ mod forget;
 mod layout;
 mod letters;
 mod lists;
+mod marker;
 mod minutes;
 mod operate;
+mod page;
 mod place;
 mod read;
 mod restore;
@@ -93,8 +95,10 @@ pub use error::Error;
 pub use forget::{Forget, Forgettable, Forgetting, Proof, Record, keep_forgetting, without};
 pub use letters::{Counted, Group, Letter, LetterFilter, Resolution};
 pub use lists::Finding;
+pub use marker::{Accepting, Lying, Strange, examine};
 pub use minutes::{Minute, QueueMinutes};
 pub use operate::{Audited, Held, Operated};
+pub use place::Whereabouts;
 pub use read::{
     AttemptView, Backlog, Caused, DeliveryPath, DeliveryState, DeliveryView, Duplicate, EventPath, EventSummary,
     StateView,
@@ -304,11 +308,10 @@ impl Journal {
     /// Opens or makes the store, brings it up to this program's format, and makes interrupted deliveries ready again.
     ///
     /// # Errors
-    /// [`Error::Open`], [`Error::InUse`], [`Error::Newer`], [`Error::Store`].
+    /// [`Error::Open`], [`Error::InUse`], [`Error::Newer`], [`Error::Strange`], [`Error::Store`].
     pub fn open(options: &Options, clock: Clock) -> Result<Self, Error> {
-        let (lock, connection) = layout::open(&options.data_dir, &clock)?;
-        let failed = |error: std::io::Error| Error::Open { path: options.data_dir.clone(), cause: error.to_string() };
-        let place = Arc::new(place::Place::of(&layout::file(&options.data_dir)).map_err(failed)?);
+        let layout::Opened { lock, connection, marker } = layout::open(&options.data_dir, &clock)?;
+        let place = Arc::new(place::Place::of(&options.data_dir, &connection, marker)?);
         let condition = Arc::new(condition::Condition::default());
         let readers =
             read::Readers::new(layout::file(&options.data_dir), Arc::clone(place.store()), Arc::clone(&condition));
@@ -317,8 +320,12 @@ impl Journal {
         let bell = Arc::new(Bell::default());
         let waits = Arc::new(AtomicBool::new(restored::waits(&connection)?));
         let room = Arc::new(space::Room::new(options.data_dir.clone(), options.least_free));
-        let checkpointer =
-            checkpoint::Checkpointer::start(&layout::file(&options.data_dir), &connection, Arc::clone(&room))?;
+        let checkpointer = checkpoint::Checkpointer::start(
+            &layout::file(&options.data_dir),
+            &connection,
+            Arc::clone(&room),
+            Arc::clone(&place),
+        )?;
         let writer = write::Writer::new(
             connection,
             clock,

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use crate::event::EventId;
-use crate::journal::{Claimed, DeliveryId, Queue, Restored};
+use crate::journal::{Claimed, DeliveryId, Queue, Restored, Whereabouts};
 use crate::outcome::{Effects, FaultKind, Next, Outcome};
 use crate::plugin::{Manifest, PluginName};
 use crate::secret::Scrubber;
@@ -461,14 +461,20 @@ fn text_time(at: i64) -> String {
     jiff::Timestamp::from_millisecond(at).map(|time| time.to_string()).unwrap_or_default()
 }
 
-pub(crate) fn misplaced(gone: bool) {
-    if gone {
-        error!(
+pub(crate) fn whereabouts(is: Whereabouts) {
+    match is {
+        Whereabouts::Here => info!("The data folder is where it was; the work goes on."),
+        Whereabouts::Moved => error!(
             "The data folder was moved or replaced under the running host: events are refused until it is back; for another one restart the host."
-        );
-    } else {
-        info!("The data folder is where it was; the work goes on.");
+        ),
+        Whereabouts::Replaced => error!(
+            "The journal's file was overwritten, cut or changed by another program under the running host: nothing is written to it any more, and events are refused. Stop the host, and put the right file back, or a copy with `salesman-host restore FILE`; what is there is taken with `salesman-host journal accept`."
+        ),
     }
+}
+
+pub(crate) fn strangers_commits(count: u64) {
+    warn!(count, "Another program changed the journal; open it read-only.");
 }
 
 pub(crate) fn address_not_there(address: &str, patience: Duration) {

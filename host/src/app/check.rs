@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{MARKS, OWN_FILES};
 use crate::config::Config;
+use crate::files::medium::{self, Medium};
 use crate::files::private;
 use crate::plugin::PluginName;
 use crate::plugin::near::similar;
@@ -46,6 +47,13 @@ pub(super) fn data_folder(data: &Path) -> Option<String> {
     if data.exists() && !data.is_dir() {
         return Some(format!("the data folder `{}` is a file: set `server.data_dir`", data.display()));
     }
+    if let Medium::Network(name) = medium::of(data) {
+        return Some(format!(
+            "the data folder can't be used: `{}` is on a network file system ({name}), where a store is damaged without a word: set \
+             `server.data_dir` to a folder on a disk of this machine",
+            data.display()
+        ));
+    }
     // Root may ask for the user that the host will run as.
     let own = rustix::process::geteuid();
     let owner = std::fs::metadata(data).ok().filter(|_| own.is_root()).map_or(own.as_raw(), |metadata| metadata.uid());
@@ -55,6 +63,16 @@ pub(super) fn data_folder(data: &Path) -> Option<String> {
         Ok(()) | Err(private::Error::System { .. }) => None,
         Err(error) => Some(format!("the data folder can't be used: {error}; or set `server.data_dir`")),
     }
+}
+
+/// What may be wrong with the file system of the data folder.
+pub fn medium(data: &Path) -> Option<String> {
+    let Medium::Unclear(name) = medium::of(data) else { return None };
+    Some(format!(
+        "the data folder `{}` is on {name}: where that leads to another machine, or keeps no locks, the store can be damaged; a \
+         folder on a disk of this machine is safe (`server.data_dir`)",
+        data.display()
+    ))
 }
 
 /// What is said of plugins that are not there.

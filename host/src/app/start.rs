@@ -126,8 +126,8 @@ fn may_pass(error: &Error) -> bool {
 }
 
 /// What the host keeps in its data folder.
-pub(crate) const OWN_FILES: [&str; 7] =
-    ["journal.sqlite", "host.lock", "console.token", "console.address", "plugins", PROBE, journal::ASIDE];
+pub(crate) const OWN_FILES: [&str; 8] =
+    ["journal.sqlite", "store.json", "host.lock", "console.token", "console.address", "plugins", PROBE, journal::ASIDE];
 /// By which of them it knows a folder for its own: nobody else's `plugins` looks like this.
 pub(crate) const MARKS: [&str; 7] = [
     "journal.sqlite",

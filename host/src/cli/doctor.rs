@@ -17,6 +17,8 @@ use crate::app::check;
 use crate::clock::Clock;
 use crate::config::{Config, Secrets, Source};
 use crate::crm;
+use crate::files::medium::{self, Medium};
+use crate::journal;
 use crate::plugin::Grants;
 use crate::sandbox;
 
@@ -134,6 +136,17 @@ fn folders(findings: &mut Findings, config: &Config) {
         }
         Ok(metadata) => rights::data_folder(findings, data, metadata.uid()),
     }
+    match medium::of(data) {
+        Medium::Local => {}
+        // In full, as `serve` says it.
+        Medium::Network(_) => check::problems(config)
+            .into_iter()
+            .filter(|problem| problem.contains("network file system"))
+            .for_each(|problem| findings.add("data folder", State::Bad, problem)),
+        Medium::Unclear(_) => {
+            check::medium(data).into_iter().for_each(|words| findings.add("data folder", State::Remark, words));
+        }
+    }
     let nearest = data.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     if let Ok(disk) = rustix::fs::statvfs(nearest) {
         let free = disk.f_bavail.saturating_mul(disk.f_frsize) >> 20;
@@ -225,6 +238,9 @@ fn running(findings: &mut Findings, config: &Config) {
     let lock = config.journal.data_dir.join("host.lock");
     let held = std::fs::File::open(&lock).is_ok_and(|file| file.try_lock().is_err());
     if !held {
+        if let Err(error) = journal::examine(&config.journal.data_dir) {
+            findings.add("journal", State::Bad, error.to_string());
+        }
         return match std::net::TcpListener::bind(&config.listen) {
             Ok(_) => findings.add("host", State::Remark, "no host runs on this data folder: `salesman-host serve`"),
             Err(error) => findings.add(

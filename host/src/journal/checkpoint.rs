@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::place::{Extent, Place};
 use super::space::Room;
 
 /// Commits from one copying to the next.
@@ -91,14 +92,19 @@ impl Turn {
 
 impl Checkpointer {
     /// Starts the thread; `writer` no longer copies by itself.
-    pub(super) fn start(file: &Path, writer: &Connection, room: Arc<Room>) -> rusqlite::Result<Self> {
+    pub(super) fn start(
+        file: &Path,
+        writer: &Connection,
+        room: Arc<Room>,
+        place: Arc<Place>,
+    ) -> rusqlite::Result<Self> {
         let connection = Connection::open(file)?;
         // Whoever is in the way is not waited for.
         connection.busy_timeout(Duration::ZERO)?;
         connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA cache_size = -1024;")?;
         let (signal, signalled) = sync_channel(1);
         let turn = Arc::new(Turn::default());
-        let copying = Copying { connection, room, turn: Arc::clone(&turn), left: true, refused: 0 };
+        let copying = Copying { connection, room, place, turn: Arc::clone(&turn), left: true, refused: 0 };
         let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || copying.run(&signalled));
         // Without a thread the writer goes on copying by itself, as SQLite does: it waits for no reader then.
         if thread.is_ok() {
@@ -146,6 +152,7 @@ struct Copied {
 struct Copying {
     connection: Connection,
     room: Arc<Room>,
+    place: Arc<Place>,
     turn: Arc<Turn>,
     /// Whether something is still to be copied, or to be cut off.
     left: bool,
@@ -196,12 +203,20 @@ impl Copying {
         (self.left, self.refused) = (true, self.refused.saturating_add(1));
     }
 
-    /// One copying; none where somebody was in the way of it.
+    /// One copying; none where somebody was in the way of it, or the store is no longer the one that the log belongs to.
     fn checkpoint(&self, how: &str) -> Option<Copied> {
-        let row = self.connection.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| {
-            Ok((row.get::<_, i64>(0)?, Copied { log: row.get(1)?, copied: row.get(2)? }))
-        });
-        row.ok().filter(|(refused, _)| *refused == 0).map(|(_, copied)| copied)
+        self.place.copying(|| {
+            let row = self.connection.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| {
+                Ok((row.get::<_, i64>(0)?, Copied { log: row.get(1)?, copied: row.get(2)? }))
+            });
+            let copied = row.ok().filter(|(refused, _)| *refused == 0).map(|(_, copied)| copied);
+            let extent = match &copied {
+                Some(_) if how == "TRUNCATE" => Extent::Cut,
+                Some(Copied { log, copied }) if log == copied => Extent::Whole,
+                _ => Extent::Part,
+            };
+            (copied, extent)
+        })?
     }
 }
 
@@ -227,9 +242,15 @@ mod tests {
             let writer = Connection::open(&file).unwrap();
             writer.busy_timeout(Duration::from_secs(2)).unwrap();
             writer.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
-            writer.execute_batch("PRAGMA synchronous = OFF; CREATE TABLE t (a BLOB)").unwrap();
+            writer
+                .execute_batch(
+                    "PRAGMA synchronous = OFF; CREATE TABLE t (a BLOB); CREATE TABLE event (seq INTEGER PRIMARY KEY);
+                     CREATE TABLE store (one INTEGER PRIMARY KEY, id TEXT, beat INTEGER); INSERT INTO store VALUES (1, 'a', 0)",
+                )
+                .unwrap();
+            let place = Arc::new(Place::of(folder.path(), &writer, None).unwrap());
             let room = Arc::new(Room::new(folder.path().to_owned(), 0).with_most_log(MOST));
-            let checkpointer = Checkpointer::start(&file, &writer, Arc::clone(&room)).unwrap();
+            let checkpointer = Checkpointer::start(&file, &writer, Arc::clone(&room), place).unwrap();
             Self { _folder: folder, file, writer, room, checkpointer, slowest: Duration::ZERO }
         }
 

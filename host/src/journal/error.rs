@@ -28,12 +28,29 @@ pub enum Error {
         /// This program's.
         known: i64,
     },
+    /// The folder's store is not the one that it was used with.
+    #[error(
+        "the data folder `{path}` was used with another store: {what}: put the right file back, or a copy with \
+         `salesman-host restore FILE`, or say that what is there is meant with `salesman-host journal accept`"
+    )]
+    Strange {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: super::Strange,
+    },
     /// The disk is full, or nearly.
     #[error("the disk with the data folder is full, or has less room than `server.min_free_mib`: make room")]
     Full,
     /// The store's files are not where they were opened.
     #[error("the data folder was moved or replaced under the running host: put it back, or restart the host")]
     Misplaced,
+    /// The store is not the one that was opened.
+    #[error(
+        "the journal's file was overwritten, cut or changed by another program under the running host: stop the host, put \
+         the right file back, or a copy with `salesman-host restore FILE`"
+    )]
+    Replaced,
     /// The disk refuses to write or to read.
     #[error("the disk with the data folder refuses: {0}: look at the disk and at the rights of the folder")]
     Disk(String),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::marker::{self, Marker};
 use super::{Error, restored};
 use crate::clock::Clock;
 use crate::files::private;
@@ -258,6 +259,9 @@ pub(super) const STEPS: &[&str] = &["
     ALTER TABLE delivery ADD COLUMN doubted_since INTEGER;
     CREATE INDEX delivery_doubted ON delivery (seq) WHERE doubted_since IS NOT NULL;
     ALTER TABLE write ADD COLUMN may_send INTEGER NOT NULL DEFAULT 0;
+", "
+    CREATE TABLE store (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, beat INTEGER NOT NULL) STRICT;
+    INSERT INTO store VALUES (1, lower(hex(randomblob(16))), 0);
 "];
 
 /// The journal's file in a data folder.
@@ -265,31 +269,50 @@ pub(super) fn file(data_dir: &Path) -> PathBuf {
     data_dir.join("journal.sqlite")
 }
 
-/// Opens the store for writing and makes it ready for this program.
-pub(super) fn open(data_dir: &Path, clock: &Clock) -> Result<(File, Connection), Error> {
-    let failed = |cause: &dyn std::fmt::Display| Error::Open { path: data_dir.to_owned(), cause: cause.to_string() };
-    let lock = lock(data_dir)?;
-    // Made here, because SQLite gives a log the rights of its store. Closed before SQLite opens it: afterwards that would end
-    // the locks that it holds.
-    drop(private::open(&file(data_dir)).map_err(|error| failed(&error))?);
-    let mut connection = Connection::open(file(data_dir)).map_err(|error| failed(&error))?;
-    configure(&connection).map_err(|error| failed(&error))?;
-    migrate(&mut connection, data_dir)?;
-    restored::adopt(&mut connection, clock.now())?;
-    recover(&mut connection, clock)?;
-    Ok((lock, connection))
+/// A store that is open for writing, and ready for this program.
+pub(super) struct Opened {
+    /// Holds the data folder.
+    pub(super) lock: File,
+    pub(super) connection: Connection,
+    /// What the folder's marker said.
+    pub(super) marker: Option<Marker>,
 }
 
 /// Keeps every other host, and whoever puts another store in place, away from a data folder.
 pub(super) fn lock(data_dir: &Path) -> Result<File, Error> {
     let failed = |cause: &dyn std::fmt::Display| Error::Open { path: data_dir.to_owned(), cause: cause.to_string() };
-    private::close(data_dir, &["journal.sqlite", "host.lock"]).map_err(|error| failed(&error))?;
+    private::close(data_dir, &["journal.sqlite", "host.lock", "store.json"]).map_err(|error| failed(&error))?;
     let lock = private::open(&data_dir.join("host.lock")).map_err(|error| failed(&error))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(Error::InUse(data_dir.to_owned())),
         Err(TryLockError::Error(error)) => Err(failed(&error)),
     }
+}
+
+/// Opens the store for writing and makes it ready for this program.
+pub(super) fn open(data_dir: &Path, clock: &Clock) -> Result<Opened, Error> {
+    let failed = |cause: &dyn std::fmt::Display| Error::Open { path: data_dir.to_owned(), cause: cause.to_string() };
+    let lock = lock(data_dir)?;
+    // Before SQLite makes a new file, or applies a log to one that is not its own.
+    let marker = marker::judged(data_dir)?;
+    // Made here, because SQLite gives a log the rights of its store. Closed before SQLite opens it: afterwards that would end
+    // the locks that it holds.
+    drop(private::open(&file(data_dir)).map_err(|error| failed(&error))?);
+    let mut connection = Connection::open(file(data_dir)).map_err(|error| failed(&error))?;
+    configure(&connection).map_err(|error| failed(&error))?;
+    marker::matches(&connection, data_dir, marker.as_ref())?;
+    migrate(&mut connection, data_dir)?;
+    restored::adopt(&mut connection, clock.now())?;
+    recover(&mut connection, clock)?;
+    Ok(Opened { lock, connection, marker })
+}
+
+/// Whether the same may go well later: somebody else holds the store, or the disk refuses.
+pub(super) fn is_passing(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, SystemIoFailure};
+    let passing = [DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory, SystemIoFailure];
+    error.sqlite_error_code().is_some_and(|code| passing.contains(&code))
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {

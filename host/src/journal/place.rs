@@ -1,37 +1,178 @@
-//! Whether the store is still where it was opened: somebody may move, delete or replace the folder under a running host.
+//! Whether the store is still where it was opened, and still the same: somebody may move, delete, replace or overwrite it under a
+//! running host.
 //!
-//! - Looked at with every commit, before it and after: two questions to the system, a thousandth of what a flush takes.
-//! - While it is not, nothing new is taken in, claimed or intended: it would go into a file that nobody finds again. What runs
-//!   may settle, in case the file comes back.
-//! - A file that comes back is the same file (device and number); a copy is another, and needs a restart.
+//! SQLite misses all of that: it has its files open, and pages of them in memory. Every commit would go well, and nothing of it
+//! would be found again. So before each commit and after it, and once a second:
+//!
+//! - **The names** lead to the files that were opened (device and number). A file that comes back is the same file.
+//! - **The store's file** has the size and time that the last copying of the log left, or it is read, past SQLite: its stamp must be
+//!   this store's, no older than what was copied, no newer than what was committed.
+//! - **The log** is no shorter than the last commit left it, unless all of it is in the store's file.
+//! - **What other programs commit** through SQLite (`data_version`) leaves the stamp and the newest event alone.
+//!
+//! The stamp's beat goes up with the first change after each copying. So a copy of the file that was made earlier has an older one,
+//! however short ago that was.
+//!
+//! - While the store is **moved**, nothing new is taken in, claimed or intended: it would go into a file that nobody finds again. What
+//!   runs may settle, in case the file comes back.
+//! - A store that was **replaced** stays so until the host is started again: nothing at all is written to it, the log is not copied
+//!   into it, and the marker says so, so that the next start refuses it.
+//!
+//! Not here: a file that is overwritten by the very bytes that it holds, which harms nothing; what changes within one copying of the
+//! log, some milliseconds.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+
+use super::marker::{self, Marker, State};
+use super::{Error, layout, page};
+
+/// How often the marker follows the store.
+const MARKED_AGAIN: Duration = Duration::from_secs(60);
+/// A page may be read while it is written: it is read again.
+const READ_AGAIN: Duration = Duration::from_millis(20);
+/// So often.
+const READS: u32 = 3;
+/// The system's own clock for files moves on in steps: what is written within one of them has the same time.
+const STEP: Duration = Duration::from_millis(20);
+/// The bytes with which a log begins: they change when it begins anew.
+const HEAD: usize = 32;
 
 /// What tells one file from another.
 type Identity = (u64, u64);
+/// What shows that a file was written to: its size and time.
+type Written = (u64, i64, i64);
+
+/// Where the store is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Where it was opened.
+    Here,
+    /// Its names lead to other files, or nowhere.
+    Moved,
+    /// It was overwritten, cut, or changed by another program.
+    Replaced,
+}
 
 /// The store's files, as they were opened.
 #[derive(Debug)]
 pub(super) struct Place {
+    data_dir: PathBuf,
     files: Vec<(PathBuf, Identity)>,
     store: Arc<File>,
+    log: Option<File>,
+    id: String,
+    main: Mutex<Main>,
+    own: Mutex<Own>,
+    /// The beat of the last commit that raised it.
+    committed: AtomicI64,
+    /// Bytes that the log has at least.
+    log_bytes: AtomicU64,
+    /// How often the host's own copying emptied the log.
+    cuts: AtomicU64,
+    /// Whether the next change raises the beat.
+    due: AtomicBool,
+    replaced: AtomicBool,
+    /// Commits of other programs that left alone what is looked at.
+    strangers: AtomicU64,
+    marked: Mutex<Marked>,
+}
+
+/// The store's file, as it was last seen. Locked while the host itself writes it.
+#[derive(Debug)]
+struct Main {
+    written: Written,
+    /// Whether whatever is written to it from then on shows in its time.
+    settled: bool,
+    /// Its beat. None until it has a stamp.
+    copied: Option<i64>,
+}
+
+/// What the writer knows of its last commit.
+#[derive(Debug, Default)]
+struct Own {
+    version: Option<i64>,
+    changes: u64,
+    cuts: u64,
+    newest: i64,
+    pending: Option<(i64, i64)>,
+    head: Vec<u8>,
+}
+
+/// What the marker says.
+#[derive(Debug)]
+struct Marked {
+    marker: Option<Marker>,
+    at: Instant,
+    /// The beat that is surely on the disk.
+    synced: Option<i64>,
+}
+
+/// How far one copying of the log into the store came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Some of it, or nothing.
+    Part,
+    /// All of it, and synced.
+    Whole,
+    /// All of it, and the log was emptied.
+    Cut,
 }
 
 impl Place {
-    /// The place of the store's file and of its log, which are open.
+    /// The place of a store that was just opened, and is changed by nobody else of this process yet. The marker says from now on
+    /// that it is open.
     ///
     /// # Errors
-    /// When the file can't be opened once more.
-    pub(super) fn of(file: &Path) -> std::io::Result<Self> {
-        let store = Arc::new(File::options().read(true).write(true).open(file)?);
-        let mut log = file.as_os_str().to_owned();
-        log.push("-wal");
-        let files = [file.to_owned(), PathBuf::from(log)].into_iter();
-        let files = files.filter_map(|path| identity(&path).map(|known| (path, known))).collect();
-        Ok(Self { files, store })
+    /// [`Error::Open`], [`Error::Store`].
+    pub(super) fn of(data_dir: &Path, connection: &Connection, marker: Option<Marker>) -> Result<Self, Error> {
+        let failed = |error: std::io::Error| Error::Open { path: data_dir.to_owned(), cause: error.to_string() };
+        let file = layout::file(data_dir);
+        let log = marker::log_of(&file);
+        let store = Arc::new(File::options().read(true).write(true).open(&file).map_err(failed)?);
+        let raised = raise(connection).or_else(|error| match layout::is_passing(&error) {
+            // Such as a full disk: what is stored is worked on all the same.
+            true => marker::stamp(connection).map(|stamp| stamp.map(|stamp| (stamp.id, stamp.beat))),
+            false => Err(error),
+        })?;
+        let (id, beat) = raised.ok_or_else(|| Error::Store("it has no id".to_owned()))?;
+        let mut synced = marker.as_ref().map(|marker| marker.beat);
+        let mut copied = page::stamp(&store).map_err(failed)?;
+        // The marker must not say what the file does not.
+        if (synced.is_none() || copied.is_none()) && copy(connection, "PASSIVE") != Extent::Part {
+            copied = page::stamp(&store).map_err(failed)?;
+            synced = copied.as_ref().map(|stamp| stamp.beat);
+        }
+        let (written, version) = (written(&store).map_err(failed)?, ask(connection, "PRAGMA data_version")?);
+        let files = [file, log.clone()].into_iter();
+        let place = Self {
+            data_dir: data_dir.to_owned(),
+            files: files.filter_map(|path| identity(&path).map(|known| (path, known))).collect(),
+            store,
+            log: File::open(&log).ok(),
+            id,
+            main: Mutex::new(Main { written, settled: false, copied: copied.map(|stamp| stamp.beat) }),
+            own: Mutex::new(Own { version: Some(version), newest: newest(connection)?, ..Own::default() }),
+            committed: AtomicI64::new(beat),
+            log_bytes: AtomicU64::new(0),
+            cuts: AtomicU64::new(0),
+            due: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
+            strangers: AtomicU64::new(0),
+            marked: Mutex::new(Marked { marker: None, at: Instant::now(), synced }),
+        };
+        match place.mark(State::Open) {
+            // It is written later.
+            Err(error) if !is_full(&error) => Err(failed(error)),
+            _ => Ok(place),
+        }
     }
 
     /// The store's file. Whoever closes a handle of it ends the locks that SQLite holds in this process: it stays open for as
@@ -40,17 +181,305 @@ impl Place {
         &self.store
     }
 
-    /// Looks whether they are there.
-    pub(super) fn holds(&self) -> bool {
+    /// Looks whether it is there, and the same.
+    pub(super) fn whereabouts(&self) -> Whereabouts {
+        if self.replaced.load(Ordering::Acquire) || !self.looks_the_same(false) {
+            Whereabouts::Replaced
+        } else if self.is_found() {
+            Whereabouts::Here
+        } else {
+            Whereabouts::Moved
+        }
+    }
+
+    /// Why nothing new is taken in; none where it is as it should be.
+    pub(super) fn refusal(&self) -> Option<Error> {
+        match self.whereabouts() {
+            Whereabouts::Here => None,
+            Whereabouts::Moved => Some(Error::Misplaced),
+            Whereabouts::Replaced => Some(Error::Replaced),
+        }
+    }
+
+    /// Looks closely, and has the marker follow. To be called each second.
+    pub(super) fn tick(&self) -> Whereabouts {
+        if !self.replaced.load(Ordering::Acquire) {
+            self.looks_the_same(true);
+        }
+        let is = self.whereabouts();
+        let state = if is == Whereabouts::Replaced { State::Replaced } else { State::Open };
+        if is != Whereabouts::Moved && self.is_to_be_marked(state) {
+            // A disk that refuses is asked again; what was written before is no less true.
+            self.mark(state).unwrap_or_default();
+        }
+        is
+    }
+
+    /// The writer's look within its transaction, which others can't change any more. `false`: the store was replaced.
+    pub(super) fn is_ours(&self, transaction: &Connection) -> bool {
+        let mut own = locked(&self.own);
+        own.changes = transaction.total_changes();
+        own.pending = None;
+        let Ok(version) = ask(transaction, "PRAGMA data_version") else { return true };
+        let (cuts, head) = (self.cuts.load(Ordering::Acquire), self.log_head());
+        let (changed, emptied) = (own.version.is_some_and(|known| known != version), own.cuts != cuts);
+        let stamp = if changed { marker::stamp(transaction).map(Some) } else { Ok(None) };
+        let same = match stamp {
+            Ok(Some(stamp)) => {
+                let expected = page::Stamp { id: self.id.clone(), beat: self.committed.load(Ordering::Acquire) };
+                stamp == Some(expected) && newest(transaction).is_ok_and(|newest| newest >= own.newest)
+            }
+            // Nobody committed anything, so the log is the one that it was.
+            Ok(None) => emptied || own.head.is_empty() || head.is_empty() || own.head == head,
+            Err(error) => layout::is_passing(&error),
+        };
+        if changed && same && !emptied {
+            self.strangers.fetch_add(1, Ordering::Relaxed);
+        }
+        (own.version, own.cuts) = (Some(version), cuts);
+        drop(own);
+        if !same {
+            self.found_replaced();
+        }
+        same
+    }
+
+    /// The writer's last statement before a commit: raises the beat where the log was copied since it was raised.
+    pub(super) fn sealed(&self, transaction: &Connection) {
+        let mut own = locked(&self.own);
+        // Who changes nothing need not wait for the disk.
+        if transaction.total_changes() == own.changes {
+            return;
+        }
+        let mut beat = self.committed.load(Ordering::Acquire);
+        if self.due.swap(false, Ordering::AcqRel) {
+            match raise(transaction) {
+                Ok(raised) => beat = raised.map_or(beat, |(_, raised)| raised),
+                // A damaged page here keeps nothing from being stored.
+                Err(_) => self.due.store(true, Ordering::Release),
+            }
+        }
+        own.pending = Some((beat, newest(transaction).unwrap_or(own.newest)));
+    }
+
+    /// Called by the writer after each commit, or where there was none.
+    pub(super) fn committed(&self, well: bool) {
+        let mut own = locked(&self.own);
+        let pending = own.pending.take();
+        match pending {
+            Some((beat, newest)) if well => {
+                self.committed.store(beat, Ordering::Release);
+                own.newest = newest;
+            }
+            _ if !well => self.due.store(true, Ordering::Release),
+            _ => {}
+        }
+        own.head = self.log_head();
+        let begins = own.head.is_empty() || own.head.starts_with(&[0x37, 0x7f, 0x06]);
+        drop(own);
+        self.log_bytes.store(self.log_length(), Ordering::Release);
+        // It was cut under the commit, which then wrote behind a hole.
+        if pending.is_some() && well && !begins {
+            self.found_replaced();
+        }
+    }
+
+    /// Has the log copied into the store, where that is the store that it belongs to.
+    pub(super) fn copying<T>(&self, copy: impl FnOnce() -> (T, Extent)) -> Option<T> {
+        if self.whereabouts() == Whereabouts::Replaced {
+            return None;
+        }
+        let mut main = locked(&self.main);
+        // What is committed from here on may be in no copy that is made of the file before the next time.
+        self.due.store(true, Ordering::Release);
+        let (done, extent) = copy();
+        if extent == Extent::Cut {
+            self.log_bytes.store(0, Ordering::Release);
+            self.cuts.fetch_add(1, Ordering::AcqRel);
+        }
+        let same = self.is_own(&mut main, true);
+        let copied = main.copied;
+        drop(main);
+        if !same {
+            self.found_replaced();
+            return None;
+        }
+        if extent != Extent::Part {
+            locked(&self.marked).synced = copied;
+        }
+        Some(done)
+    }
+
+    /// The writer's end: leaves one whole file behind, for whoever copies it, and says so. A store that is not where it was, or not
+    /// the same, is left alone.
+    pub(super) fn close(&self, connection: &Connection) {
+        let is = self.whereabouts();
+        let extent = match is {
+            Whereabouts::Here => self.copying(|| {
+                let extent = copy(connection, "TRUNCATE");
+                (extent, extent)
+            }),
+            _ => None,
+        };
+        if extent == Some(Extent::Cut) {
+            // With one that still says `open`, and a log that is gone, the next start would ask.
+            self.mark(State::Closed).unwrap_or_default();
+        }
+        if is != Whereabouts::Here || self.replaced.load(Ordering::Acquire) {
+            // SQLite would copy the log, and remove what has its name.
+            drop(connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true));
+        }
+    }
+
+    fn is_found(&self) -> bool {
         self.files.iter().all(|(path, known)| identity(path) == Some(*known))
+    }
+
+    fn looks_the_same(&self, closely: bool) -> bool {
+        // The host itself writes the file: whoever does looks afterwards.
+        let Ok(mut main) = self.main.try_lock() else { return true };
+        let mut same = self.is_own(&mut main, closely);
+        if same && self.log_length() < self.log_bytes.load(Ordering::Acquire) {
+            // Another program may have had SQLite copy and empty it: then nothing is lost.
+            same = self.is_own(&mut main, true) && main.copied >= Some(self.committed.load(Ordering::Acquire));
+        }
+        drop(main);
+        if !same {
+            self.found_replaced();
+        }
+        same
+    }
+
+    fn is_own(&self, main: &mut Main, closely: bool) -> bool {
+        for read in 0..READS {
+            if read > 0 {
+                std::thread::sleep(READ_AGAIN);
+            }
+            // What can't be looked at is not known to be another.
+            let Ok(written) = written(&self.store) else { return true };
+            if written == main.written && main.settled && !closely {
+                return true;
+            }
+            let stamp = match page::stamp(&self.store) {
+                Ok(stamp) => stamp,
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => None,
+                Err(_) => return true,
+            };
+            let is = match &stamp {
+                // A commit is in the log a moment before it is known here.
+                Some(page::Stamp { id, beat }) => {
+                    *id == self.id
+                        && main.copied.is_none_or(|copied| *beat >= copied)
+                        && *beat <= self.committed.load(Ordering::Acquire).saturating_add(1)
+                }
+                None => main.copied.is_none(),
+            };
+            if is {
+                *main = Main { written, settled: is_past(written), copied: stamp.map(|stamp| stamp.beat) };
+                return true;
+            }
+        }
+        false
+    }
+
+    fn found_replaced(&self) {
+        if !self.replaced.swap(true, Ordering::AcqRel) && self.is_found() {
+            // A disk that refuses is asked again each second.
+            self.mark(State::Replaced).unwrap_or_default();
+        }
+    }
+
+    fn is_to_be_marked(&self, state: State) -> bool {
+        let marked = locked(&self.marked);
+        match &marked.marker {
+            None => true,
+            Some(marker) if marker.state != state => true,
+            Some(marker) => {
+                marked.at.elapsed() >= MARKED_AGAIN && marked.synced.is_some_and(|synced| synced > marker.beat)
+            }
+        }
+    }
+
+    fn mark(&self, state: State) -> std::io::Result<()> {
+        let mut marked = locked(&self.marked);
+        // A store whose file does not bear its stamp yet has no marker yet.
+        let Some(beat) = marked.synced.or((state == State::Replaced).then_some(0)) else { return Ok(()) };
+        let marker = Marker { store: self.id.clone(), beat, state };
+        marker.write(&self.data_dir)?;
+        (marked.marker, marked.at) = (Some(marker), Instant::now());
+        Ok(())
+    }
+
+    fn log_length(&self) -> u64 {
+        // What can't be looked at is not known to be shorter.
+        self.log.as_ref().map_or(0, |log| log.metadata().map_or(u64::MAX, |metadata| metadata.len()))
+    }
+
+    fn log_head(&self) -> Vec<u8> {
+        let mut head = vec![0; HEAD];
+        let read = self.log.as_ref().is_some_and(|log| log.read_exact_at(&mut head, 0).is_ok());
+        if read { head } else { Vec::new() }
     }
 }
 
 impl super::Handle {
-    /// Whether the store's files are where they were opened: else nothing new is taken in.
-    pub fn is_in_place(&self) -> bool {
-        self.place.holds()
+    /// Where the store is: where it is not as it was opened, nothing new is taken in.
+    pub fn whereabouts(&self) -> Whereabouts {
+        self.place.whereabouts()
     }
+
+    /// The same, looked at closely; to be called each second, because the folder's marker follows. With it how many commits of other
+    /// programs there were since it was opened, which left alone what is looked at.
+    pub fn look_after(&self) -> (Whereabouts, u64) {
+        (self.place.tick(), self.place.strangers.load(Ordering::Relaxed))
+    }
+}
+
+/// Has SQLite copy the log into the store.
+pub(super) fn copy(connection: &Connection, how: &str) -> Extent {
+    let row = connection.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+    });
+    match row {
+        Ok((0, _, _)) if how == "TRUNCATE" => Extent::Cut,
+        Ok((0, log, copied)) if log == copied => Extent::Whole,
+        _ => Extent::Part,
+    }
+}
+
+fn raise(connection: &Connection) -> rusqlite::Result<Option<(String, i64)>> {
+    use rusqlite::OptionalExtension as _;
+    connection
+        .prepare_cached("UPDATE store SET beat = beat + 1 RETURNING id, beat")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+}
+
+fn newest(connection: &Connection) -> rusqlite::Result<i64> {
+    ask(connection, "SELECT ifnull(max(seq), 0) FROM event")
+}
+
+fn ask(connection: &Connection, question: &str) -> rusqlite::Result<i64> {
+    connection.prepare_cached(question)?.query_row([], |row| row.get(0))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn written(file: &File) -> std::io::Result<Written> {
+    file.metadata().map(|metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+}
+
+fn is_past((_, seconds, nanoseconds): Written) -> bool {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let written = (u64::try_from(seconds).ok()).zip(u32::try_from(nanoseconds).ok());
+    written.is_some_and(|(seconds, nanoseconds)| since.saturating_sub(Duration::new(seconds, nanoseconds)) > STEP)
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
 }
 
 fn identity(path: &Path) -> Option<Identity> {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::backup::{self, BackupError, Copied, Kept, hashed, seal, synced, system};
-use super::layout;
+use super::{layout, marker};
 use crate::clock::Clock;
 
 /// What is left free on the disk beyond what is needed.
@@ -94,6 +94,8 @@ impl Restoring {
         if self.used {
             without_log(&self.data_dir, &self.aside)?;
         }
+        // It tells of the old store. Without one whichever of both is in place is taken.
+        marker::remove(&self.data_dir).map_err(system(&self.data_dir))?;
         let here = rustix::fs::CWD;
         let moved = |from: &Path, to: &Path| std::fs::rename(from, to).map_err(system(from));
         if !std::fs::exists(&place).map_err(system(&place))? {
@@ -155,8 +157,10 @@ fn without_log(data_dir: &Path, aside: &Path) -> Result<(), BackupError> {
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         connection.close().map_err(|(_, error)| error)
     };
-    // A damaged one stays as it is.
-    drop(copied_back());
+    // A damaged one stays as it is, and so does one that the log does not belong to.
+    if marker::judged(data_dir).is_ok() {
+        drop(copied_back());
+    }
     for name in ["journal.sqlite-wal", "journal.sqlite-shm"] {
         let from = data_dir.join(name);
         match std::fs::rename(&from, aside.join(name)) {

@@ -25,6 +25,8 @@ use std::time::Duration;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::Error;
+use super::page::{Layout, number, page_number, varint};
+use super::place::{self, Extent, Place};
 use super::space::Room;
 use super::write::LONGEST_WAIT;
 
@@ -43,18 +45,23 @@ pub(in crate::journal) enum Scrubbed {
 }
 
 /// Overwrites what is left of deleted rows in some pages of the store, where nobody is in the way. The writer's part.
-pub(super) fn some(connection: &mut Connection, file: &File, room: &Room, from: u32) -> Result<Scrubbed, Error> {
+pub(super) fn some(connection: &mut Connection, place: &Place, room: &Room, from: u32) -> Result<Scrubbed, Error> {
+    // It writes the file past SQLite, which must not look as if somebody else did.
+    let scrubbed = place.copying(|| {
+        let done = scrubbed(connection, place.store(), room, from);
+        let extent = if matches!(done, Ok(Scrubbed::Next(_) | Scrubbed::End)) { Extent::Cut } else { Extent::Part };
+        (done, extent)
+    });
+    scrubbed.unwrap_or(Err(Error::Replaced))
+}
+
+fn scrubbed(connection: &mut Connection, file: &File, room: &Room, from: u32) -> Result<Scrubbed, Error> {
     // Nobody is waited for: whoever is in the way is in the way the next time, or not.
     connection.busy_timeout(Duration::ZERO)?;
-    let cut = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    let cut = place::copy(connection, "TRUNCATE");
     connection.busy_timeout(LONGEST_WAIT)?;
-    match cut {
-        Ok(0) => {}
-        Ok(_) => return Ok(Scrubbed::InTheWay),
-        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
-            return Ok(Scrubbed::InTheWay);
-        }
-        Err(error) => return Err(error.into()),
+    if cut == Extent::Part {
+        return Ok(Scrubbed::InTheWay);
     }
     room.reusable(0);
     // Its own copies of pages would be written back as they were.
@@ -70,14 +77,6 @@ pub(super) fn some(connection: &mut Connection, file: &File, room: &Room, from: 
     }
     held.rollback()?;
     Ok(next.map_or(Scrubbed::End, Scrubbed::Next))
-}
-
-/// Where pages begin and end in a file.
-struct Layout {
-    page: usize,
-    /// Bytes of a page that SQLite uses.
-    usable: usize,
-    pages: u32,
 }
 
 /// Goes through some pages; returns the one at which to go on, and how many bytes were overwritten.
@@ -98,26 +97,6 @@ fn step(file: &File, from: u32) -> io::Result<(Option<u32>, u64)> {
         }
     }
     Ok(((to <= pass.layout.pages).then_some(to), pass.overwritten))
-}
-
-impl Layout {
-    /// None where there is nothing that could be gone through.
-    fn of(file: &File) -> io::Result<Option<Self>> {
-        let mut head = [0; 100];
-        if file.metadata()?.len() < 512 {
-            return Ok(None);
-        }
-        file.read_exact_at(&mut head, 0)?;
-        let page = match number(&head, 16, 2) {
-            Some(1) => 65_536,
-            Some(size) if size >= 512 && size.is_power_of_two() => size,
-            _ => return Ok(None),
-        };
-        let reserved = number(&head, 20, 1).unwrap_or_default();
-        let pages = file.metadata()?.len() / page as u64;
-        let pages = u32::try_from(pages).unwrap_or(u32::MAX);
-        Ok(head.starts_with(b"SQLite format 3\0").then_some(Self { page, usable: page - reserved, pages }))
-    }
 }
 
 struct Pass<'a> {
@@ -258,31 +237,6 @@ impl Pass<'_> {
         }
         Ok(())
     }
-}
-
-/// A number of some bytes; none beyond the end.
-fn number(bytes: &[u8], at: usize, width: usize) -> Option<usize> {
-    Some(bytes.get(at..at.checked_add(width)?)?.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
-}
-
-fn page_number(bytes: &[u8], at: usize) -> u32 {
-    number(bytes, at, 4).and_then(|number| u32::try_from(number).ok()).unwrap_or_default()
-}
-
-/// A number of one to nine bytes, and what is behind it.
-fn varint(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
-    let mut value = 0_u64;
-    for index in 0..9 {
-        let byte = *bytes.get(at + index)?;
-        if index == 8 {
-            return Some((value << 8 | u64::from(byte), at + 9));
-        }
-        value = value << 7 | u64::from(byte & 0x7f);
-        if byte & 0x80 == 0 {
-            return Some((value, at + index + 1));
-        }
-    }
-    None
 }
 
 #[cfg(test)]

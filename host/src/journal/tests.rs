@@ -3,6 +3,7 @@
 mod causes;
 mod claims;
 mod forgetting;
+mod identity;
 mod model;
 mod operators;
 mod state;

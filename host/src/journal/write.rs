@@ -109,8 +109,11 @@ impl Writer {
             let left = match first {
                 Change::Scrub(from, mut reply) => {
                     let room = self.space.room();
-                    let mut scrubbed = || scrub::some(&mut self.connection, self.place.store(), &room, from);
-                    match if self.place.holds() { scrubbed() } else { Err(Error::Misplaced) } {
+                    let scrubbed = match self.place.refusal() {
+                        Some(refusal) => Err(refusal),
+                        None => scrub::some(&mut self.connection, &self.place, &room, from),
+                    };
+                    match scrubbed {
                         Ok(found) => {
                             reply.found = Some(found);
                             reply.tell(Ok(()));
@@ -121,22 +124,23 @@ impl Writer {
                 }
                 first => self.commit(first, &mut changes, most),
             };
-            if self.place.holds() {
+            if self.place.refusal().is_none() {
                 self.kept.statistics.mend(&mut self.connection);
+                // Whatever else is committed on this connection has to be known there.
+                self.place.committed(true);
             }
             self.checkpointer.committed(&self.connection);
             next = left.or_else(|| changes.blocking_recv());
         }
         // Its connection would keep the last copying from its end.
         drop(self.checkpointer);
-        // Leaves one whole file behind, for whoever copies it.
-        drop(self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
+        self.place.close(&self.connection);
     }
 
     /// Applies what waits, for a bounded time, and commits it: whoever comes meanwhile waits for the next commit. Returns what
     /// can't be done within one.
     fn commit(&mut self, first: Change, changes: &mut mpsc::Receiver<Change>, most: usize) -> Option<Change> {
-        let refusal = if self.place.holds() { None } else { Some(Error::Misplaced) };
+        let refusal = self.place.refusal();
         let low = self.space.is_low(|| spare(&self.connection));
         let mut gathered: Vec<Change> = Vec::new();
         let (mut next, mut left) = (Some(first), None);
@@ -147,7 +151,8 @@ impl Writer {
                     left = Some(change);
                     break;
                 }
-                if let Some(refusal) = refusal.as_ref().filter(|_| change.begins()) {
+                if let Some(refusal) = refusal.as_ref().filter(|why| change.begins() || matches!(why, Error::Replaced))
+                {
                     change.tell(Err(refusal));
                 } else if low && change.arrives() {
                     change.tell(Err(&Error::Full));
@@ -174,7 +179,7 @@ impl Writer {
 
     /// Does something in one transaction, and brings what is kept in memory in line with what came of it.
     fn within(&mut self, act: impl FnOnce(&Connection, &mut Batch<'_>) -> rusqlite::Result<()>) -> Result<(), Error> {
-        let Self { connection, kept, duplicates, most_state, .. } = self;
+        let Self { connection, kept, duplicates, most_state, place, .. } = self;
         // One that could not even be taken back would be in the way of all that follow.
         if !connection.is_autocommit() {
             drop(connection.execute_batch("ROLLBACK"));
@@ -183,12 +188,22 @@ impl Writer {
         let (now, before) = (self.clock.now(), connection.total_changes());
         // The lock at once: between a look and a change the log must not begin anew.
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let mut replaced = false;
         let result = transaction.and_then(|transaction| {
+            if !place.is_ours(&transaction) {
+                replaced = true;
+                return Ok(());
+            }
             let mut batch = Batch { now, duplicates: *duplicates, most_state: *most_state, kept: &mut *kept };
             act(&transaction, &mut batch)?;
             kept.statistics.store(&transaction)?;
+            place.sealed(&transaction);
             transaction.commit()
         });
+        place.committed(result.is_ok());
+        if replaced {
+            return Err(Error::Replaced);
+        }
         match result {
             Ok(()) => {
                 // One that changed nothing wrote nothing, and says nothing of the disk.
@@ -212,10 +227,10 @@ impl Writer {
     fn acknowledge(&self, changes: Vec<Change>) {
         let news = changes.iter().any(|change| !matches!(change, Change::Take { .. } | Change::Sweep(..)));
         // Moved away between the look and the commit: its sender keeps it, and nobody finds this one, or both are one by key.
-        let lost = changes.iter().any(Change::arrives) && !self.place.holds();
+        let lost = if changes.iter().any(Change::arrives) { self.place.refusal() } else { None };
         for change in changes {
             let arrives = change.arrives();
-            change.tell(if lost && arrives { Err(&Error::Misplaced) } else { Ok(()) });
+            change.tell(lost.as_ref().filter(|_| arrives).map_or(Ok(()), Err));
         }
         if news {
             self.bell.ring();
