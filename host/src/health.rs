@@ -102,10 +102,19 @@ async fn readiness(State(tools): State<Tools>) -> Response {
     if tools.queues.queues().iter().any(|queue| queue.mode == Mode::Held) {
         remarks.push(Cow::Borrowed("an operator paused a plugin"));
     }
-    if tools.registry.snapshot().start != registry::Start::Over {
+    let plugins = tools.registry.snapshot();
+    if plugins.start != registry::Start::Over {
         remarks.push(Cow::Borrowed("plugins are being made ready: their events are kept"));
     } else if let Some(seconds) = oldest.filter(|seconds| *seconds > LONG) {
         remarks.push(format!("events have waited for {seconds} s to be given to plugins").into());
+    }
+    if plugins.start == registry::Start::Over && !plugins.missed.is_empty() {
+        remarks.push(Cow::Borrowed(
+            "a plugin that served is missing or can't be loaded: its events are kept; `plugin list` names it",
+        ));
+    }
+    if plugins.nobody_left {
+        remarks.push(Cow::Borrowed("no plugin wants an event any more: what comes is stored, and reaches nobody"));
     }
     let down = tools.parts.down();
     remarks.extend(down.iter().map(|part| format!("a part of the host failed and is started again: {part}").into()));

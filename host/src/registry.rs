@@ -6,6 +6,8 @@
 //! - **A version that can't run changes nothing**: the one before goes on serving, and a notice says why. Every version
 //!   that ran is kept by its hash (`versions`), so this holds across a restart as well.
 //! - **A version that asks for more than was approved waits** until an administrator has agreed.
+//! - **What served and can't be had has its events kept**, over restarts, until it is back or somebody says that it is gone: a
+//!   folder that is not mounted loses nobody's events.
 //!
 //! Not here: running them, reading the configuration, asking the administrator.
 
@@ -13,14 +15,15 @@ mod decision;
 mod folder;
 mod jobs;
 mod loader;
+mod records;
 pub mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -31,6 +34,7 @@ use crate::journal::Subscriptions;
 use crate::parts::Parts;
 use crate::plugin::{Grants, Limits, LimitsPatch, Manifest, Pattern, Permissions, PluginName};
 use crate::sandbox::{CompiledPlugin, LoadError, Sandbox};
+use versions::Versions;
 
 /// How soon what was written must be heeded.
 const LOOKS_WITHIN: Duration = Duration::from_secs(5);
@@ -117,7 +121,7 @@ impl Live {
 }
 
 /// The live plugins at one moment.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Snapshot {
     /// By name.
     pub plugins: BTreeMap<PluginName, Arc<Live>>,
@@ -125,6 +129,10 @@ pub struct Snapshot {
     pub subscriptions: Arc<Subscriptions>,
     /// What an administrator should know about files that are not served.
     pub notices: Arc<[Notice]>,
+    /// Plugins that served and can't now: their events are kept for them.
+    pub missed: BTreeSet<PluginName>,
+    /// Whether plugins served, and no event is wanted any more.
+    pub nobody_left: bool,
     /// The files that are being made ready, and the plugins in them.
     pub compiling: Vec<(PathBuf, Option<PluginName>)>,
     /// How far the start is.
@@ -197,6 +205,26 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         cause: LoadError,
+    },
+    /// What served, and whose file is not there.
+    #[error(
+        "`{path}`, from which `{name}` served, is gone or holds another plugin: its events are kept until the file is back; if the plugin is gone for good, say so with `salesman-host plugin drop {name}`"
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The plugin.
+        name: PluginName,
+    },
+    /// A record of the host's own of which nothing was whole.
+    #[error(
+        "`{path}` and its copy were damaged, and what they said is lost: look at what serves, and choose versions with `plugin rollback` anew; what is left of it is in `{aside}`"
+    )]
+    RecordLost {
+        /// Which.
+        path: PathBuf,
+        /// Where the damaged one is now.
+        aside: PathBuf,
     },
     /// Two files of the same plugin.
     #[error(
@@ -285,6 +313,8 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Load { cause, .. } => cause.code(),
+            Self::Missing { .. } => "registry.missing",
+            Self::RecordLost { .. } => "registry.record_lost",
             Self::Twice { .. } => "registry.twice",
             Self::Restless { .. } => "registry.restless",
             Self::TooMany { .. } => "registry.too_many",
@@ -293,6 +323,11 @@ impl Error {
             Self::VersionLost { .. } => "registry.version_lost",
             Self::Folder { .. } | Self::File { .. } | Self::Thread(_) => "registry.file",
         }
+    }
+
+    /// Whether the folder is not there.
+    fn is_missing(&self) -> bool {
+        matches!(self, Self::Folder { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound)
     }
 
     /// Whether an author who is still writing the file could be the cause.
@@ -334,6 +369,13 @@ impl Handle {
     pub async fn started(&self) {
         // One that ends before has nothing more to tell.
         drop(self.current.clone().wait_for(|snapshot| snapshot.start == Start::Over).await);
+    }
+
+    /// Says that a plugin which can't be had is gone for good: no event is kept for it from now on, also after a restart.
+    /// Tells whether that is so; one that serves stays.
+    pub async fn abandon(&self, plugin: &PluginName) -> bool {
+        self.bell.gone.lock().unwrap_or_else(PoisonError::into_inner).insert(plugin.clone());
+        self.looks_again().await && !self.snapshot().missed.contains(plugin)
     }
 
     /// Whether what was written before is heeded within a moment: what has to be obeyed must not be taken for done because
@@ -382,7 +424,10 @@ pub struct Registry {
 #[derive(Clone)]
 pub struct Bell {
     line: SyncSender<()>,
+    /// Whether somebody wants everything to be read again.
     asked: Arc<AtomicBool>,
+    /// Plugins of which somebody says that they are gone.
+    gone: Arc<Mutex<BTreeSet<PluginName>>>,
 }
 
 impl Bell {
@@ -400,7 +445,8 @@ impl Bell {
 
 impl Registry {
     /// Begins to load every `.wasm` file of the folder, and watches it from then on. Returns before anything is loaded
-    /// ([`Handle::started`]). Files that can't be loaded are in the snapshot's notices.
+    /// ([`Handle::started`]). Files that can't be loaded are in the snapshot's notices; so is a folder that can't be read,
+    /// where plugins served before.
     ///
     /// # Errors
     /// [`Error::Folder`], [`Error::Thread`].
@@ -408,12 +454,14 @@ impl Registry {
         let (line, bell) = std::sync::mpsc::sync_channel(1);
         let watched = reread.iter().flat_map(|reread| &reread.files).cloned();
         let watcher = folder::watcher(&options, watched, line.clone());
-        folder::scan(&options.dir, |_| false)?;
+        if Versions::new(&options.store).serving().is_empty() {
+            folder::scan(&options.dir, |_| false)?;
+        }
         let (sender, current) = watch::channel(Arc::default());
         let (counter, passes) = watch::channel(0);
-        let asked = Arc::new(AtomicBool::new(false));
         let jobs = jobs::Jobs::new(Arc::clone(&sandbox), line.clone());
-        let mut loader = loader::Loader::new(options, jobs, sandbox, reread, (sender, counter), Arc::clone(&asked));
+        let own = Bell { line, asked: Arc::default(), gone: Arc::default() };
+        let mut loader = loader::Loader::new(options, jobs, sandbox, reread, (sender, counter), own.clone());
         let run = move || {
             // What it knows is changed as a whole, or not at all: it can go on after a failure.
             while std::panic::catch_unwind(AssertUnwindSafe(|| loader.run(&bell, &parts))).is_err() {
@@ -422,7 +470,7 @@ impl Registry {
             drop(watcher);
         };
         std::thread::Builder::new().name("plugins".to_owned()).spawn(run).map_err(Error::Thread)?;
-        Ok(Self { handle: Handle { current, passes, bell: Bell { line, asked } } })
+        Ok(Self { handle: Handle { current, passes, bell: own } })
     }
 
     /// What wakes it up.

@@ -126,7 +126,24 @@ pub(crate) fn plugin_not_loaded(reason: &dyn Display, code: Option<&str>) {
 }
 
 pub(crate) fn plugin_removed(plugin: &PluginName) {
-    info!(plugin = plugin.as_str(), "Plugin removed; deliveries that wait are kept until it returns.");
+    info!(plugin = plugin.as_str(), "Plugin serves no longer; its events are kept until it returns.");
+}
+
+pub(crate) fn nobody_left() {
+    warn!("No plugin wants an event any more: what comes is stored, and reaches nobody.");
+}
+
+pub(crate) fn record_damaged(file: &std::path::Path, restored: bool) {
+    let file = file.display();
+    if restored {
+        warn!(%file, "A record of the host's own was damaged or gone; its copy is in its place, and nothing is lost.");
+    } else {
+        error!(%file, "A record of the host's own and its copy are damaged; what they said is lost.");
+    }
+}
+
+pub(crate) fn version_restored(plugin: &PluginName, hash: &str) {
+    warn!(plugin = plugin.as_str(), hash, "A version that was kept was damaged or gone, and is written again.");
 }
 
 pub(crate) fn version_not_kept(plugin: &PluginName, reason: &dyn Display) {

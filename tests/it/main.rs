@@ -24,6 +24,7 @@ mod intruders;
 mod isolation;
 mod languages;
 mod loops;
+mod missing;
 mod newcomer;
 mod operating;
 mod operators;

@@ -12,6 +12,7 @@ use crate::files::medium::{self, Medium};
 use crate::files::private;
 use crate::plugin::PluginName;
 use crate::plugin::near::similar;
+use crate::registry::versions::Versions;
 use crate::{crm, registry, sandbox};
 
 /// Files of others that are told one by one.
@@ -21,7 +22,8 @@ const MOST_TOLD: usize = 10;
 pub fn problems(config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
     problems.extend(data_folder(&config.journal.data_dir));
-    if !config.registry.dir.is_dir() {
+    // Where plugins served before, the folder may come: its events wait for it.
+    if !config.registry.dir.is_dir() && Versions::new(&config.registry.store).serving().is_empty() {
         problems.push(format!(
             "the plugin folder `{}` is not there: make it, or set `plugins.dir`",
             config.registry.dir.display()

@@ -37,7 +37,7 @@ pub(super) enum PluginCommand {
     Resume(hold::Args),
     /// Show the plugins of a running host, and why others are not served.
     List(list::Args),
-    /// Give up what waits for a plugin that was removed.
+    /// A plugin is gone for good: keep no event for it any more, and give up what waits.
     Drop(abandon::Args),
 }
 

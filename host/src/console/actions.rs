@@ -277,11 +277,33 @@ impl Console {
 
     pub(super) async fn hold(&self, who: &Operator, plugin: &PluginName, held: bool) -> Result<(), Problem> {
         let action = if held { "plugin.pause" } else { "plugin.resume" };
-        if held {
+        // One that is missing may be held back before it returns.
+        if held && !self.registry.snapshot().missed.contains(plugin) {
             self.serving(plugin)?;
         }
         self.audit(who, action, plugin.as_str(), "").await?;
         Ok(self.queues.hold(plugin, held.then_some(who.name.as_str())).await?)
+    }
+
+    /// Keeps no event any more for a plugin that is gone, and gives up what waits for it; tells how much that was.
+    pub(super) async fn abandon(&self, who: &Operator, plugin: &PluginName) -> Result<usize, Problem> {
+        if self.registry.snapshot().plugins.contains_key(plugin) {
+            let words = "the plugin serves: remove its file from the plugin folder first";
+            return Err(Problem::new(StatusCode::CONFLICT, "console.plugin_is_live", words));
+        }
+        self.audit(who, "queue.drop", plugin.as_str(), "").await?;
+        let done = if self.registry.abandon(plugin).await {
+            self.journal.drop_waiting(plugin).await.map_err(Problem::from)
+        } else {
+            Err(Problem::refused(
+                "it can't be recorded that the plugin is gone: the host's log says why; its events are still kept"
+                    .to_owned(),
+            ))
+        };
+        if let Ok(changed) = &done {
+            telemetry::waiting_dropped(plugin, *changed);
+        }
+        self.not_done(who, ("queue.drop", plugin.as_str()), done).await
     }
 
     /// Lets an earlier version serve, or (`newest`) the one in the plugin folder. Returns the version's hash.

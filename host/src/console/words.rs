@@ -245,6 +245,9 @@ words! {
     total_word: "in all", "всего";
     this_event: "this event", "это событие";
     not_serving: "not served", "не работает";
+    missing: "missing: its events are kept", "пропал: его события хранятся";
+    gone_for_good: "It is gone for good…", "Его больше не будет…";
+    gone_means: "No event is kept for it any more, and what waits for it is given up.", "События для него больше не хранятся, а те, что ждут, не будут доставлены.";
     flowing: "works", "работает";
     paused: "paused after failures", "приостановлен после сбоев";
     probing: "being probed", "проверяется";

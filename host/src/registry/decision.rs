@@ -3,7 +3,8 @@
 //! - **A plugin has one file**, its home: the one that it served from last. As long as that is there, no other takes its place,
 //!   whatever it is called; once it is gone, another version from elsewhere waits for an approval.
 //! - Where the file is bad, waits for approval, or is still being made ready, the version that served goes on, also at the start.
-//! - What waits for its first approval, or is being made ready at the start, has its events kept.
+//! - What waits for its first approval, or is being made ready at the start, has its events kept. So has what served and
+//!   can't be had, whatever the cause; a file that is gone ends the plugin, because it may have been removed for that.
 //!
 //! Not here: looking at the files (`loader`).
 
@@ -26,8 +27,21 @@ use crate::telemetry;
 #[derive(Default)]
 struct Told {
     problems: Vec<Notice>,
-    /// By name: the patterns, and how many events of each CRM are kept.
-    waiting: BTreeMap<PluginName, (Vec<Pattern>, Option<u32>)>,
+    waiting: Waiting,
+    missed: BTreeSet<PluginName>,
+}
+
+/// What plugins want that do not serve, and how many events of each CRM are kept for them.
+#[derive(Default)]
+struct Waiting(BTreeMap<PluginName, (Vec<Pattern>, Option<u32>)>);
+
+impl Waiting {
+    fn add(&mut self, name: &PluginName, events: &[Pattern], most: Option<u32>) {
+        let (wanted, bound) = self.0.entry(name.clone()).or_insert_with(|| (Vec::new(), most));
+        let new: Vec<Pattern> = events.iter().filter(|event| !wanted.contains(event)).cloned().collect();
+        wanted.extend(new);
+        *bound = bound.and(most);
+    }
 }
 
 impl Loader {
@@ -67,6 +81,10 @@ impl Loader {
                 None => {}
             }
         }
+        for error in self.unreadable.iter().chain(&self.lost) {
+            let file = if let Error::RecordLost { path, .. } = error { path } else { &self.options.dir };
+            told.problems.push(notice(None, file, error));
+        }
         if self.left_out > 0 {
             let error = Error::TooMany { path: self.options.dir.clone(), left_out: self.left_out };
             told.problems.push(notice(None, &self.options.dir, &error));
@@ -89,9 +107,8 @@ impl Loader {
             chosen.extend(next.map(|next| (name, next)));
         }
         self.chosen = chosen;
-        for (name, serving) in self.serving.iter().filter(|(name, _)| !self.chosen.contains_key(*name)) {
-            self.tell_missing(name, &serving.hash, &self.options.dir.join(&serving.file), &mut told);
-        }
+        self.tell_fallbacks(&mut told);
+        self.tell_missed(&mut told);
         // Those that serve are held there.
         self.kept.retain(|_, kept| !matches!(kept, Kept::Here(_)));
         self.add_coming(&mut told.waiting);
@@ -120,11 +137,50 @@ impl Loader {
         }
     }
 
+    /// Tells how a bad file is put right that a version which is kept stands in for.
+    fn tell_fallbacks(&self, told: &mut Told) {
+        for (name, chosen) in &self.chosen {
+            let bad = self.seen.get(&chosen.file).is_some_and(|seen| matches!(seen.found, Some(Err(_))));
+            for problem in told.problems.iter_mut().filter(|problem| bad && problem.file == chosen.file) {
+                let kept = self.versions.path(name, &chosen.compiled.hash);
+                problem.message += &format!(
+                    "; version {} of `{name}` goes on serving, and its file is kept as `{}`",
+                    chosen.compiled.manifest.version,
+                    kept.display()
+                );
+            }
+        }
+    }
+
+    /// Tells what served and can't be had: its events are kept, without a bound.
+    fn tell_missed(&self, told: &mut Told) {
+        for (name, serving) in self.serving.iter().filter(|(name, _)| !self.chosen.contains_key(*name)) {
+            if self.is_disabled(name) {
+                continue;
+            }
+            let path = self.options.dir.join(&serving.file);
+            self.tell_lost(name, &serving.hash, &path, told);
+            told.waiting.add(name, &serving.events, None);
+            told.missed.insert(name.clone());
+            let comes =
+                self.seen.values().filter_map(|seen| seen.wish.as_ref()).any(|wish| wish.name.as_ref() == Some(name));
+            let asks = told.problems.iter().any(|notice| notice.plugin.as_ref() == Some(name) && notice.asks.is_some());
+            if !self.holds(&path, name) && !comes && !asks {
+                let error = Error::Missing { path: path.clone(), name: name.clone() };
+                told.problems.push(notice(Some(name), &path, &error));
+            }
+        }
+    }
+
+    fn is_disabled(&self, name: &PluginName) -> bool {
+        self.options.plugins.get(name).is_some_and(|own| own.disabled)
+    }
+
     /// Where each plugin is at home.
     fn homes(&self) -> BTreeMap<PluginName, Home> {
         let home = |serving: &Serving| Home { file: serving.file.clone(), hash: serving.newest.clone() };
         let mut homes: BTreeMap<PluginName, Home> =
-            self.before.iter().map(|(name, serving)| (name.clone(), home(serving))).collect();
+            self.serving.iter().map(|(name, serving)| (name.clone(), home(serving))).collect();
         homes.extend(self.versions.homes());
         homes.values_mut().for_each(|home| home.file = self.options.dir.join(&home.file));
         homes
@@ -156,10 +212,9 @@ impl Loader {
                 return Some(Chosen { compiled: pinned, file, newest });
             }
             // Nothing is put in the place of what an operator chose.
-            self.tell_missing(&name, hash, &file, told);
+            self.tell_lost(&name, hash, &file, told);
             if serving.is_none() {
-                let most = if self.before.contains_key(&name) { None } else { Some(MOST_KEPT) };
-                told.waiting.insert(name, (compiled.manifest.events.clone(), most));
+                told.waiting.add(&name, &compiled.manifest.events, self.bound(&name));
             }
             return serving;
         }
@@ -173,10 +228,10 @@ impl Loader {
             moved.and_then(|home| home.file.file_name()).map(|home| format!("the place of `{}`", home.display())),
         );
         if is_new && !more.is_empty() {
-            let first = serving.is_none();
-            if first {
-                told.waiting.insert(name.clone(), (compiled.manifest.events.clone(), Some(MOST_KEPT)));
+            if serving.is_none() {
+                told.waiting.add(&name, &compiled.manifest.events, self.bound(&name));
             }
+            let first = serving.is_none() && !self.serving.contains_key(&name);
             let (asks, hash) = (Box::new(self.options.asks(&compiled.manifest)), newest.clone());
             let error = Error::WaitsForApproval { path: file.clone(), name: name.clone(), more, asks, hash, first };
             told.problems.push(notice(Some(&name), &file, &error));
@@ -187,8 +242,14 @@ impl Loader {
         Some(Chosen { compiled, file, newest })
     }
 
+    /// How many events are kept for a plugin that does not serve: what served may take its time; what nobody knows gets no
+    /// more than this.
+    fn bound(&self, name: &PluginName) -> Option<u32> {
+        if self.serving.contains_key(name) { None } else { Some(MOST_KEPT) }
+    }
+
     /// Tells that a version which is to serve can't.
-    fn tell_missing(&self, name: &PluginName, hash: &str, file: &Path, told: &mut Told) {
+    fn tell_lost(&self, name: &PluginName, hash: &str, file: &Path, told: &mut Told) {
         let kept = self.kept.get(&self.versions.path(name, hash));
         let Some(Kept::Lost(cause) | Kept::Resting { why: cause, .. }) = kept else { return };
         let (hash, cause) = (hash.to_owned(), cause.clone());
@@ -219,11 +280,17 @@ impl Loader {
 
     fn looked_for(&self, name: &PluginName, path: &Path, hash: &str) -> Result<Kept, Error> {
         let own = || path.to_owned();
+        if Stamp::of(path).is_none() {
+            self.restored(name, path, hash);
+        }
         let stamp = Stamp::of(path).ok_or_else(|| {
             let cause = std::fs::symlink_metadata(path).err().unwrap_or_else(|| std::io::ErrorKind::NotFound.into());
             Error::File { path: own(), cause }
         })?;
-        let bytes = read(path, stamp)?;
+        let bytes = match read(path, stamp) {
+            Ok(bytes) if crate::sandbox::digest(&bytes) == hash => bytes,
+            found => self.restored(name, path, hash).map_or(found, Ok)?,
+        };
         match self.sandbox.known(&bytes) {
             Some(Ok(compiled)) => Ok(Kept::Here(Arc::new(compiled))),
             Some(Err(cause)) => Err(Error::Load { path: own(), cause }),
@@ -231,8 +298,21 @@ impl Loader {
         }
     }
 
+    /// A version that was kept and is damaged or gone, from a file of the folder that holds the same.
+    fn restored(&self, name: &PluginName, kept: &Path, hash: &str) -> Option<Vec<u8>> {
+        let same = self.seen.iter().filter(|(_, seen)| seen.hash.as_deref() == Some(hash));
+        let mut read = same.filter_map(|(path, _)| read(path, Stamp::of(path)?).ok());
+        let bytes = read.find(|bytes| crate::sandbox::digest(bytes) == hash)?;
+        telemetry::version_restored(name, hash);
+        if let Err(error) = self.versions.keep(name, hash, &bytes, &self.hashes()) {
+            telemetry::version_not_kept(name, &error);
+        }
+        // Only what is on disk is made ready.
+        Stamp::of(kept).map(|_| bytes)
+    }
+
     /// What plugins want that are being made ready.
-    fn add_coming(&self, waiting: &mut BTreeMap<PluginName, (Vec<Pattern>, Option<u32>)>) {
+    fn add_coming(&self, waiting: &mut Waiting) {
         let kept = self.kept.values().filter_map(|kept| match kept {
             Kept::Coming(wish) => Some(wish),
             Kept::Resting { wish, .. } => wish.as_ref(),
@@ -241,20 +321,18 @@ impl Loader {
         let files = self.seen.values().filter(|_| self.start != Start::Over);
         for wish in files.filter_map(|seen| seen.wish.as_ref()).chain(kept) {
             let Some(name) = wish.name.as_ref().filter(|name| !self.chosen.contains_key(*name)) else { continue };
-            // What served may take its time; what nobody knows gets no more than what waits for approval.
-            let most = if self.before.contains_key(name) { None } else { Some(MOST_KEPT) };
-            waiting.entry(name.clone()).or_insert_with(|| (wish.events.clone(), most));
+            waiting.add(name, &wish.events, self.bound(name));
         }
     }
 
     /// Makes what was decided known to everybody.
     fn publish(&mut self, told: Told) {
-        let Told { problems, waiting } = told;
+        let Told { problems, waiting, missed } = told;
         let before = Arc::clone(&self.sender.borrow());
         let mut plugins = BTreeMap::new();
         for (name, chosen) in &self.chosen {
             let old = before.plugins.get(name);
-            if self.options.plugins.get(name).is_some_and(|own| own.disabled) {
+            if self.is_disabled(name) {
                 telemetry::plugin_disabled(name);
                 continue;
             }
@@ -278,14 +356,19 @@ impl Loader {
             let plain = subscription(name, &live.compiled.manifest.events, &self.options);
             Subscription { ordered: live.ordered, ..plain }
         });
-        let disabled = |name: &PluginName| self.options.plugins.get(name).is_some_and(|own| own.disabled);
-        let waiting = waiting.iter().filter(|(name, _)| !disabled(name)).map(|(name, (events, most_waiting))| {
-            let ordered = !self.options.plugins.get(name).is_some_and(|own| own.unordered);
-            Subscription { ordered, most_waiting: *most_waiting, ..subscription(name, events, &self.options) }
-        });
+        let waiting =
+            waiting.0.iter().filter(|(name, _)| !self.is_disabled(name)).map(|(name, (events, most_waiting))| {
+                let ordered = !self.options.plugins.get(name).is_some_and(|own| own.unordered);
+                Subscription { ordered, most_waiting: *most_waiting, ..subscription(name, events, &self.options) }
+            });
         let subscriptions = Arc::new(Subscriptions(live.chain(waiting).collect()));
-        let (compiling, start) = (self.jobs.running(), self.start);
-        let snapshot = Snapshot { plugins, subscriptions, notices: problems.into(), compiling, start };
+        let (compiling, start, notices) = (self.jobs.running(), self.start, problems.into());
+        // A host for which nobody has written a plugin yet is as it should be.
+        let nobody_left = start == Start::Over && subscriptions.0.is_empty() && !self.versions.homes().is_empty();
+        if nobody_left && !before.nobody_left {
+            telemetry::nobody_left();
+        }
+        let snapshot = Snapshot { plugins, subscriptions, notices, missed, nobody_left, compiling, start };
         // What is seen to serve is on disk: a rollback asks there which version comes before it.
         self.remember();
         self.sender.send_replace(Arc::new(snapshot));
@@ -294,15 +377,13 @@ impl Loader {
     fn remember(&mut self) {
         let serving = self.chosen.iter().map(|(name, chosen)| {
             let file = chosen.file.file_name().map(PathBuf::from).unwrap_or_default();
-            (name.clone(), Serving { file, hash: chosen.compiled.hash.clone(), newest: chosen.newest.clone() })
+            let (hash, newest) = (chosen.compiled.hash.clone(), chosen.newest.clone());
+            (name.clone(), Serving { file, hash, newest, events: chosen.compiled.manifest.events.clone() })
         });
-        let mut serving: BTreeMap<PluginName, Serving> = serving.collect();
-        for (name, old) in &self.serving {
-            // What is not decided yet has not ended, nor what has its file, bad as that may be.
-            if self.start != Start::Over || self.holds(&self.options.dir.join(&old.file), name) {
-                serving.entry(name.clone()).or_insert_with(|| old.clone());
-            }
-        }
+        // What served stays, whatever became of it, until somebody says that it is gone.
+        let mut all = self.serving.clone();
+        all.extend(serving);
+        let serving = all;
         if serving == self.serving {
             return;
         }

@@ -56,8 +56,11 @@ impl Stamp {
     }
 }
 
-/// The `.wasm` files of a folder, and how many were left out. `first` tells which must not be.
-pub(super) fn scan(folder: &Path, first: impl Fn(&Path) -> bool) -> Result<(BTreeMap<PathBuf, Stamp>, usize), Error> {
+/// The `.wasm` files of a folder, and how many were left out.
+pub(super) type Files = (BTreeMap<PathBuf, Stamp>, usize);
+
+/// Looks for a folder's files. `first` tells which must not be left out.
+pub(super) fn scan(folder: &Path, first: impl Fn(&Path) -> bool) -> Result<Files, Error> {
     let failed = |cause| Error::Folder { path: folder.to_owned(), cause };
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed)? {

@@ -6,23 +6,25 @@
 //! - **It waits for no plugin.** What was compiled before is loaded at once; the rest is made ready beside it (`jobs`), and
 //!   what served goes on meanwhile.
 //! - At the start, events wait until the wishes of all files are known; those of plugins that are being made ready are kept.
+//! - A folder that is not there holds nothing; one that can't be read says nothing about what runs, and is told.
 //! - A file that goes on changing, or costs much, is looked into less often, and told about.
 //!
 //! Not here: notifications (`folder`), what follows from what was found (`decision`), where versions are kept (`versions`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::folder::{Stamp, scan};
+use super::folder::{Files, Stamp, scan};
 use super::jobs::{Done, Jobs, Wish, read};
+use super::records::Mended;
 use super::versions::{Serving, Versions};
-use super::{Error, Options, Reread, Snapshot, Start};
+use super::{Bell, Error, Options, Reread, Snapshot, Start};
 use crate::parts::Parts;
 use crate::plugin::PluginName;
 use crate::sandbox::{CompiledPlugin, Sandbox};
@@ -152,16 +154,19 @@ pub(super) struct Loader {
     pub(super) seen: BTreeMap<PathBuf, Seen>,
     /// Files beyond those that are looked at.
     pub(super) left_out: usize,
+    /// Why the folder can't be read.
+    pub(super) unreadable: Option<Error>,
+    /// Records of which nothing was whole.
+    pub(super) lost: Vec<Error>,
     pub(super) chosen: BTreeMap<PluginName, Chosen>,
     /// Versions of the host's own that are to serve, by their files.
     pub(super) kept: BTreeMap<PathBuf, Kept>,
     /// The states of the configuration's files, and of the operators' choices.
     settings: BTreeMap<PathBuf, Option<Stamp>>,
     choices: Vec<Option<Stamp>>,
-    /// Whether somebody wants everything to be read again.
-    asked: Arc<AtomicBool>,
-    /// What served when the host was stopped.
-    pub(super) before: BTreeMap<PluginName, Serving>,
+    /// What others want of it.
+    bell: Bell,
+    /// What serves, or did last: until somebody says that it is gone.
     pub(super) serving: BTreeMap<PluginName, Serving>,
     pub(super) generation: u64,
     pub(super) start: Start,
@@ -176,9 +181,16 @@ impl Loader {
         sandbox: Arc<Sandbox>,
         reread: Option<Reread>,
         (sender, passes): (watch::Sender<Arc<Snapshot>>, watch::Sender<u64>),
-        asked: Arc<AtomicBool>,
+        bell: Bell,
     ) -> Self {
         let versions = Versions::new(&options.store);
+        let mut lost = Vec::new();
+        for (path, mended) in versions.mend() {
+            telemetry::record_damaged(&path, mended == Mended::Restored);
+            if mended == Mended::Lost {
+                lost.push(Error::RecordLost { aside: Versions::aside(&path), path });
+            }
+        }
         let settings = stamps(reread.as_ref());
         let (choices, serving) = (choices(&versions), versions.serving());
         Self {
@@ -190,12 +202,13 @@ impl Loader {
             jobs,
             seen: BTreeMap::new(),
             left_out: 0,
+            unreadable: None,
+            lost,
             chosen: BTreeMap::new(),
             kept: BTreeMap::new(),
             settings,
             choices,
-            asked,
-            before: serving.clone(),
+            bell,
             serving,
             generation: 0,
             start: Start::Reading,
@@ -233,11 +246,12 @@ impl Loader {
         let (resting, now) = (self.kept.len(), Instant::now());
         self.kept.retain(|_, kept| !matches!(kept, Kept::Resting { until, .. } if *until <= now));
         changed |= self.kept.len() != resting;
-        // A folder that can't be read now says nothing about the plugins in it.
-        let (dir, mut open) = (&self.options.dir, false);
-        if let Ok((files, left_out)) =
-            scan(dir, |path| self.seen.get(path).is_some_and(|seen| seen.held.is_some()) || self.has_served(path))
-        {
+        changed |= self.abandon();
+        let (found, unreadable) = self.scanned();
+        changed |= self.unreadable.is_some() != unreadable.is_some();
+        self.unreadable = unreadable;
+        let mut open = false;
+        if let Some((files, left_out)) = found {
             changed |= std::mem::replace(&mut self.left_out, left_out) != left_out;
             changed |= self.look(files, Instant::now());
             open = self.seen.values().any(|seen| seen.is_open() || seen.gone_at.is_some());
@@ -272,9 +286,36 @@ impl Loader {
         step
     }
 
-    /// Whether what served when the host was stopped came from this file.
+    /// The folder's files where that can be told, and why it can't be read. One that is gone holds nothing; one that can't be
+    /// read says nothing about the plugins in it.
+    fn scanned(&self) -> (Option<Files>, Option<Error>) {
+        let known = |path: &Path| self.seen.get(path).is_some_and(|seen| seen.held.is_some()) || self.has_served(path);
+        match scan(&self.options.dir, known) {
+            Ok(found) => (Some(found), None),
+            Err(error) if error.is_missing() => (Some(Default::default()), Some(error)),
+            Err(error) => (None, Some(error)),
+        }
+    }
+
+    /// Forgets what somebody says is gone, where it does not serve; tells whether something was.
+    fn abandon(&mut self) -> bool {
+        let mut left = self.serving.clone();
+        let gone = std::mem::take(&mut *self.bell.gone.lock().unwrap_or_else(PoisonError::into_inner));
+        left.retain(|name, _| !gone.contains(name) || self.chosen.contains_key(name));
+        if left.len() == self.serving.len() {
+            return false;
+        }
+        match self.versions.serve(&left) {
+            Ok(()) => self.serving = left,
+            // Whoever asked sees that it is still waited for.
+            Err(error) => telemetry::serving_not_recorded(&error),
+        }
+        true
+    }
+
+    /// Whether what serves, or did last, came from this file.
     fn has_served(&self, path: &Path) -> bool {
-        self.before.values().any(|serving| path.file_name() == Some(serving.file.as_os_str()))
+        self.serving.values().any(|serving| path.file_name() == Some(serving.file.as_os_str()))
     }
 
     fn start_jobs(&mut self) {
@@ -302,15 +343,13 @@ impl Loader {
         let before = Arc::clone(&self.sender.borrow());
         let compiling = self.jobs.running();
         if before.compiling != compiling {
-            let Snapshot { plugins, subscriptions, notices, start, .. } = &*before;
-            let (plugins, subscriptions, notices) = (plugins.clone(), Arc::clone(subscriptions), Arc::clone(notices));
-            self.sender.send_replace(Arc::new(Snapshot { plugins, subscriptions, notices, compiling, start: *start }));
+            self.sender.send_replace(Arc::new(Snapshot { compiling, ..Snapshot::clone(&before) }));
         }
     }
 
     /// Reads the configuration again where one of its files changed.
     fn read_settings(&mut self) -> bool {
-        let (asked, mut now) = (self.asked.swap(false, Ordering::SeqCst), stamps(self.reread.as_ref()));
+        let (asked, mut now) = (self.bell.asked.swap(false, Ordering::SeqCst), stamps(self.reread.as_ref()));
         if asked {
             // What could not be loaded may have had a cause that is gone.
             let failed = self.seen.values_mut().filter(|seen| matches!(seen.found, Some(Err(_))));
@@ -439,9 +478,14 @@ impl Loader {
             }
             Ok((compiled, bytes)) => {
                 let name = &compiled.manifest.name;
-                if let Err(error) = self.versions.keep(name, &compiled.hash, &bytes, &in_use) {
-                    telemetry::version_not_kept(name, &error);
+                match self.versions.keep(name, &compiled.hash, &bytes, &in_use) {
+                    Ok(true) => telemetry::version_restored(name, &compiled.hash),
+                    Ok(false) => {}
+                    Err(error) => telemetry::version_not_kept(name, &error),
                 }
+                // It may have been found damaged, or gone, before.
+                let of_it = self.versions.path(name, &compiled.hash);
+                self.kept.retain(|path, kept| *path != of_it || !matches!(kept, Kept::Lost(_)));
                 seen.held = Some(name.clone());
                 seen.found = Some(Ok(Arc::new(compiled)));
             }

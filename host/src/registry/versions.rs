@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! versions/NAME/HASH.wasm   every version that was served; the newest by its time of modification
-//! live.json                 which version of each plugin serves, and which one its file holds
+//! live.json                 which version of each plugin serves or last did, which one its file holds, what it wants
 //! pins.json                 the versions that an operator chose
 //! homes.json                the file in the plugin folder that each plugin comes from
 //! ```
@@ -10,7 +10,7 @@
 //! - The running host writes `live.json` and the versions; `plugin rollback` writes `pins.json`; `homes.json` is written by the
 //!   host for what serves, and by `plugin grant` for what is to serve from another file. Each in one step.
 //! - A pin holds as long as the plugin's file is the one that it was made against.
-//! - At most [`MOST`] versions of a plugin are kept.
+//! - At most [`MOST`] versions of a plugin are kept. One that is kept again is compared with what is there, byte by byte.
 //!
 //! Not here: deciding what serves (`loader`).
 
@@ -18,11 +18,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::records::{self, Mended};
 use crate::files;
-use crate::plugin::PluginName;
+use crate::plugin::{Pattern, PluginName};
 
 /// Versions of one plugin that are kept.
 pub const MOST: usize = 100;
@@ -37,6 +37,9 @@ pub struct Serving {
     pub hash: String,
     /// The hash of what the file held when it was last good.
     pub newest: String,
+    /// The events that it wants: they are kept for it where it can't be had.
+    #[serde(default)]
+    pub events: Vec<Pattern>,
 }
 
 /// Where a plugin comes from.
@@ -86,9 +89,38 @@ impl Versions {
         self.folder.join("pins.json")
     }
 
-    /// Which versions serve, or last did. What can't be read is taken for nothing.
+    /// Which versions serve, or last did.
     pub fn serving(&self) -> BTreeMap<PluginName, Serving> {
-        read(&self.folder.join("live.json"))
+        records::read(&self.serving_file())
+    }
+
+    fn serving_file(&self) -> PathBuf {
+        self.folder.join("live.json")
+    }
+
+    /// Puts damaged records right; tells which those are, and whether what they said is lost.
+    ///
+    /// Where it is lost from which files plugins come, of no plugin that is known a file serves before somebody approves it.
+    pub(super) fn mend(&self) -> Vec<(PathBuf, Mended)> {
+        let mut mended = Vec::new();
+        let mut tell = |path: PathBuf, found: Option<Mended>| mended.extend(found.map(|found| (path, found)));
+        tell(self.serving_file(), records::mend::<Serving>(&self.serving_file()));
+        tell(self.pins_file(), records::mend::<Pin>(&self.pins_file()));
+        let homes = records::mend::<Home>(&self.homes_file());
+        if homes == Some(Mended::Lost) {
+            let serving = self.serving();
+            let unknown = || Home { file: PathBuf::from("?"), hash: String::new() };
+            let known = self.names().filter(|name| !serving.contains_key(name)).map(|name| (name, unknown())).collect();
+            // What can't be written shows when what serves is recorded.
+            self.come_from(known).unwrap_or_default();
+        }
+        tell(self.homes_file(), homes);
+        mended
+    }
+
+    /// Where a damaged record is kept for a look.
+    pub(super) fn aside(record: &Path) -> PathBuf {
+        records::aside(record)
     }
 
     /// Remembers which versions serve.
@@ -96,7 +128,7 @@ impl Versions {
     /// # Errors
     /// When the folder can't be written to.
     pub fn serve(&self, serving: &BTreeMap<PluginName, Serving>) -> Result<(), std::io::Error> {
-        self.write(&self.folder.join("live.json"), &serde_json::to_vec_pretty(serving)?)
+        records::write(&self.serving_file(), serving)
     }
 
     /// The record of where plugins come from.
@@ -106,7 +138,7 @@ impl Versions {
 
     /// Where plugins come from, or came from last.
     pub fn homes(&self) -> BTreeMap<PluginName, Home> {
-        read(&self.homes_file())
+        records::read(&self.homes_file())
     }
 
     /// Says from which files plugins come from now on; of others nothing is changed.
@@ -117,12 +149,12 @@ impl Versions {
         let before = self.homes();
         let mut homes = before.clone();
         homes.extend(files);
-        if homes == before { Ok(()) } else { self.write(&self.homes_file(), &serde_json::to_vec_pretty(&homes)?) }
+        if homes == before { Ok(()) } else { records::write(&self.homes_file(), &homes) }
     }
 
     /// The operator's choices.
     pub fn pins(&self) -> BTreeMap<PluginName, Pin> {
-        read(&self.pins_file())
+        records::read(&self.pins_file())
     }
 
     /// Chooses a version, or leaves the choice to the plugin folder again.
@@ -135,7 +167,7 @@ impl Versions {
             Some(pin) => pins.insert(name.clone(), pin),
             None => pins.remove(name),
         };
-        self.write(&self.pins_file(), &serde_json::to_vec_pretty(&pins)?)
+        records::write(&self.pins_file(), &pins)
     }
 
     /// Finds an earlier version: the one whose hash begins with `to`, or the one before the one that serves. Nothing is
@@ -185,7 +217,8 @@ impl Versions {
         folders.filter_map(|entry| PluginName::try_from(entry.file_name().into_string().ok()?).ok())
     }
 
-    /// Keeps a version as the newest one; forgets the oldest beyond [`MOST`] that are not in use.
+    /// Keeps a version as the newest one, in the place of what may have become of it; forgets the oldest beyond [`MOST`] that
+    /// are not in use. Tells whether one was there and damaged.
     ///
     /// # Errors
     /// When the folder can't be written to.
@@ -195,16 +228,21 @@ impl Versions {
         hash: &str,
         bytes: &[u8],
         in_use: &BTreeSet<String>,
-    ) -> Result<(), std::io::Error> {
+    ) -> Result<bool, std::io::Error> {
         let path = self.path(name, hash);
-        match std::fs::File::options().append(true).open(&path) {
-            Ok(file) => file.set_modified(SystemTime::now())?,
-            Err(_) => self.write(&path, bytes)?,
+        let kept = files::read(&path, u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        let damaged = match &kept {
+            Ok(kept) => kept != bytes,
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        };
+        match std::fs::File::options().append(true).open(&path).ok().filter(|_| kept.is_ok() && !damaged) {
+            Some(file) => file.set_modified(SystemTime::now())?,
+            None => self.write(&path, bytes)?,
         }
         for old in self.list(name).iter().skip(MOST).filter(|old| !in_use.contains(&old.hash)) {
             std::fs::remove_file(self.path(name, &old.hash)).ok();
         }
-        Ok(())
+        Ok(damaged)
     }
 
     /// What is kept of a plugin, the newest first.
@@ -241,10 +279,6 @@ impl Versions {
         }
         files::replace(path, bytes, files::Readers::Owner)
     }
-}
-
-fn read<T: DeserializeOwned + Default>(path: &Path) -> T {
-    std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -299,5 +333,35 @@ mod tests {
         assert_eq!(versions.pins(), BTreeMap::from([(name.clone(), pin)]));
         versions.pin(&name, None).unwrap();
         assert_eq!(versions.pins(), BTreeMap::new());
+    }
+
+    #[test]
+    fn a_kept_version_that_was_damaged_is_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let versions = Versions::new(folder.path());
+        let name = PluginName::try_from("notify".to_owned()).unwrap();
+        let keep = || versions.keep(&name, "hash", b"bytes", &BTreeSet::new()).unwrap();
+        assert!(!keep());
+        let path = versions.path(&name, "hash");
+        for harm in [&b""[..], b"byt", b"bytez", b"bytes and more"] {
+            std::fs::write(&path, harm).unwrap();
+            assert!(keep(), "{harm:?}");
+            assert_eq!(std::fs::read(&path).unwrap(), b"bytes");
+        }
+        assert!(!keep(), "what is whole stays");
+    }
+
+    #[test]
+    fn where_it_is_lost_from_which_files_plugins_come_no_new_file_is_taken_for_theirs() {
+        let folder = tempfile::tempdir().unwrap();
+        let versions = Versions::new(folder.path());
+        let name = PluginName::try_from("notify".to_owned()).unwrap();
+        versions.keep(&name, "known", b"bytes", &BTreeSet::new()).unwrap();
+        versions.come_from([(name.clone(), Home { file: "a.wasm".into(), hash: "known".to_owned() })].into()).unwrap();
+        for file in ["homes.json", "homes.json.copy"] {
+            std::fs::write(folder.path().join(file), "{").unwrap();
+        }
+        assert_eq!(versions.mend(), [(versions.homes_file(), Mended::Lost)]);
+        assert_eq!(versions.homes().get(&name).map(|home| home.hash.as_str()), Some(""));
     }
 }

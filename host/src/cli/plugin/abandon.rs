@@ -1,4 +1,4 @@
-//! `plugin drop`: what waits for a plugin that is gone is given up.
+//! `plugin drop`: a plugin is gone for good; no event is kept for it any more, and what waits is given up.
 
 use std::process::ExitCode;
 
@@ -43,7 +43,7 @@ pub(in crate::cli) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let answer = remote.post("queues/drop", &json!({ "plugin": args.name }))?;
     let number = |key: &str| answer.get(key).and_then(Value::as_u64).unwrap_or_default();
-    outln!("{} waiting deliveries of `{}` were dropped.", number("changed"), args.name);
+    outln!("{} waiting deliveries of `{}` were dropped; no more are kept for it.", number("changed"), args.name);
     if number("running") > 0 {
         outln!("{} are still under way: run the command again to drop those that fail.", number("running"));
     }

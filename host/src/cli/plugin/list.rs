@@ -55,6 +55,9 @@ fn state(plugin: &Value) -> String {
     if is("waits_for_approval") {
         return "waits for approval".to_owned();
     }
+    if is("missing") {
+        return "missing".to_owned();
+    }
     if plugin.get("version").is_none() {
         return "not served".to_owned();
     }

@@ -16,7 +16,6 @@ use crate::dispatcher::QueueView;
 use crate::journal::{Held, QueueMinutes, StateOf};
 use crate::plugin::{Limits, Pattern, Permissions, PluginName};
 use crate::registry::Notice;
-use crate::telemetry;
 
 /// A plugin, live or with something that keeps it from being live.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -40,6 +39,8 @@ pub(in crate::console) struct Plugin {
     pub(in crate::console) compiling: bool,
     /// Whether it waits for its first approval: what is open in `hour` is kept for it.
     pub(in crate::console) waits_for_approval: bool,
+    /// Whether it served and can't now, because its file is missing or nothing of it can be loaded: its events are kept.
+    pub(in crate::console) missing: bool,
 }
 
 impl Plugin {
@@ -147,6 +148,7 @@ pub(in crate::console) async fn views(console: &Console) -> Result<Vec<Plugin>, 
             notices: Vec::new(),
             compiling: false,
             waits_for_approval: false,
+            missing: snapshot.missed.contains(name),
         };
         change(plugins.entry(name.clone()).or_insert_with(empty));
     };
@@ -353,7 +355,7 @@ pub(super) struct GivenUp {
     running: usize,
 }
 
-/// Gives up what waits for a plugin whose file is gone.
+/// Keeps no event any more for a plugin that is gone, and gives up what waits for it.
 #[utoipa::path(post, path = "/api/v1/queues/drop", request_body = Abandoned, responses((status = 200, body = GivenUp), (status = "default", body = Refused)))]
 pub(super) async fn drop_waiting(
     State(console): State<Console>,
@@ -361,16 +363,7 @@ pub(super) async fn drop_waiting(
     plugin: Result<Json<Abandoned>, JsonRejection>,
 ) -> Result<Json<GivenUp>, Problem> {
     let Json(Abandoned { plugin }) = plugin.map_err(|_| Problem::bad_filter("send a JSON object with `plugin`"))?;
-    if console.registry.snapshot().plugins.contains_key(&plugin) {
-        return Err(Problem::new(
-            axum::http::StatusCode::CONFLICT,
-            "console.plugin_is_live",
-            "the plugin serves: remove its file from the plugin folder first",
-        ));
-    }
-    console.audit(&who, "queue.drop", plugin.as_str(), "").await?;
-    let changed = console.journal.drop_waiting(&plugin).await?;
-    telemetry::waiting_dropped(&plugin, changed);
+    let changed = console.abandon(&who, &plugin).await?;
     let of_it = |queue: &QueueView| queue.plugin == plugin.as_str();
     let running = console.queues.queues().iter().filter(|queue| of_it(queue)).map(|queue| queue.claimed).sum();
     Ok(Json(GivenUp { changed, running }))

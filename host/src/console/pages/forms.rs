@@ -228,6 +228,7 @@ async fn plugin(State(console): State<Console>, Path((name, wish)): Path<(String
                 console.grant(who, &name, Some((form.asked.get("hash").to_owned(), lines))).await?;
             }
             "revoke" => console.grant(who, &name, None).await?,
+            "drop" => return console.abandon(who, &name).await.map(Some),
             "rollback" => {
                 let to = Some(form.asked.get("to").to_owned()).filter(|to| !to.is_empty());
                 console.roll_back(who, &name, to, form.asked.get("newest") == "1").await?;

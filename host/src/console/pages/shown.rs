@@ -33,6 +33,7 @@ impl Row {
         let (kind, words) = match (&plugin.serving, &plugin.held, stop) {
             _ if plugin.compiling => ("wait", w.compiling),
             (None, ..) if plugin.waits_for_approval => ("wait", w.waits_for_approval),
+            (None, ..) if plugin.missing => ("dead", w.missing),
             (None, ..) => ("dead", w.not_serving),
             (_, Some(_), _) => ("wait", w.held),
             (_, None, Some(mode)) => (if failing { "dead" } else { "wait" }, w.mode(mode)),
