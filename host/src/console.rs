@@ -22,6 +22,7 @@ mod neighbour;
 mod pages;
 mod passwords;
 mod problem;
+mod vouch;
 mod words;
 
 use std::ops::Deref;

@@ -66,6 +66,7 @@ mod space;
 mod state;
 mod statistics;
 mod subscription;
+mod vouch;
 mod waiting;
 mod write;
 mod writes;
@@ -110,6 +111,7 @@ pub use search::{EventFilter, FailedAttempt, Found, Veil, Wanted};
 pub use space::Disk;
 pub use state::{StateOf, StateUse};
 pub use subscription::{Subscription, Subscriptions};
+pub use vouch::Word;
 use write::Reply;
 pub use writes::{Intended, Intent, Write, WriteView, Written};
 

@@ -219,7 +219,7 @@ impl Attempt {
 
     fn uncertain(&mut self, asked: &Asked) -> Failure {
         let words = format!(
-            "`{}` was sent and its answer was lost; whether it was done can't be told: look into the CRM, then drop this delivery or do the rest by hand",
+            "`{}` was sent and its answer was lost; whether it was done can't be told: look into the CRM, then say `salesman-host dead done NUMBER` or `dead send NUMBER`, or give this delivery up",
             asked.call
         );
         self.record_again(&asked.call, &asked.all, Err(&words), "uncertain");

@@ -1,5 +1,7 @@
 //! `dead`, `delivery` and `job`: what was given up, and what an operator decides about it.
 
+mod vouch;
+
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -18,6 +20,12 @@ pub(super) enum DeadCommand {
     Retry(Decide),
     /// Give dead letters up: shows how many and which, and asks.
     Drop(Drop),
+    /// Show one, with the writes of which nobody knows whether they were done, and what can be said of them.
+    Show(vouch::Show),
+    /// A write of which nobody knows was done: the plugin is run again, and goes on from there.
+    Done(vouch::Done),
+    /// A write of which nobody knows is to be sent all the same.
+    Send(vouch::Send),
 }
 
 #[derive(Subcommand, Debug)]
@@ -141,6 +149,9 @@ pub(super) fn run(command: DeadCommand) -> anyhow::Result<ExitCode> {
         DeadCommand::List(args) => list_letters(&args),
         DeadCommand::Retry(args) => decide(&args, "retry", true),
         DeadCommand::Drop(args) => decide(&args.decide, "drop", args.yes),
+        DeadCommand::Show(args) => vouch::show(&args),
+        DeadCommand::Done(args) => vouch::done(&args),
+        DeadCommand::Send(args) => vouch::send(&args),
     }
 }
 

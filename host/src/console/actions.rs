@@ -68,7 +68,7 @@ impl Console {
     }
 
     /// A deed that was announced did not come about: the log must not end with it.
-    async fn not_done<T>(
+    pub(super) async fn not_done<T>(
         &self,
         who: &Operator,
         (action, object): (&str, &str),

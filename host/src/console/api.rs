@@ -50,6 +50,8 @@ fn documented() -> OpenApiRouter<Console> {
         .routes(routes!(reads::delivery))
         .routes(routes!(wishes::retry_delivery))
         .routes(routes!(wishes::drop_delivery))
+        .routes(routes!(wishes::was_done))
+        .routes(routes!(wishes::send_again))
         .routes(routes!(reads::overview))
         .routes(routes!(reads::backlog))
         .routes(routes!(reads::queues))

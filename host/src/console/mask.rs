@@ -103,7 +103,10 @@ impl Mask {
         cover.value(fields);
         for delivery in deliveries {
             words(delivery.reason.iter_mut(), delivery.code.as_deref(), &cover);
-            delivery.writes.iter_mut().for_each(|write| cover.text(&mut write.call));
+            for write in &mut delivery.writes {
+                cover.text(&mut write.call);
+                self.record(&mut write.record, &cover);
+            }
             delivery.caused.iter_mut().for_each(|caused| self.record(&mut caused.entity, &cover));
             for attempt in &mut delivery.attempts {
                 words([&mut attempt.reason], attempt.code.as_deref(), &cover);

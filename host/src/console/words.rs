@@ -224,6 +224,15 @@ words! {
     slowest: "slowest", "дольше всего";
     to_what: "What to", "С чем";
     uncertain: "Uncertain writes", "Неясные записи в CRM";
+    in_doubt: "A write in doubt", "Неясная запись";
+    in_doubt_means: "nobody knows whether it was done. Look into the CRM, then say what is to be done.", "неизвестно, выполнено ли это. Посмотрите в CRM и скажите, что делать.";
+    was_done: "It was done…", "Выполнено…";
+    was_done_means: "It is not sent again: the plugin is run again, and is told that it was done.", "Повторно ничего не отправится: плагин запустится ещё раз и узнает, что это выполнено.";
+    was_done_really: "It was done", "Да, выполнено";
+    added_record: "Number of the record that was added", "Номер добавленной записи";
+    send_again: "Send it all the same…", "Всё равно отправить…";
+    send_again_means: "If it was done, it is done twice.", "Если это уже было выполнено, получится дважды.";
+    send_again_really: "Send it", "Отправить";
     unreachable: "can't be reached", "не отвечает";
     unrouted: "Not routed yet", "Ещё не распределены";
     until: "Before", "До";
@@ -325,6 +334,8 @@ impl Words {
             "plugin.resume" => "плагин: продолжить",
             "plugin.revoke" => "плагин: отозвать разрешения",
             "plugin.rollback" => "плагин: сменить версию",
+            "delivery.done" => "запись: выполнена",
+            "delivery.send" => "запись: отправить",
             "queue.drop" => "очередь: отказаться",
             "record.forget" => "запись: забыть",
             "record.erased" => "запись: стёрта",

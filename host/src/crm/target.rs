@@ -3,7 +3,7 @@
 //! From the list of events and who fires them (measured on version 2025.4): events of acts and documents are `contract.*`,
 //! invoices are written through `deal`, and a record that is added has no number yet.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Error;
 
@@ -44,14 +44,36 @@ pub fn target(method: &str, action: &str, arguments: &Map<String, Value>) -> Tar
         "document" | "akt" => ("contract", &["id", "deid"]),
         _ => ("other", &["id"]),
     };
-    let adds = matches!(action, "add" | "add.list" | "addlist" | "invoice.add" | "invoice.express");
-    let record = if adds { None } else { key.iter().find_map(|key| arguments.get(*key).and_then(number)) };
+    let record = if adds(action) { None } else { key.iter().find_map(|key| arguments.get(*key).and_then(number)) };
     let repeat = match (method, action) {
         ("client" | "person" | "deal" | "task" | "history", "add") => Repeat::LookFirst,
         (_, "update" | "delete") | ("deal", "change.user" | "change.step") => Repeat::Harmless,
         _ => Repeat::Ask,
     };
     Target { kind, record, repeat }
+}
+
+/// Whether an action adds a record.
+fn adds(action: &str) -> bool {
+    matches!(action, "add" | "add.list" | "addlist" | "invoice.add" | "invoice.express")
+}
+
+/// Whether `method.action` adds a record, whose number is the answer.
+pub fn call_adds(call: &str) -> bool {
+    call.split_once('.').is_some_and(|(_, action)| adds(action))
+}
+
+/// What stands for the answer of `method.action` where somebody says that it was done; `record`: the number of what it is
+/// about, or added. It stands where the CRM's own answer has it. A request to elsewhere has an answer that nobody knows.
+pub fn stands_for(call: &str, record: Option<u64>) -> String {
+    let (method, action) = call.split_once('.').unwrap_or((call, ""));
+    let body = match (method, action) {
+        _ if call.starts_with("http ") => return String::new(),
+        (_, "invoice.add" | "invoice.express") => json!({ "result": "found", "data": { "id": record } }),
+        ("lead", "add") => json!({ "result": "found", "id": record, "data": record }),
+        _ => json!({ "result": "found", "data": record }),
+    };
+    body.to_string()
 }
 
 /// Whether a refusal of a write that was sent before says that it was done: the step is there, the record is gone.
@@ -83,8 +105,6 @@ pub(super) fn number(value: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -108,5 +128,11 @@ mod tests {
         assert_eq!(added(&json!({ "data": { "id": 3, "number": "2" } })), some("3"));
         assert_eq!(added(&json!({ "result": "Success", "id": 3 })), some("3"));
         assert_eq!(added(&json!({ "data": 0 })), None);
+        // What an operator says stands where the CRM's own answer does.
+        for call in ["task.add", "deal.invoice.add", "lead.add", "contract.add"] {
+            let answer = serde_json::from_str(&stands_for(call, Some(5))).unwrap();
+            assert_eq!((call_adds(call), added(&answer)), (true, some("5")), "{call}");
+        }
+        assert!(!call_adds("deal.invoice.do") && stands_for("http POST https://chat.example", None).is_empty());
     }
 }

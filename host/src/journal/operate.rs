@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use super::layout::{plugin_number, queue_number};
 use super::minutes::Tally;
-use super::{Change, DeliveryId, Error, Handle, Resolution, letters, restored, settle};
+use super::{Change, DeliveryId, Error, Handle, Resolution, letters, restored, settle, vouch};
 use crate::event::EventId;
 use crate::plugin::PluginName;
+use vouch::Word;
 
 pub(super) enum Operation {
     Audit { who: String, action: String, object: String, details: String },
@@ -21,6 +22,7 @@ pub(super) enum Operation {
     Decide(DeliveryId, Resolution),
     Replay { event: EventId, plugin: PluginName, ordered: bool },
     GoOn { who: String },
+    Vouch(DeliveryId, Vec<(String, Word)>),
 }
 
 /// What one change came to.
@@ -161,6 +163,7 @@ pub(super) fn apply(
         Operation::Decide(DeliveryId(seq), Resolution::Retry) => retry(connection, *seq, now, tally)?,
         Operation::Decide(DeliveryId(seq), Resolution::Drop) => give_up(connection, *seq, now, tally)?,
         Operation::GoOn { who } => restored::go_on(connection, who, now)?,
+        Operation::Vouch(delivery, words) => return vouch::vouch(connection, *delivery, words, now, tally),
         Operation::Replay { event, plugin, ordered } => {
             return replay(connection, (*event, plugin, *ordered), now, tally);
         }

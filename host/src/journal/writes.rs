@@ -77,12 +77,31 @@ pub enum Written {
 /// A write of a delivery, for operators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct WriteView {
+    /// What it is named by, within its delivery.
+    pub key: String,
     /// `method.action`.
     pub call: String,
+    /// The record that it is about or added, as `kind:id`, where its number is known.
+    pub record: Option<String>,
     /// When it was sent first: milliseconds since 1970-01-01 UTC.
     pub sent_at: i64,
-    /// When its answer was recorded; null: nobody knows whether it was done.
+    /// When its answer was recorded; null: none was.
     pub answered_at: Option<i64>,
+    /// Whether nobody knows if it was done, and nobody has said what is to be done about it.
+    pub uncertain: bool,
+    /// The call and its arguments, shortened to a digest.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub(super) digest: [u8; 16],
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub(super) occurrence: u32,
+}
+
+impl WriteView {
+    pub(super) fn write(&self, delivery: i64) -> Write {
+        Write { delivery: DeliveryId(delivery), digest: self.digest, occurrence: self.occurrence }
+    }
 }
 
 /// What is known of a write. Of one that may have been done after the store was copied the ledger knows nothing.
@@ -199,9 +218,24 @@ pub(super) fn written(connection: &Connection, write: &Write, written: &Written,
 
 pub(super) fn of_delivery(connection: &Connection, delivery: i64) -> rusqlite::Result<Vec<WriteView>> {
     connection
-        .prepare_cached("SELECT call, sent_at, answered_at FROM write WHERE delivery = ?1 ORDER BY sent_at, call")?
+        .prepare_cached(
+            "SELECT call, sent_at, answered_at, kind || ':' || record, digest, occurrence, may_send FROM write
+              WHERE delivery = ?1 ORDER BY sent_at, call, digest, occurrence",
+        )?
         .query_map([delivery], |row| {
-            Ok(WriteView { call: row.get(0)?, sent_at: row.get(1)?, answered_at: row.get(2)? })
+            let (digest, occurrence): ([u8; 16], u32) = (row.get(4)?, row.get(5)?);
+            let named: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+            let answered_at: Option<i64> = row.get(2)?;
+            Ok(WriteView {
+                key: format!("{named}-{occurrence}"),
+                call: row.get(0)?,
+                record: row.get(3)?,
+                sent_at: row.get(1)?,
+                answered_at,
+                uncertain: answered_at.is_none() && !row.get::<_, bool>(6)?,
+                digest,
+                occurrence,
+            })
         })?
         .collect()
 }

@@ -14,6 +14,7 @@ use super::reads::{EventQuery, delivery_id, event_id};
 use crate::console::access::{COMMANDS, Operator};
 use crate::console::jobs::Job;
 use crate::console::problem::Refused;
+use crate::console::vouch::Said;
 use crate::console::{Console, Problem};
 use crate::event::EventId;
 use crate::journal::{DeliveryId, EventFilter, LetterFilter, Resolution};
@@ -170,6 +171,59 @@ pub(super) async fn drop_delivery(
     empty(nothing)?;
     console.decide(&who, delivery_id(&id)?, Resolution::Drop).await?;
     Ok(Json(Changed { changed: 1 }))
+}
+
+/// What was done about a write in doubt.
+#[derive(Deserialize, Default, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct WasDone {
+    /// The write, by its `key`; all that are in doubt by default.
+    write: Option<String>,
+    /// The number of the record that it added: the plugin gets it for an answer.
+    record: Option<u64>,
+}
+
+/// Which write in doubt.
+#[derive(Deserialize, Default, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Again {
+    /// The write, by its `key`; all that are in doubt by default.
+    write: Option<String>,
+}
+
+/// On what the word was taken.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Taken {
+    /// On how many writes.
+    changed: usize,
+    /// How many of the delivery's writes are still in doubt; with none it runs again.
+    uncertain: usize,
+}
+
+/// An operator says that a dead letter's write in doubt was done: the plugin is run again, and gets that for an answer.
+#[utoipa::path(post, path = "/api/v1/deliveries/{id}/done", params(("id" = i64, Path)), request_body = WasDone, responses((status = 200, body = Taken), (status = "default", body = Refused)))]
+pub(super) async fn was_done(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    Path(id): Path<String>,
+    body: Result<Json<WasDone>, JsonRejection>,
+) -> Result<Json<Taken>, Problem> {
+    let WasDone { write, record } = wish(body, "send a JSON object, with `record` and `write` where needed")?;
+    let taken = console.vouch(&who, delivery_id(&id)?, write.as_deref(), Said::Done(record)).await?;
+    Ok(Json(Taken { changed: taken.0, uncertain: taken.1 }))
+}
+
+/// An operator has a dead letter's write in doubt sent all the same: the plugin is run again.
+#[utoipa::path(post, path = "/api/v1/deliveries/{id}/send", params(("id" = i64, Path)), request_body = Again, responses((status = 200, body = Taken), (status = "default", body = Refused)))]
+pub(super) async fn send_again(
+    State(console): State<Console>,
+    Extension(who): Extension<Operator>,
+    Path(id): Path<String>,
+    body: Result<Json<Again>, JsonRejection>,
+) -> Result<Json<Taken>, Problem> {
+    let Again { write } = wish(body, "send a JSON object, with `write` where needed")?;
+    let taken = console.vouch(&who, delivery_id(&id)?, write.as_deref(), Said::Send).await?;
+    Ok(Json(Taken { changed: taken.0, uncertain: taken.1 }))
 }
 
 /// An empty object.

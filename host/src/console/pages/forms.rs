@@ -13,6 +13,7 @@ use super::frame::{Asked, Frame, Seen};
 use super::shown::{AskedEvents, AskedLetters};
 use super::{Refused, login_form, own_page, problem_page};
 use crate::console::access::Operator;
+use crate::console::vouch::Said;
 use crate::console::{Console, Problem, api};
 use crate::journal::{DeliveryId, LetterFilter, Resolution};
 
@@ -96,6 +97,14 @@ impl Form {
         }
     }
 
+    /// The number of a record that was added.
+    fn record(&self) -> Result<Option<u64>, Problem> {
+        match self.asked.get("record") {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| Problem::bad_filter(format!("`{text}` is no record's number"))),
+        }
+    }
+
     fn resolution(&self) -> Result<Resolution, Problem> {
         match self.asked.get("do") {
             "retry" => Ok(Resolution::Retry),
@@ -107,12 +116,19 @@ impl Form {
 
 async fn delivery(State(console): State<Console>, Path((id, wish)): Path<(String, String)>, form: Form) -> Response {
     let done = async {
+        let number = api::delivery_id(&id)?;
+        let write = Some(form.asked.get("write")).filter(|write| !write.is_empty());
         let resolution = match wish.as_str() {
             "retry" => Resolution::Retry,
             "drop" => Resolution::Drop,
+            "done" => {
+                let record = form.record()?;
+                return console.vouch(&form.who, number, write, Said::Done(record)).await.map(|_| None);
+            }
+            "send" => return console.vouch(&form.who, number, write, Said::Send).await.map(|_| None),
             _ => return Err(Problem::not_found("there is no such form")),
         };
-        console.decide(&form.who, api::delivery_id(&id)?, resolution).await.map(|()| None)
+        console.decide(&form.who, number, resolution).await.map(|()| None)
     };
     form.answer(done.await)
 }
