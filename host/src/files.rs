@@ -29,6 +29,8 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 pub enum Readers {
     /// Those who may enter its folder.
     Folder,
+    /// Those who may enter its folder by its group; nobody else.
+    Group,
     /// Its owner alone. A mode that was changed by hand is kept, except that others never get in.
     Owner,
 }
@@ -140,13 +142,17 @@ impl Rights {
 
     fn kept(old: &Metadata, readers: Readers) -> Self {
         let mode = old.mode() & 0o777;
-        let mode = if readers == Readers::Owner { mode & 0o770 | 0o600 } else { mode };
+        let mode = if readers == Readers::Folder { mode } else { mode & 0o770 | 0o600 };
         Self { owner: Some((Uid::from_raw(old.uid()), Gid::from_raw(old.gid()))), mode }
     }
 
     /// Whoever may enter the folder may read the file, where it is not its owner's alone.
     fn fresh(folder: &Metadata, readers: Readers) -> Self {
-        let classes = if readers == Readers::Owner { 0 } else { (folder.mode() & 0o011) << 2 };
+        let classes = match readers {
+            Readers::Folder => (folder.mode() & 0o011) << 2,
+            Readers::Group => (folder.mode() & 0o010) << 2,
+            Readers::Owner => 0,
+        };
         let owner = is_root().then(|| (Uid::from_raw(folder.uid()), Gid::from_raw(folder.gid())));
         Self { owner, mode: 0o600 | classes }
     }
@@ -290,6 +296,7 @@ mod tests {
             (0o700, Readers::Folder, 0o600),
             (0o711, Readers::Folder, 0o644),
             (0o755, Readers::Owner, 0o600),
+            (0o755, Readers::Group, 0o640),
         ] {
             let folder = tempfile::tempdir().unwrap();
             set(folder.path(), owner, group, of_folder);

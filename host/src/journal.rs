@@ -74,7 +74,7 @@ mod writes;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -436,6 +436,14 @@ impl Handle {
     /// [`Error::Store`].
     pub fn added_before(&self, account: &str, kind: &str, time: i64) -> Result<Option<u64>, Error> {
         self.readers.added_before(account, kind, time)
+    }
+
+    /// Records that the host is known to have added itself since a time.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn added_since(&self, account: &str, kind: &str, time: i64) -> Result<BTreeSet<u64>, Error> {
+        self.readers.added_since(account, kind, time)
     }
 
     /// Remembers the number of the host's own user of a CRM.

@@ -205,6 +205,7 @@ impl Attempt {
         let age = Age {
             day: day.strftime("%Y-%m-%d").to_string(),
             newer_than: self.reach.journal.added_before(&self.reach.account, asked.target.kind, since)?,
+            others: self.reach.journal.added_since(&self.reach.account, asked.target.kind, since)?,
         };
         Ok(lookup::find(&mut Plain(self), &asked.method, &asked.arguments, &age).await?)
     }

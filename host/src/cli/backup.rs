@@ -73,6 +73,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     left_out
         .iter()
         .for_each(|path| errln!("not in it, because its name is no text or it is no file: `{}`", path.display()));
+    let secrets = source.files().unwrap_or_default();
+    for path in secrets.iter().filter(|path| Some(*path) != source.file.as_ref()) {
+        outln!("Not in it, because the configuration keeps a secret there: `{}`.", path.display());
+    }
     outln!(
         "It holds customers' data and the configuration's secrets: keep it as you keep those. `restore` brings it back."
     );

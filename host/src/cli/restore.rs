@@ -38,6 +38,10 @@ pub(super) struct Args {
     /// Move a store that is there aside.
     #[arg(long, requires = "file")]
     replace: bool,
+    /// Put configuration, grants and plugins back, where they are missing, and leave the store alone: for root, where these are
+    /// root's.
+    #[arg(long, requires = "file", conflicts_with = "replace")]
+    files: bool,
     /// Overwrite configuration, grants and plugins that differ from those in the backup.
     #[arg(long, requires = "file")]
     all: bool,
@@ -69,6 +73,9 @@ fn put_in_place(file: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(problems) => return Ok(told(&problems)),
     };
+    if args.files {
+        return files_alone(file, args, &source, &config);
+    }
     let data = &config.journal.data_dir;
     private::fit(data, &MARKS)
         .and_then(|()| private::close(data, &OWN_FILES))
@@ -86,12 +93,7 @@ fn put_in_place(file: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         copied.open,
         at(copied.copied_at)
     );
-    for (path, why) in &left.not_written {
-        outln!("Not written: `{}`: {why}", path.display());
-    }
-    for path in &left.different {
-        outln!("Left as it is, and other than in the backup: `{}`; `--all` overwrites such files.", path.display());
-    }
+    left.tell();
     if let Some(old) = old {
         outln!(
             "The store that was there is in `{}`. It holds customers' data: remove it when it is no longer needed.",
@@ -101,6 +103,19 @@ fn put_in_place(file: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     outln!(
         "Start the host now. It takes events in and runs nothing until you say so: `restore --status` shows what was open, `restore --go-on` lets it go on."
     );
+    Ok(if left.not_written.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Puts back what belongs to an administrator, whose folders the host's user may not write.
+fn files_alone(file: &Path, args: &Args, source: &Source, config: &Config) -> anyhow::Result<ExitCode> {
+    let mut left = Left::default();
+    for kind in [Kind::Config, Kind::Grants, Kind::Plugin] {
+        for kept in verified(file, kind)? {
+            left.put(kept, source, config, args.all, None)?;
+        }
+    }
+    left.tell();
+    outln!("Configuration, grants and plugins are where they belong. The store is not touched.");
     Ok(if left.not_written.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -116,7 +131,7 @@ fn bring_config(file: &Path, source: &Source) -> anyhow::Result<()> {
     if let Some(folder) = config.parent() {
         files::make_folder(folder, Readers::Folder)?;
     }
-    files::replace(config, &kept.contents, Readers::Owner)
+    files::replace(config, &kept.contents, Readers::Group)
         .with_context(|| format!("`{}` can't be written", config.display()))?;
     outln!("The configuration was taken out of the backup: `{}`.", config.display());
     Ok(())
@@ -130,6 +145,15 @@ struct Left {
 }
 
 impl Left {
+    fn tell(&self) {
+        for (path, why) in &self.not_written {
+            outln!("Not written: `{}`: {why}", path.display());
+        }
+        for path in &self.different {
+            outln!("Left as it is, and other than in the backup: `{}`; `--all` overwrites such files.", path.display());
+        }
+    }
+
     /// Puts one file in its place.
     fn put(
         &mut self,
@@ -183,7 +207,7 @@ fn place_of(kept: &Kept, source: &Source, config: &Config) -> Option<(PathBuf, R
         is_one && Path::new(name).extension().is_some_and(|extension| extension == "wasm")
     };
     match kept.kind {
-        Kind::Config => Some((source.file.clone()?, Readers::Owner)),
+        Kind::Config => Some((source.file.clone()?, Readers::Group)),
         Kind::Grants => Some((registry.approvals.clone(), Readers::Folder)),
         Kind::Plugin if plain(name) => Some((registry.dir.join(name), Readers::Folder)),
         Kind::Record if RECORDS.contains(&name) => Some((registry.store.join(name), Readers::Owner)),

@@ -108,11 +108,15 @@ words! {
     delivery: "Delivery", "Доставка";
     details: "Details", "Подробности";
     drop_question: "Give these dead letters up for good?", "Отказаться от этих недоставленных насовсем?";
+    go_on: "Let it go on", "Продолжить работу";
     how_many: "How many", "Сколько";
     just_these: "Just these are meant: what comes meanwhile is not.", "Именно эти: то, что появится тем временем, не затрагивается.";
     no_go_back: "No, go back", "Нет, назад";
     nothing_meant: "Nothing fits any more.", "Больше ничего не подходит.";
     replay_question: "Have these events handled once more?", "Обработать эти события ещё раз?";
+    restored_means: "Events are kept, and nothing runs. What these write is looked for in the CRM before it is done again. What was open:", "События сохраняются, плагины не работают. Их записи хост сначала ищет в CRM. Что было не закончено:";
+    restored_open: "Deliveries that were open then:", "Незаконченных доставок было:";
+    restored_waits: "The journal was restored from a copy made", "Журнал восстановлен из копии, сделанной";
     the_first_of_them: "The first of them", "Первые из них";
     compiling: "is being compiled", "компилируется";
     waits_for_approval: "waits for approval", "ждёт разрешения";

@@ -4,7 +4,10 @@
 //!   tags, so texts are compared as it stores them.
 //! - It must be new: created on the day of sending or later, or, where the list does not tell, with a higher number than
 //!   a record that the host knows to be older.
+//! - What another write is known to have added is not this one's.
 //! - In doubt the answer is [`Found::Unclear`]: two records fit, or the list can't tell.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
@@ -29,6 +32,8 @@ pub struct Age {
     pub day: String,
     /// A record of this kind that was there before.
     pub newer_than: Option<u64>,
+    /// Records that are known to be other writes' doing.
+    pub others: BTreeSet<u64>,
 }
 
 /// Looks for what `method.add` with these arguments may have added.
@@ -88,7 +93,8 @@ pub async fn find(
             let Some(number) = row.get(id).map(plain).and_then(|text| text.parse::<u64>().ok()) else { continue };
             let fresh = created.is_none_or(|key| row.get(key).is_some_and(|at| plain(at).as_str() >= day));
             let known_older = age.newer_than.is_some_and(|older| number <= older);
-            if fresh && !known_older && says(row, title.1, &wanted) && agrees(row, arguments) {
+            let known = known_older || age.others.contains(&number);
+            if fresh && !known && says(row, title.1, &wanted) && agrees(row, arguments) {
                 found.push(number);
             }
         }

@@ -1,6 +1,6 @@
 //! Views of the store, on connections of their own: a reader never waits for the writer, nor the writer for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -337,6 +337,10 @@ impl Readers {
 
     pub(super) fn added_before(&self, account: &str, kind: &str, time: i64) -> Result<Option<u64>, Error> {
         self.read(|connection| writes::added_before(connection, account, kind, time))
+    }
+
+    pub(super) fn added_since(&self, account: &str, kind: &str, time: i64) -> Result<BTreeSet<u64>, Error> {
+        self.read(|connection| writes::added_since(connection, account, kind, time))
     }
 
     pub(super) fn polled_before(&self, account: &str, list: &str) -> Result<BTreeMap<String, String>, Error> {

@@ -96,6 +96,26 @@ impl Handle {
         self.readers.read(restored)
     }
 
+    /// When the copy was made of which the store came, and how many deliveries were open then: of a store that waits.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn waiting_since_copy(&self) -> Result<Option<(i64, u64)>, Error> {
+        if !self.waits_for_go_on() {
+            return Ok(None);
+        }
+        // While it waits none of them changes: the count of all that is open is theirs.
+        self.readers.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT copied_at, (SELECT coalesce(sum(deliveries), 0) FROM tally) FROM restored
+                      WHERE released_at IS NULL ORDER BY number DESC LIMIT 1",
+                )?
+                .query_row([], |row| Ok((row.get(0)?, u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0))))
+                .optional()
+        })
+    }
+
     /// Deliveries that were open at the time of the copy and are not over, behind `after`, by number.
     ///
     /// # Errors

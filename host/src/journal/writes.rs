@@ -8,6 +8,8 @@
 //!
 //! A write is known by its delivery, its call with all arguments, and which repetition of the same call it is.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
@@ -162,6 +164,21 @@ pub(super) fn added_before(
         )?
         .query_row(params![account, kind, time], |row| row.get::<_, Option<i64>>(0))
         .map(|number| number.and_then(|number| u64::try_from(number).ok()))
+}
+
+/// Records that were added since a time, as far as the host wrote them itself and got to know their numbers.
+pub(super) fn added_since(
+    connection: &Connection,
+    account: &str,
+    kind: &str,
+    time: i64,
+) -> rusqlite::Result<BTreeSet<u64>> {
+    let mut found = connection.prepare_cached(
+        "SELECT CAST(record AS INTEGER) FROM write INDEXED BY write_record
+          WHERE account = ?1 AND kind = ?2 AND sent_at >= ?3 AND answered_at IS NOT NULL AND record IS NOT NULL LIMIT 10000",
+    )?;
+    let numbers = found.query_map(params![account, kind, time], |row| row.get::<_, i64>(0))?;
+    numbers.map(|number| number.map(|number| u64::try_from(number).unwrap_or(0))).collect()
 }
 
 pub(super) fn intend(connection: &Connection, intent: &Intent, now: i64) -> rusqlite::Result<Intended> {

@@ -26,6 +26,7 @@ pub(super) fn routes() -> Router<Console> {
         .route("/console/dead/all", post(dead_all))
         .route("/console/jobs/{id}/stop", post(stop))
         .route("/console/plugins/{name}/{wish}", post(plugin))
+        .route("/console/restore/go-on", post(go_on))
 }
 
 /// A form that may be acted on.
@@ -225,6 +226,11 @@ async fn dead_all(State(console): State<Console>, form: Form) -> Response {
         console.resolve_all(&form.who, filter, resolution, pace).await.map(|_| Step::Done(None))
     };
     form.asked_or_done(done.await)
+}
+
+async fn go_on(State(console): State<Console>, form: Form) -> Response {
+    let done = async { console.go_on(&form.who).await.map(|()| None) };
+    form.answer(done.await)
 }
 
 async fn stop(State(console): State<Console>, Path(id): Path<u64>, form: Form) -> Response {

@@ -77,13 +77,16 @@ pub(super) struct Frame {
     pub(super) asked: Asked,
     /// What was done a moment ago.
     pub(super) told: Option<String>,
+    /// Of a store that was restored and waits: when the copy was made, and how many deliveries were open.
+    pub(super) restored: Option<(i64, u64)>,
     back: String,
     times: TimeZone,
 }
 
 impl Frame {
-    pub(super) fn new(_: &Console, seen: &Seen, place: &'static str) -> Self {
-        Self::of(seen, place)
+    pub(super) fn new(console: &Console, seen: &Seen, place: &'static str) -> Self {
+        // What can't be read now is told elsewhere.
+        Self { restored: console.journal.waiting_since_copy().ok().flatten(), ..Self::of(seen, place) }
     }
 
     /// A page for somebody who is not in yet.
@@ -118,6 +121,7 @@ impl Frame {
             here,
             asked: seen.query.clone(),
             told,
+            restored: None,
             back: back.unwrap_or_else(|| "/console".to_owned()),
             times: TimeZone::system(),
         }
