@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::backup::{Backup, StepResult};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
 
@@ -224,7 +225,8 @@ pub struct Wanted<'a> {
 /// [`BackupError`]: there is no copy; an earlier one stays.
 pub fn back_up(wanted: &Wanted<'_>, clock: &Clock) -> Result<Copied, BackupError> {
     free_name(wanted)?;
-    let source = opened(wanted.data_dir)?;
+    let opened = opened(wanted.data_dir)?;
+    let source = &opened.connection;
     let copied_at = clock.now();
     source.execute_batch("BEGIN")?;
     // The first look is what the transaction shows until its end.
@@ -241,9 +243,9 @@ pub fn back_up(wanted: &Wanted<'_>, clock: &Clock) -> Result<Copied, BackupError
     let parts: u64 = wanted.parts.iter().filter_map(|part| Some(std::fs::metadata(&part.path).ok()?.len())).sum();
     let room = Room::of(wanted);
     room.has(store.saturating_add(parts).saturating_add(MARGIN))?;
-    pages(&source, &beside, wanted.stop, &room)?;
+    pages(source, &beside, wanted.stop, &room)?;
     source.execute_batch("ROLLBACK")?;
-    drop(source);
+    drop(opened);
     let mut copied = completed(&beside, wanted, copied_at, routed.max(events))?;
     copied.bytes = beside.sealed()?;
     if wanted.stop.load(Ordering::Relaxed) {
@@ -266,15 +268,17 @@ fn free_name(wanted: &Wanted<'_>) -> Result<(), BackupError> {
 
 /// The store, on a connection that changes nothing in it. Where no host has it open, SQLite makes the log's files, which get
 /// the store's owner, and removes them when it is closed.
-fn opened(data_dir: &Path) -> Result<Connection, BackupError> {
+fn opened(data_dir: &Path) -> Result<Source, BackupError> {
     let file = layout::file(data_dir);
     match std::fs::metadata(&file) {
         Ok(metadata) if metadata.is_file() && metadata.len() > 0 => {}
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(system(&file)(error)),
         _ => return Err(BackupError::NoStore(data_dir.to_owned())),
     }
-    let connection =
-        Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let log = data_dir.join("journal.sqlite-wal");
+    let source = Source { connection: Connection::open_with_flags(&file, flags)?, log };
+    let connection = &source.connection;
     connection.busy_timeout(PATIENCE)?;
     connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -4096;")?;
     let known = i64::try_from(layout::STEPS.len()).unwrap_or(i64::MAX);
@@ -285,7 +289,23 @@ fn opened(data_dir: &Path) -> Result<Connection, BackupError> {
     if found == 0 {
         return Err(BackupError::NoStore(data_dir.to_owned()));
     }
-    Ok(connection)
+    Ok(source)
+}
+
+/// A connection that changes nothing in a store.
+struct Source {
+    connection: Connection,
+    log: PathBuf,
+}
+
+impl Drop for Source {
+    /// The last connection to a store brings its log back into it and removes it. A host that was killed is known by that log: it
+    /// stays.
+    fn drop(&mut self) {
+        let log = std::fs::metadata(&self.log).map_or(0, |metadata| metadata.len());
+        // What can't be said is not done: the log is brought back, as by any other program.
+        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, log > 0).ok();
+    }
 }
 
 /// A host that starts or ends holds the whole store for a moment.

@@ -6,6 +6,7 @@ mod forgetting;
 mod identity;
 mod model;
 mod operators;
+mod restored;
 mod state;
 
 use std::path::Path;

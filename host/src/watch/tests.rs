@@ -424,3 +424,52 @@ async fn acts_behind_the_first_hundred_are_watched_too() {
     let edit = json!(["akt.edit", { "id": "150", "did": "1", "payer": "1", "clid": "1", "number": "2" }]);
     assert_eq!(found, [vec![], vec![edit]]);
 }
+
+/// What a copy of a store is known by.
+fn as_copied(folder: &Path) {
+    let store = rusqlite::Connection::open(folder.join("journal.sqlite")).unwrap();
+    let tables = "CREATE TABLE backup (format INTEGER, copied_at INTEGER, version TEXT, up_to INTEGER);
+                  CREATE TABLE backup_file (kind TEXT, name TEXT, modified INTEGER, contents BLOB);
+                  INSERT INTO backup SELECT 1, 5000, '0', coalesce(max(seq), 0) FROM event;";
+    store.execute_batch(tables).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_list_shows_first_after_a_restore_is_doubted_and_what_changes_later_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(10_000_000);
+    let journal = open(folder.path(), &clock);
+    let fake = Fake::default();
+    let read = async |handle: &journal::Handle| {
+        let (source, journal, clock) = (fake.clone(), handle.clone(), clock.clone());
+        let mut reader = Reader { account: "main".to_owned(), source, journal, clock };
+        reader.pass(List::Deals, &mut Memory::default()).await.unwrap()
+    };
+    let step = |record: u64, step: &str| {
+        let mut row = deal(record);
+        row.insert("step".to_owned(), step.into());
+        fake.0.lock().unwrap().insert(record, row);
+    };
+    step(1, "0");
+    assert_eq!(read(&journal.handle()).await, 0);
+    journal.close();
+    as_copied(folder.path());
+    let journal = open(folder.path(), &clock);
+    let handle = journal.handle();
+    assert!(handle.waits_for_go_on());
+    assert!(told(&handle).await.is_empty());
+    assert!(handle.go_on("anna").await.unwrap() && !handle.waits_for_go_on());
+    // Changed, and added, in the time that the store knows nothing of.
+    step(1, "1");
+    step(2, "0");
+    assert_eq!(read(&handle).await, 2);
+    assert_eq!(told(&handle).await.len(), 2);
+    let doubted = |handle: &journal::Handle| handle.doubted(0, 10).unwrap().len();
+    assert_eq!(doubted(&handle), 2);
+    step(1, "2");
+    assert_eq!(read(&handle).await, 1);
+    assert_eq!((told(&handle).await.len(), doubted(&handle)), (1, 2));
+    drop(handle);
+    journal.close();
+    assert!(!open(folder.path(), &clock).handle().waits_for_go_on(), "it went on");
+}
