@@ -13,6 +13,7 @@ mod deeds;
 mod delivery;
 mod documents;
 mod durability;
+mod faults;
 mod files;
 mod first_steps;
 mod floods;

@@ -120,7 +120,14 @@ impl Setup {
     /// # Errors
     /// When it does not start; the error holds what it said.
     pub async fn start(self) -> anyhow::Result<Host> {
-        let folder = tempfile::tempdir().context("failed to make a folder")?;
+        self.start_in(tempfile::tempdir().context("failed to make a folder")?).await
+    }
+
+    /// Starts a host in this folder, which is empty; returns when it listens.
+    ///
+    /// # Errors
+    /// As [`Setup::start`].
+    pub async fn start_in(self, folder: TempDir) -> anyhow::Result<Host> {
         let plugins = match &self.plugins {
             Some(plugins) => std::path::absolute(plugins)?,
             None => folder.path().join("plugins"),

@@ -3,6 +3,7 @@
 //! Not here: the tests themselves (`it/`), and anything that the product uses.
 
 pub mod crash;
+pub mod faults;
 pub mod fuzz;
 pub mod guest;
 pub mod host;

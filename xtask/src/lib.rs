@@ -24,6 +24,8 @@ cargo xtask COMMAND
   bench            measure, and print the figures as JSON
                    (--only NAME, --seconds N, --backlog N)
   crash --rounds N kill the host N times under load, and look whether anything acknowledged is lost
+  faults           trouble from below: loss of power, a failing disk, a clock that steps, a reader that
+                   stays, damaged pages; for --seconds N (--seed N: the same again; --only KIND)
   fuzz             damage what others write (events, questions, plugin files, CRM answers, the
                    configuration) for --minutes N, and look what becomes of it
                    (--seed N: the same inputs again; --only TARGET)

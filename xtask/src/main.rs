@@ -22,6 +22,10 @@ fn run(arguments: &[&str]) -> anyhow::Result<()> {
     match arguments {
         // Not optimised: numbers that overflow are found, too.
         [name @ ("demo" | "fuzz"), rest @ ..] => program(name, &[], &[], rest),
+        ["faults", rest @ ..] => {
+            let guests = plugins::build_guests(&root())?;
+            program("faults", &[], &[OsStr::new("--guests"), guests.as_os_str()], rest)
+        }
         [name @ ("bench" | "crash" | "soak"), rest @ ..] => {
             // Their no-op is one of the hostile plugin's sins: none.
             let guests = plugins::build_guests(&root())?;
