@@ -43,6 +43,7 @@ mod shapes;
 mod start;
 mod tidy;
 mod updates;
+mod vouching;
 mod watching;
 mod writes;
 

@@ -75,7 +75,7 @@ fn words(
     let adding = meant.iter().filter(|write| target::call_adds(&write.call)).count();
     match (adding, record) {
         (0, Some(_)) => return Err("none of these writes adds a record: leave out its number".to_owned()),
-        (1, None) => {
+        (1, None | Some(0)) => {
             return Err("it adds a record, whose number the plugin gets: look it up in the CRM, and say it".to_owned());
         }
         (2.., _) => return Err(format!("several writes add a record each: name one, with its number: {}", list())),

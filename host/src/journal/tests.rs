@@ -8,6 +8,7 @@ mod model;
 mod operators;
 mod restored;
 mod state;
+mod vouch;
 
 use std::path::Path;
 use std::sync::Arc;
