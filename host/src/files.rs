@@ -94,7 +94,15 @@ pub fn replace(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), Error>
         std::fs::remove_file(&beside).ok();
         return Err(error);
     }
-    // The name is on disk when the folder is. Some file systems can't do that, and need not.
+    keep_names(folder)
+}
+
+/// Returns when the names in a folder are on disk: what was made, renamed or removed stays so after a loss of power.
+///
+/// # Errors
+/// The disk failed.
+pub fn keep_names(folder: &Path) -> Result<(), Error> {
+    // Some file systems can't do that, and need not.
     match File::open(folder).and_then(|folder| folder.sync_all()) {
         Err(error) if !matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::PermissionDenied) => Err(error),
         _ => Ok(()),
@@ -120,7 +128,7 @@ pub fn make_folder(path: &Path, readers: Readers) -> Result<(), Error> {
     if is_root() && owner.uid() != 0 {
         std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))?;
     }
-    Ok(())
+    keep_names(above)
 }
 
 /// Who a file belongs to and who may read it.

@@ -252,7 +252,8 @@ fn make(folder: &Path) -> Result<(), Error> {
     make_folder(above, super::Readers::Folder).map_err(system(above))?;
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(system(folder)(error)),
-        _ => Ok(()),
+        // All that is stored in it is gone with its name.
+        _ => super::keep_names(above).map_err(system(above)),
     }
 }
 
