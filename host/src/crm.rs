@@ -366,8 +366,12 @@ impl Inner {
             Some(Stranger::Status(502)) => {
                 return Err(Error::Transport("the CRM's web server answered 502".to_owned()));
             }
-            Some(stranger @ Stranger::Busy { after, .. }) => {
-                let error = Error::NotTheApi(stranger);
+            Some(Stranger::Busy { status, mut after }) => {
+                let page = if after.is_none() { response.chunk().await.ok().flatten() } else { None };
+                if page.is_some_and(|page| stranger::turned_away(status, &page)) {
+                    after = Some(stranger::BRIEFLY);
+                }
+                let error = Error::NotTheApi(Stranger::Busy { status, after });
                 if after.is_some() {
                     self.leave(error.clone());
                 }

@@ -41,6 +41,7 @@ mod resilience;
 mod secrecy;
 mod shapes;
 mod start;
+mod synced;
 mod tidy;
 mod updates;
 mod vouching;

@@ -288,6 +288,94 @@ async fn fifty_workers_at_once_lose_nothing_repeat_nothing_and_keep_their_order(
     }
 }
 
+/// Files of events in the spool, in order.
+fn spooled(crm: &Crm) -> Vec<std::path::PathBuf> {
+    let mut files = crate::files_below(&crm.spool().join("q"));
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn what_a_loss_of_power_left_of_an_event_is_set_aside_and_counted_and_never_sent() {
+    let Some(php) = php() else { return };
+    let receiver = Receiver::start().await.unwrap();
+    let crm = Crm::new(&php, &file(receiver.url())).unwrap();
+    receiver.mode(Mode::Refuse(503));
+    crm.page(&edits(0..8)).await.unwrap();
+    let files = spooled(&crm);
+    let whole = std::fs::read(&files[4]).unwrap();
+    // Names without contents, blocks that were never written, the half that was.
+    std::fs::write(&files[0], "").unwrap();
+    std::fs::write(&files[2], vec![0; whole.len()]).unwrap();
+    std::fs::write(&files[4], &whole[..whole.len() - 9]).unwrap();
+    receiver.mode(Mode::Accept);
+    let (code, said) = crm.cron("--flush").await.unwrap();
+    assert!(
+        code == Some(0) && said.contains("sent 5, refused 0, set aside 0, damaged 3, the spool is empty"),
+        "{said}"
+    );
+    assert_eq!(numbers(&receiver), [1, 3, 5, 6, 7]);
+    let (_, status) = crm.cron("--status").await.unwrap();
+    assert!(status.contains("refused: 3 (3 of them damaged"), "{status}");
+    // Half an event is no event, however often somebody asks for it.
+    crm.cron("--retry refused").await.unwrap();
+    assert_eq!(crm.cron("--flush").await.unwrap().0, Some(0));
+    assert_eq!((receiver.taken().len(), count(&crm, "refused")), (5, 3));
+}
+
+#[tokio::test]
+async fn a_count_that_a_loss_of_power_made_older_than_the_spool_costs_no_order() {
+    let Some(php) = php() else { return };
+    let receiver = Receiver::start().await.unwrap();
+    let crm = Crm::new(&php, &file(receiver.url())).unwrap();
+    receiver.mode(Mode::Refuse(503));
+    crm.page(&edits(0..3)).await.unwrap();
+    let state = crm.spool().join("state");
+    let older = std::fs::read(&state).unwrap();
+    crm.page(&edits(3..6)).await.unwrap();
+    for lost in [older, b"".to_vec(), vec![0; 37]] {
+        let next = u64::try_from(spooled(&crm).len()).unwrap();
+        std::fs::write(&state, lost).unwrap();
+        crm.page(&edits(next..next + 2)).await.unwrap();
+    }
+    receiver.mode(Mode::Accept);
+    assert_eq!(crm.cron("--flush").await.unwrap().0, Some(0));
+    assert_eq!(numbers(&receiver), (0..12).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_event_is_on_disk_before_it_joins_the_spool_where_php_can_and_the_page_waits_no_longer_for_it() {
+    let Some(php) = php() else { return };
+    let mut receiver = Receiver::start().await.unwrap();
+    receiver.down().await;
+    let text = file(receiver.url());
+    let crm = Crm::new(&php, &text).unwrap();
+    let (_, status) = crm.cron("--status").await.unwrap();
+    if status.contains("written to disk: no") {
+        eprintln!("SKIPPED: {status}");
+        return;
+    }
+    let mut costs = Vec::new();
+    for on in [true, false] {
+        let text = text.replace("'spool_sync' => true", &format!("'spool_sync' => {on}"));
+        let crm = Crm::new(&php, &text).unwrap();
+        let mut times = crm.page(&edits(0..200)).await.unwrap();
+        let whole: f64 = times.iter().sum();
+        assert!(whole < 2_500.0, "the user waited {whole} ms");
+        assert_eq!(spooled(&crm).len(), 200);
+        times.sort_by(f64::total_cmp);
+        costs.push((times[100], whole));
+    }
+    println!("an event in the spool: synced {:?}, not synced {:?} (median, all of 200; ms)", costs[0], costs[1]);
+    // What PHP was deprived of is got round, and told.
+    let without =
+        Crm::new(&php, &text.replace("salesman_host_can('fsync')", "salesman_host_can('no_such_function')")).unwrap();
+    without.page(&edits(0..3)).await.unwrap();
+    assert_eq!(spooled(&without).len(), 3);
+    let (_, status) = without.cron("--status").await.unwrap();
+    assert!(status.contains("written to disk: no: fsync needs PHP 8.1"), "{status}");
+}
+
 #[tokio::test]
 async fn workers_that_are_killed_leave_no_half_event_and_lose_none_that_was_handed_over() {
     let Some(php) = php() else { return };

@@ -56,6 +56,18 @@ pub enum PhpError {
     Other,
 }
 
+/// How long a web server is left alone that turned a call away, and did not say for how long.
+pub(super) const BRIEFLY: Duration = Duration::from_secs(1);
+
+/// Whether a page with the status 503 is nginx's own. It makes one only of what it has turned away itself (a limit of requests or
+/// connections, a site that is switched off): a backend's comes through as it is, and PHP sends none.
+pub(super) fn turned_away(status: u16, page: &[u8]) -> bool {
+    let page = String::from_utf8_lossy(page.get(..1_024).unwrap_or(page));
+    status == 503
+        && page.contains("<title>503 Service Temporarily Unavailable</title>")
+        && page.contains("<center>nginx")
+}
+
 impl Stranger {
     /// What a status says, where it is not that of an answer.
     pub(super) fn of_status(status: StatusCode, headers: &HeaderMap, now: jiff::Timestamp) -> Option<Self> {
@@ -90,7 +102,7 @@ impl Stranger {
         match self {
             Self::NoDatabase | Self::Elsewhere(_) => true,
             Self::Status(status) => matches!(status, 401 | 404 | 405 | 407),
-            // A server that names a time has not begun; a bare 503 may come from a backend that has.
+            // A server that names a time has not begun, nor has one whose own page it is; a bare 503 may come from a backend that has.
             Self::Busy { status, after } => *status == 429 || after.is_some(),
             // A proxy may turn back an answer as well as a request.
             Self::Php(_) | Self::Page | Self::Text | Self::Json | Self::Empty => false,

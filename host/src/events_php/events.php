@@ -32,6 +32,9 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
             'spool' => '@@SPOOL@@',
             'spool_files' => 200000,
             'spool_bytes' => 200 * 1024 * 1024,
+            // Событие в очереди переживает и отключение питания: файл записан на диск до того, как встаёт в неё (PHP 8.1 и новее), пока хватает total_ms.
+            // An event in the spool outlives a loss of power too: its file is on disk before it joins (PHP 8.1 or later), as long as total_ms lasts.
+            'spool_sync' => true,
             // Отвергнутые программой события (папка refused в очереди) не повторяются; при переполнении удаляются старые.
             // Events that the host refused (folder refused in the spool) are not sent again; the oldest make room.
             'refused_files' => 1000,
@@ -270,8 +273,15 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
     function salesman_host_time(): int {
         $run = &salesman_host_run();
         $total = salesman_host_settings()['total_ms'];
-        $left = (int)($total - $run['spent'] - max(0.0, (salesman_host_now() - $run['began']) * 1000));
+        // Сеть оставляет диску двадцатую часть. / The network leaves a twentieth to the disk.
+        $left = (int)($total * 0.95 - salesman_host_used());
         return $left < min(50, $total / 2) ? 0 : $left;
+    }
+
+    // Сколько миллисекунд страница уже ждала. / How many milliseconds the page has waited so far.
+    function salesman_host_used(): float {
+        $run = &salesman_host_run();
+        return $run['spent'] + max(0.0, (salesman_host_now() - $run['began']) * 1000);
     }
 
     // Отправка в пределах времени запроса. Ответ: как у salesman_host_post; -1 и если не пытались. Без ключа - проверка, а не событие.
@@ -482,6 +492,21 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
         return $file->fwrite($text) === strlen($text) && $file->fflush();
     }
 
+    // Событие на диске, а не только в памяти системы, или не дольше, чем можно ждать. / An event is on disk and not in the system's memory alone, or not longer than one may wait.
+    function salesman_host_keep(string $path, string $body): bool {
+        if (!salesman_host_write($path, salesman_host_guard() . $body)) { return false; }
+        if (!salesman_host_settings()['spool_sync'] || !salesman_host_syncs() || (empty($GLOBALS['salesman_host_cli']) && salesman_host_used() >= salesman_host_settings()['total_ms'])) { return true; }
+        $file = fopen($path, 'r+b');
+        // Диск, который не может этого, берёт событие и так. / A disk that can't do this takes the event all the same.
+        if ($file && !fsync($file)) { salesman_host_log('an event in the spool is not safe from a loss of power: its disk did not take it'); }
+        return !$file || fclose($file);
+    }
+
+    // fsync есть в PHP 8.1 и новее. / fsync is there in PHP 8.1 and later.
+    function salesman_host_syncs(): bool {
+        return salesman_host_can('fsync') && salesman_host_can('fopen') && salesman_host_can('fclose');
+    }
+
     // Заметка в очереди: пишется заново. / A note in the spool: written anew.
     function salesman_host_note(string $name, string $text): bool {
         $file = salesman_host_spool() === '' ? null : salesman_host_open(salesman_host_spool() . $name, 'c+b');
@@ -540,11 +565,15 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
             $text = sprintf("%012d %09d %015d\n", $new[0], max(0, $new[1]), max(0, $new[2]));
             return $file->fwrite($text) === strlen($text) ? $new : [];
         }
-        if (preg_match('/^(\d{12}) (\d{9}) (\d{15})$/', (string)$file->fread(64), $match)) {
+        $queue = salesman_host_spool() . '/q/';
+        // После отключения питания он бывает старее очереди. / After a loss of power it may be older than the spool.
+        $parts = salesman_host_names($queue, '/^\d{9}$/');
+        $names = $parts ? salesman_host_names($queue . $parts[count($parts) - 1], '/^\d{12}-/') : [];
+        $highest = $names ? (int)substr($names[count($names) - 1], 0, 12) : 0;
+        if (preg_match('/^(\d{12}) (\d{9}) (\d{15})$/', (string)$file->fread(64), $match) && (int)$match[1] >= $highest) {
             return [(int)$match[1], (int)$match[2], (int)$match[3]];
         }
         $state = [0, 0, 0];
-        $queue = salesman_host_spool() . '/q/';
         foreach (salesman_host_names($queue, '/^\d{9}$/') as $part) {
             foreach (salesman_host_names($queue . $part, '/^\d{12}-/') as $name) {
                 $state = [max($state[0], (int)substr($name, 0, 12)), $state[1] + 1, $state[2] + (int)(new SplFileInfo("$queue$part/$name"))->getSize()];
@@ -556,10 +585,10 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
     function salesman_host_append(string $body, string $key): bool {
         $spool = salesman_host_spool();
         $file = $spool . '/tmp/' . $key . '-' . sprintf('%08x', crc32($body)) . '.php';
-        $whole = $spool !== '' && salesman_host_own($spool) && salesman_host_own($spool . '/tmp') && salesman_host_write($file, salesman_host_guard() . $body);
+        $whole = $spool !== '' && salesman_host_own($spool) && salesman_host_own($spool . '/tmp') && salesman_host_keep($file, $body);
         if (!$whole && $spool !== '') {
             is_file($file) && unlink($file);
-            $whole = salesman_host_prepare() && salesman_host_write($file, salesman_host_guard() . $body);
+            $whole = salesman_host_prepare() && salesman_host_keep($file, $body);
         }
         if ($whole && salesman_host_enqueue($file, strlen($body))) { return true; }
         if ($spool !== '' && is_file($file)) { unlink($file); }
@@ -587,7 +616,7 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
     // Отправляет очередь по порядку, пока $send успевает. Если занято другим процессом, он увидит и новое: после замка проверяет ещё раз.
     // Sends the spool in order for as long as $send does. If another process is at it, that one sees new events too: it looks again after the lock.
     function salesman_host_flush($send, int $wait): array {
-        $tally = ['sent' => 0, 'refused' => 0, 'aside' => 0, 'status' => 0, 'busy' => false];
+        $tally = ['sent' => 0, 'refused' => 0, 'aside' => 0, 'damaged' => 0, 'status' => 0, 'busy' => false];
         do {
             $lock = salesman_host_pending() ? salesman_host_lock('flush', $wait) : null;
             $tally['busy'] = !$lock;
@@ -620,7 +649,8 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
                         $run['failed'] = false;
                         is_file($spool . '/down') && unlink($spool . '/down');
                     }
-                    $tally[$end]++;
+                    // Обрывок после отключения питания: не отправляется никогда. / A fragment after a loss of power: it is never sent.
+                    $tally[$whole ? $end : 'damaged']++;
                     $files++;
                     $bytes += strlen($body);
                 }
@@ -673,7 +703,7 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
         // Отложенные хранят свой номер в очереди, то есть порядок. / What is set aside keeps its number in the spool, which is its order.
         $number = $where === 'aside' ? substr(basename($file), 0, 12) : (string)time();
         $target = sprintf('%s/%s-%s-%d.php', $folder, $number, $key, abs($status));
-        $kept = $safe && strlen($body) <= $settings[$where . '_bytes'] && ($file === '' || substr($file, -5) === '.json' ? salesman_host_write($target, salesman_host_guard() . $body) : rename($file, $target));
+        $kept = $safe && strlen($body) <= $settings[$where . '_bytes'] && ($file === '' || substr($file, -5) === '.json' ? salesman_host_keep($target, $body) : rename($file, $target));
         if ($kept && $file !== '' && is_file($file)) { unlink($file); }
         $words = $where === 'aside' ? 'an event is set aside (' . salesman_host_words($status) . ')' : "the host refused an event with $status";
         salesman_host_log(($status || $where === 'aside' ? $words : 'a damaged event') . ($kept ? ': ' . $target : ', not kept'));
@@ -684,7 +714,9 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
     function salesman_host_retry(string $where): int {
         $folder = salesman_host_spool() . '/' . $where;
         $count = 0;
-        foreach (salesman_host_own($folder) ? salesman_host_names($folder, '/^\d+-[0-9a-f]{32}-\d+\.(?:json|php)$/') : [] as $name) {
+        // Обрывки (refused с кодом 0) остаются. / Fragments (refused with 0) stay.
+        $pattern = $where === 'aside' ? '/^\d+-[0-9a-f]{32}-\d+\.(?:json|php)$/' : '/^\d+-[0-9a-f]{32}-[1-9]\d*\.(?:json|php)$/';
+        foreach (salesman_host_own($folder) ? salesman_host_names($folder, $pattern) : [] as $name) {
             $body = salesman_host_body($folder . '/' . $name);
             if ($body === null || !salesman_host_append($body, explode('-', $name)[1])) { break; }
             unlink($folder . '/' . $name);
@@ -764,6 +796,7 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
     // Командная строка: --flush отправляет всё (код 0, если очередь пуста), --status показывает, --retry возвращает отложенные (--retry refused: отвергнутые).
     // Command line: --flush sends all (0 if the spool is empty then), --status shows, --retry puts back what was set aside (--retry refused: what was refused).
     function salesman_host_cli(array $argv): int {
+        $GLOBALS['salesman_host_cli'] = true;
         salesman_host_hush();
         $missing = salesman_host_missing();
         if ($missing) { echo 'PHP lacks functions that are needed (disable_functions): ', json_encode($missing), "\n"; }
@@ -790,7 +823,7 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
                 return $status;
             }, 5000);
             $empty = !salesman_host_pending();
-            echo "sent {$tally['sent']}, refused {$tally['refused']}, set aside {$tally['aside']}, ", $empty ? 'the spool is empty'
+            echo "sent {$tally['sent']}, refused {$tally['refused']}, set aside {$tally['aside']}, ", $tally['damaged'] ? "damaged {$tally['damaged']}, " : '', $empty ? 'the spool is empty'
                 : 'not empty: ' . ($tally['busy'] ? 'another process is sending' : salesman_host_words($tally['status'])), "\n";
             return $empty ? 0 : 1;
         }
@@ -815,10 +848,12 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
         }
         $aside = count(salesman_host_names("$spool/aside", '/\.(?:json|php)$/'));
         $refused = count(salesman_host_names("$spool/refused", '/\.(?:json|php)$/'));
+        $damaged = count(salesman_host_names("$spool/refused", '/-0\.(?:json|php)$/'));
+        $sync = salesman_host_settings()['spool_sync'] ? (salesman_host_syncs() ? 'before an event joins the spool' : 'no: fsync needs PHP 8.1 or later, and may be in disable_functions') : 'no: spool_sync is off';
         $last = explode(' ', salesman_host_read('/down'));
         $said = salesman_host_read('/said');
         echo "spool: $spool\nwaiting: $files events, $bytes bytes", $files ? ', oldest from ' . date('c', $oldest) : '',
-            "\nset aside: $aside", $aside ? ' (they can\'t go; --retry puts them back)' : '', "\nrefused: $refused\n",
+            "\nset aside: $aside", $aside ? ' (they can\'t go; --retry puts them back)' : '', "\nrefused: $refused", $damaged ? " ($damaged of them damaged: cut by a loss of power, never sent)" : '', "\nwritten to disk: $sync\n",
             'host: ', salesman_host_down() > 0 ? 'did not take an event a moment ago: ' . salesman_host_words((int)($last[1] ?? 0)) : 'no recent failure', "\n",
             $said === '' ? '' : "last told: $said\n";
         return $files || $aside ? 1 : 0;

@@ -16,9 +16,9 @@
 //! Not here: which plugins are wanted (`registry`). A cache that can't be written costs time and nothing else.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -39,7 +39,7 @@ pub(super) struct Cache {
 impl Cache {
     /// The cache in `folder`, which is made when it is not there; `None` when it can't be used.
     pub(super) fn open(folder: &Path, engine: String) -> Option<Self> {
-        DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(folder).ok()?;
+        crate::files::make_folder(folder, crate::files::Readers::Owner).ok()?;
         fs::set_permissions(folder, fs::Permissions::from_mode(OWNER_ONLY)).ok()?;
         is_own(&fs::symlink_metadata(folder).ok()?).then(|| Self {
             folder: folder.to_owned(),
