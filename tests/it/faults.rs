@@ -10,7 +10,7 @@ async fn short(kind: Kind, seed: u64) {
         return;
     }
     let options = Options { seed, time: Duration::ZERO, kinds: vec![kind], guests: crate::guests() };
-    let report = run(&options, |_| {}).await.unwrap_or_else(|error| panic!("{error:#}"));
+    let report = run(&options, |_| {}).await.map_err(|error| format!("{error:#}")).unwrap();
     println!("{:#}", report.figures());
 }
 
