@@ -52,9 +52,11 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int (*real_clock_gettime)(clockid_t, struct timespec *);
 static dev_t device;
 
-/* Which files are looked after, by inode. */
+/* Which files are looked after, by inode. As with Linux, a sync that fails is told once to everybody who has the file open:
+ * nobody hears that the bytes are safe which another's sync has lost. */
 enum { MOST_FILES = 1 << 16 };
-static struct { uint64_t file; uint32_t class; } files[MOST_FILES];
+static struct { uint64_t file; uint32_t class, failures; } files[MOST_FILES];
+static uint32_t told_of[MOST_FILES];
 
 __attribute__((constructor)) static void begin(void) {
     real_clock_gettime = dlsym(RTLD_NEXT, "clock_gettime");
@@ -162,6 +164,7 @@ static int opened(int folder, const char *path, int flags, mode_t mode) {
         size_t slot = slot_of(known.st_ino);
         files[slot].file = known.st_ino;
         files[slot].class = class;
+        if (fd < MOST_FILES) told_of[fd] = files[slot].failures;
         if (class != IGNORED) {
             note(was ? OPEN : CREATE, whole, known.st_ino, 0, NULL, 0);
             if (was && (flags & O_TRUNC)) note(TRUNCATE, NULL, known.st_ino, 0, NULL, 0);
@@ -269,11 +272,18 @@ static int synced(int fd, long call) {
     pthread_mutex_lock(&lock);
     uint64_t begun = position;
     pthread_mutex_unlock(&lock);
-    int failed = control->fault == SYNC_FAILS && fails(class) ? (errno = EIO, -1) : (int)syscall(call, fd), why = errno;
+    int injected = control->fault == SYNC_FAILS && fails(class);
+    int failed = injected ? (errno = EIO, -1) : (int)syscall(call, fd), why = errno;
     pthread_mutex_lock(&lock);
+    if (!*path && fd < MOST_FILES) {
+        size_t slot = slot_of(known.st_ino);
+        files[slot].failures += injected;
+        if (told_of[fd] != files[slot].failures) failed = -1, why = EIO;
+        told_of[fd] = files[slot].failures;
+    }
     if (*path && !failed) note(SYNC_FOLDER, path, 0, begun, NULL, 0);
     /* One that failed is written down as well: what it was for may be lost, whatever a later one says. */
-    if (!*path) note(SYNC, failed ? "failed" : NULL, known.st_ino, begun, NULL, 0);
+    if (!*path && (injected || !failed)) note(SYNC, injected ? "failed" : NULL, known.st_ino, begun, NULL, 0);
     pthread_mutex_unlock(&lock);
     errno = why;
     return failed;
