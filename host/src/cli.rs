@@ -69,6 +69,9 @@ enum Command {
     /// Dead letters: list, retry, drop.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// The journal's files: looked at, made small.
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
     /// Large changes under way.
     #[command(subcommand)]
     Job(dead::JobCommand),
@@ -209,6 +212,7 @@ impl Cli {
             Command::Event(command) => event::run(command),
             Command::Delivery(command) => dead::delivery(command),
             Command::Dead(command) => dead::run(command),
+            Command::Journal(command) => journal::run(command),
             Command::Job(command) => dead::job(command),
             Command::Crm(command) => operate::crm(command),
             Command::Tail(args) => operate::tail(&args),

@@ -16,6 +16,7 @@ mod folder;
 mod jobs;
 mod loader;
 mod records;
+pub mod verify;
 pub mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -179,6 +179,11 @@ impl Handle {
         *self.condition.trouble.borrow()
     }
 
+    /// The same, now and from now on.
+    pub fn condition(&self) -> watch::Receiver<Option<Trouble>> {
+        self.condition.trouble.subscribe()
+    }
+
     /// What is wrong with the store, now and from now on.
     pub fn alarm(&self) -> watch::Receiver<Alarm> {
         self.condition.alarm.subscribe()

@@ -153,12 +153,11 @@ fn check(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Damage>> 
             Err(error) if found.is_empty() => return Err(error),
             Err(_) => break,
         };
-        if line == "ok" {
-            continue;
-        }
-        let words = found.entry(about(&line, &roots)).or_default();
-        if words.len() < MOST_WORDS {
-            words.push(line);
+        for line in line.lines().filter(|line| *line != "ok" && !line.starts_with("***")) {
+            let words = found.entry(about(line, &roots)).or_default();
+            if words.len() < MOST_WORDS {
+                words.push(line.to_owned());
+            }
         }
     }
     // What its indexes lack, where the table itself is damaged, is the table's.

@@ -296,11 +296,12 @@ pub(super) fn open(data_dir: &Path, clock: &Clock) -> Result<Opened, Error> {
     let lock = lock(data_dir)?;
     // Before SQLite makes a new file, or applies a log to one that is not its own.
     let marker = marker::judged(data_dir)?;
+    super::compact::clear(data_dir);
     // Made here, because SQLite gives a log the rights of its store. Closed before SQLite opens it: afterwards that would end
     // the locks that it holds.
     drop(private::open(&file(data_dir)).map_err(|error| failed(&error))?);
     let mut connection = Connection::open(file(data_dir)).map_err(|error| failed(&error))?;
-    configure(&connection).map_err(|error| failed(&error))?;
+    configure(&connection)?;
     marker::matches(&connection, data_dir, marker.as_ref())?;
     migrate(&mut connection, data_dir)?;
     restored::adopt(&mut connection, clock.now())?;
@@ -315,6 +316,13 @@ pub(super) fn is_passing(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code().is_some_and(|code| passing.contains(&code))
 }
 
+/// The format of a store that this program knows.
+pub(super) fn known(connection: &Connection, data_dir: &Path) -> Result<i64, Error> {
+    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > known { Err(Error::Newer { path: data_dir.to_owned(), found, known }) } else { Ok(found) }
+}
+
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(super::write::LONGEST_WAIT)?;
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
@@ -326,11 +334,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 fn migrate(connection: &mut Connection, data_dir: &Path) -> Result<(), Error> {
-    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if found > known {
-        return Err(Error::Newer { path: data_dir.to_owned(), found, known });
-    }
+    let found = known(connection, data_dir)?;
     for (version, step) in (1_i64..).zip(STEPS).filter(|(version, _)| *version > found) {
         let transaction = connection.transaction()?;
         transaction.execute_batch(step)?;

@@ -45,7 +45,7 @@ impl Table {
     }
 
     /// What counts it anew; the second does without the indexes.
-    fn counted(self) -> [&'static str; 2] {
+    pub(super) fn counted(self) -> [&'static str; 2] {
         match self {
             Self::Minute => [""; 2],
             Self::Tally => [

@@ -2,6 +2,7 @@
 
 mod causes;
 mod claims;
+mod damage;
 mod forgetting;
 mod identity;
 mod model;

@@ -70,6 +70,11 @@ pub(super) fn write<T: Serialize>(path: &Path, record: &Record<T>) -> Result<(),
     files::replace(path, &bytes, files::Readers::Owner)
 }
 
+/// Whether a record is whole, or was never written.
+pub(super) fn is_whole<T: DeserializeOwned>(path: &Path) -> bool {
+    !matches!(look::<T>(path), Found::Damaged)
+}
+
 /// Puts a damaged record right, as far as that can be; tells what was done where something was.
 pub(super) fn mend<T: DeserializeOwned + Serialize + PartialEq>(path: &Path) -> Option<Mended> {
     match (look::<T>(path), look::<T>(&copy(path))) {

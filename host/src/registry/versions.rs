@@ -118,6 +118,14 @@ impl Versions {
         mended
     }
 
+    /// The records that are damaged, as they lie there.
+    pub(super) fn damaged_records(&self) -> Vec<PathBuf> {
+        let live = (self.serving_file(), records::is_whole::<Serving>(&self.serving_file()));
+        let pins = (self.pins_file(), records::is_whole::<Pin>(&self.pins_file()));
+        let homes = (self.homes_file(), records::is_whole::<Home>(&self.homes_file()));
+        [live, pins, homes].into_iter().filter(|(_, whole)| !whole).map(|(path, _)| path).collect()
+    }
+
     /// Where a damaged record is kept for a look.
     pub(super) fn aside(record: &Path) -> PathBuf {
         records::aside(record)
@@ -212,7 +220,7 @@ impl Versions {
         Err(format!("no version of a plugin `{name}` is kept; there are some {known}"))
     }
 
-    fn names(&self) -> impl Iterator<Item = PluginName> {
+    pub(super) fn names(&self) -> impl Iterator<Item = PluginName> {
         let folders = std::fs::read_dir(self.folder.join("versions")).into_iter().flatten().flatten();
         folders.filter_map(|entry| PluginName::try_from(entry.file_name().into_string().ok()?).ok())
     }
