@@ -80,7 +80,7 @@ pub async fn run(
     mut signals: Receiver<Signal>,
     mut journal: watch::Receiver<Alarm>,
 ) {
-    let mut alarmed = false;
+    let mut told_of_journal: Option<Alert> = None;
     // What was wrong before anybody listened is told as well.
     journal.mark_changed();
     let mut letters: BTreeMap<(String, String, String), Told> = BTreeMap::new();
@@ -95,9 +95,11 @@ pub async fn run(
                     return;
                 }
                 let alarm = journal.borrow_and_update().clone();
-                if alarmed || !alarm.is_over() {
-                    alarmed = !alarm.is_over();
-                    tell(&http, &options, &about_journal(&alarm, &options)).await;
+                let alert = about_journal(&alarm, &options);
+                let news = if alarm.is_over() { told_of_journal.is_some() } else { told_of_journal.as_ref() != Some(&alert) };
+                if news {
+                    tell(&http, &options, &alert).await;
+                    told_of_journal = Some(alert).filter(|_| !alarm.is_over());
                 }
                 None
             }

@@ -88,9 +88,6 @@ enum Command {
     Restore(restore::Args),
     /// Delete everything about one record.
     Forget(forget::Forget),
-    /// The store, as a file.
-    #[command(subcommand)]
-    Journal(journal::JournalCommand),
     /// What operators did.
     Audit(operate::Audit),
     /// Print an address that opens the console in a browser, once.
@@ -212,7 +209,6 @@ impl Cli {
             Command::Event(command) => event::run(command),
             Command::Delivery(command) => dead::delivery(command),
             Command::Dead(command) => dead::run(command),
-            Command::Journal(command) => journal::run(command),
             Command::Job(command) => dead::job(command),
             Command::Crm(command) => operate::crm(command),
             Command::Tail(args) => operate::tail(&args),

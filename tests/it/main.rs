@@ -41,6 +41,7 @@ mod resilience;
 mod secrecy;
 mod shapes;
 mod start;
+mod store;
 mod synced;
 mod tidy;
 mod updates;

@@ -6,7 +6,7 @@ use integration_tests::host::{PATIENCE, Setup};
 use integration_tests::wait_until;
 
 /// Whether this machine lets a process have a disk of its own.
-fn disks() -> bool {
+pub(crate) fn disks() -> bool {
     let status = std::process::Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"])
         .stderr(std::process::Stdio::null())
