@@ -25,7 +25,7 @@ fn run(host: &Host, arguments: &[&str]) -> (Option<i32>, String) {
 
 async fn ready(host: &Host) -> (u16, Value) {
     let answer = http_client().unwrap().get(format!("{}/readyz", host.base())).send().await.unwrap();
-    (answer.status().as_u16(), answer.json().await.unwrap())
+    (answer.status().as_u16(), serde_json::from_str(&answer.text().await.unwrap()).unwrap())
 }
 
 /// Sends events at a steady rate while `goes_on`; returns how long each waited for its 202, in order of length.
