@@ -109,7 +109,7 @@ async fn on_a_small_disk_events_are_taken_again_when_a_reader_leaves() {
     }
     let mut setup = Setup::new().unwrap();
     setup.disk = Some(32 << 20);
-    setup.server = "min_free_mib = 4".to_owned();
+    setup.server = "min_free_mib = 6".to_owned();
     let host = setup.start().await.unwrap();
     host.accepted("event=nobody.wants&id=0").await.unwrap();
     let mut reader = Command::new("nsenter")

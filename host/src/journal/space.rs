@@ -1,6 +1,8 @@
 //! The room on the disk: new events are refused while little is left, before the store or its neighbours are hurt.
 //!
 //! - Intake and readiness look at the same number: what is free on the disk, and what lies free within the store's own files.
+//! - **What the log holds has a place kept for it in the store's file**: a log that fills the disk behind a reader could not be
+//!   copied back when that one leaves, nor cut off.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::Error;
 
 /// How long one look at the disk is good for.
-const GOOD_FOR: Duration = Duration::from_millis(500);
+const GOOD_FOR: Duration = Duration::from_millis(100);
 /// Free bytes below which a failed write is put down to the disk.
 const HARDLY_ANY: u64 = 1 << 20;
 /// Bytes of the log of changes that are left alone.
@@ -24,6 +26,8 @@ pub(super) struct Room {
     least: u64,
     /// Bytes of the store's file that hold nothing any more.
     spare: AtomicU64,
+    /// Bytes that the store's file will have when all of the log is copied into it.
+    whole: AtomicU64,
     /// Bytes of the log of changes that will be written over.
     reusable: AtomicU64,
     /// The size of that log from which on it is cut off.
@@ -35,7 +39,8 @@ impl Room {
         // On a small disk that is less.
         let all = rustix::fs::statvfs(&folder).map_or(u64::MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize));
         let most_log = MOST_LOG.min(all / 8).max(1 << 20);
-        Self { folder, least, spare: AtomicU64::new(0), reusable: AtomicU64::new(0), most_log }
+        let [spare, whole, reusable] = std::array::from_fn(|_| AtomicU64::new(0));
+        Self { folder, least, spare, whole, reusable, most_log }
     }
 
     /// With a bound on the log of the test's own.
@@ -59,14 +64,19 @@ impl Room {
         self.reusable.store(bytes, Ordering::Relaxed);
     }
 
-    /// Says how much of the store's file holds nothing.
-    fn spare(&self, bytes: u64) {
-        self.spare.store(bytes, Ordering::Relaxed);
+    /// Says what the store's file will have, and how much of it holds nothing.
+    fn within(&self, pages: Pages) {
+        self.spare.store(pages.spare, Ordering::Relaxed);
+        self.whole.store(pages.whole, Ordering::Relaxed);
     }
 
     fn is_low(&self) -> bool {
+        if self.least == 0 {
+            return false;
+        }
         let within = self.spare.load(Ordering::Relaxed).saturating_add(self.reusable.load(Ordering::Relaxed));
-        self.least > 0 && free(&self.folder).is_some_and(|free| free.saturating_add(within) < self.least)
+        let owed = self.whole.load(Ordering::Relaxed).saturating_sub(size(&self.folder, "journal.sqlite"));
+        free(&self.folder).is_some_and(|free| free.saturating_add(within) < self.least.saturating_add(owed))
     }
 
     /// The disk, for whoever asks.
@@ -82,6 +92,15 @@ impl super::Handle {
     pub fn disk(&self) -> Disk {
         self.room.disk()
     }
+}
+
+/// Bytes of the store, the log included.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pages {
+    /// All.
+    pub(super) whole: u64,
+    /// Those that hold nothing any more.
+    pub(super) spare: u64,
 }
 
 /// The writer's view of the room.
@@ -100,13 +119,13 @@ impl Space {
         Arc::clone(&self.room)
     }
 
-    /// Whether less is free than must be; `spare` bytes of the store are free for reuse.
-    pub(super) fn is_low(&mut self, spare: impl FnOnce() -> u64) -> bool {
+    /// Whether less is free than must be.
+    pub(super) fn is_low(&mut self, pages: impl FnOnce() -> Pages) -> bool {
         match self.looked {
             Some((at, low)) if at.elapsed() < GOOD_FOR => low,
             _ => {
                 if self.room.least > 0 {
-                    self.room.spare(spare());
+                    self.room.within(pages());
                 }
                 let low = self.room.is_low();
                 self.looked = Some((Instant::now(), low));

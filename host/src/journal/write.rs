@@ -21,7 +21,7 @@ use super::lists::Lists;
 use super::place::Place;
 use super::retention::Sweep;
 use super::settle::{begin, end_in_order, release, settle};
-use super::space::Space;
+use super::space::{Pages, Space};
 use super::statistics::Statistics;
 use super::{Bell, Change, DeliveryId, Duplicates, Error, Taken, forget, letters, operate, scrub, waiting, writes};
 use crate::clock::Clock;
@@ -81,11 +81,11 @@ impl<T> Reply<T> {
     }
 }
 
-/// Bytes of the store that hold nothing any more.
-fn spare(connection: &Connection) -> u64 {
-    let ask = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
-    let bytes = ask("freelist_count").unwrap_or(0).saturating_mul(ask("page_size").unwrap_or(0));
-    u64::try_from(bytes).unwrap_or(0)
+fn pages(connection: &Connection) -> Pages {
+    let ask = |pragma: &str| connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, u32>(0));
+    let size = ask("page_size").unwrap_or(0);
+    let bytes = |pages: &str| u64::from(ask(pages).unwrap_or(0)).saturating_mul(size.into());
+    Pages { whole: bytes("page_count"), spare: bytes("freelist_count") }
 }
 
 impl Writer {
@@ -141,7 +141,7 @@ impl Writer {
     /// can't be done within one.
     fn commit(&mut self, first: Change, changes: &mut mpsc::Receiver<Change>, most: usize) -> Option<Change> {
         let refusal = self.place.refusal();
-        let low = self.space.is_low(|| spare(&self.connection));
+        let low = self.space.is_low(|| pages(&self.connection));
         let mut gathered: Vec<Change> = Vec::new();
         let (mut next, mut left) = (Some(first), None);
         let result = self.within(|connection, batch| {
