@@ -367,9 +367,9 @@ impl Inner {
                 return Err(Error::Transport("the CRM's web server answered 502".to_owned()));
             }
             Some(Stranger::Busy { status, mut after }) => {
-                let page = if after.is_none() { response.chunk().await.ok().flatten() } else { None };
-                if page.is_some_and(|page| stranger::turned_away(status, &page)) {
-                    after = Some(stranger::BRIEFLY);
+                if after.is_none() {
+                    let page = response.chunk().await.ok().flatten().unwrap_or_default();
+                    after = stranger::turned_away(status, &page).then_some(stranger::BRIEFLY);
                 }
                 let error = Error::NotTheApi(Stranger::Busy { status, after });
                 if after.is_some() {

@@ -59,13 +59,13 @@ pub enum PhpError {
 /// How long a web server is left alone that turned a call away, and did not say for how long.
 pub(super) const BRIEFLY: Duration = Duration::from_secs(1);
 
-/// Whether a page with the status 503 is nginx's own. It makes one only of what it has turned away itself (a limit of requests or
-/// connections, a site that is switched off): a backend's comes through as it is, and PHP sends none.
+/// Whether a web server has turned a call away that names no time: a limit is nobody's failure, and passes. Nginx makes a page
+/// of its own for 503 only of what it has turned away itself (a limit of requests or connections, a site that is switched
+/// off): a backend's comes through as it is, and PHP sends none.
 pub(super) fn turned_away(status: u16, page: &[u8]) -> bool {
     let page = String::from_utf8_lossy(page.get(..1_024).unwrap_or(page));
-    status == 503
-        && page.contains("<title>503 Service Temporarily Unavailable</title>")
-        && page.contains("<center>nginx")
+    let own = page.contains("<title>503 Service Temporarily Unavailable</title>") && page.contains("<center>nginx");
+    status == 429 || status == 503 && own
 }
 
 impl Stranger {
