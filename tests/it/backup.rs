@@ -220,6 +220,79 @@ async fn what_was_written_after_the_copy_is_not_written_again() {
     assert!(!is_waiting(&host).await);
 }
 
+#[tokio::test]
+async fn a_record_that_one_write_added_is_not_taken_for_that_of_another_with_the_same_words() {
+    let crm = StandIn::start(Options { demo_data: true, ..Options::default() }).await.unwrap();
+    let plugins = writer();
+    let mut setup = Setup::new().unwrap().crm(&crm).plugins(plugins.path()).more("[retry]\nfirst_ms = 100");
+    setup.crm_lines = "timeout_ms = 2000\nlinger_ms = 1000".to_owned();
+    let mut host = setup.start().await.unwrap();
+    let send = async |host: &Host, id: u64, title: &str| {
+        host.accepted(&format!("event=write.event&id={id}&sin=add-task&title={title}")).await.unwrap()
+    };
+    settled(&host, &send(&host, 1, "older").await).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let ask = async |host: &Host, path: &str| assert_eq!(host.ask(path, &json!({})).await.unwrap().0, 200, "{path}");
+    ask(&host, "plugins/writer/pause").await;
+    let (one, other) = (send(&host, 2, "same").await, send(&host, 3, "same").await);
+    wait_until("deliveries", PATIENCE, async || Ok((host.api("backlog").await?["open"] == 2).then_some(())))
+        .await
+        .unwrap();
+    let file = host.folder().join("backup.sqlite");
+    good(&host, &["backup", name(&file)]).await;
+    // After the copy, one of the two was done.
+    let given_up = host.api(&format!("events/{other}")).await.unwrap()["deliveries"][0]["id"].clone();
+    ask(&host, &format!("deliveries/{given_up}/drop")).await;
+    ask(&host, "plugins/writer/resume").await;
+    settled(&host, &one).await;
+    assert_eq!(crm.tasks().len(), 2);
+    lose_the_data(&mut host);
+    good(&host, &["restore", name(&file)]).await;
+    host.start().await.unwrap();
+    ask(&host, "plugins/writer/resume").await;
+    good(&host, &["restore", "--go-on"]).await;
+    let states = [settled(&host, &one).await["state"].clone(), settled(&host, &other).await["state"].clone()];
+    // Which of the two it was, nobody knows; that there are to be two, is known.
+    assert_eq!(states, [json!("done"), json!("done")]);
+    assert_eq!(crm.tasks().len(), 3);
+}
+
+#[tokio::test]
+async fn a_copy_of_a_host_that_was_killed_leaves_its_folder_as_it_was() {
+    use std::os::unix::fs::MetadataExt as _;
+    let plugins = writer();
+    let mut host = with_events(&plugins, 3).await;
+    host.kill().unwrap();
+    let there = |host: &Host| {
+        let mut files = crate::files_below(&host.data());
+        files.sort();
+        files
+    };
+    let before = there(&host);
+    let own = std::fs::metadata("/proc/self").unwrap().uid();
+    let given_to = |host: &Host, owner: &str| {
+        let given = std::process::Command::new("chown").args(["-R", owner, name(&host.data())]).status().unwrap();
+        assert!(given.success());
+    };
+    // As the service's user has it, and root copies it by night.
+    let owner = if own == 0 { 1_234 } else { own };
+    if own == 0 {
+        given_to(&host, "1234:1234");
+    }
+    let file = host.folder().join("backup.sqlite");
+    good(&host, &["backup", name(&file)]).await;
+    assert_eq!(there(&host), before);
+    for path in there(&host) {
+        assert_eq!(std::fs::metadata(&path).unwrap().uid(), owner, "{}", path.display());
+    }
+    if own == 0 {
+        given_to(&host, "0:0");
+    }
+    host.start().await.unwrap();
+    assert!(!is_waiting(&host).await);
+    assert_eq!(events_of(&host).await, 3);
+}
+
 /// A host with so many events, and a plugin that has seen them.
 async fn with_events(plugins: &TempDir, events: usize) -> Host {
     let host = Setup::new().unwrap().plugins(plugins.path()).start().await.unwrap();
