@@ -1,4 +1,5 @@
-//! The host is killed again and again while events come in; nothing that it acknowledged may be lost.
+//! The host is killed again and again: while events come in, while it starts, while a plugin is swapped, while it stops.
+//! Nothing that it acknowledged may be lost, nothing be done twice, and the plugin serves after each start.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,14 +13,17 @@ use salesman_host::journal::{self, DeliveryState, EventFilter, EventPath, Journa
 use salesman_host::plugin::PluginName;
 use serde_json::{Value, json};
 
-use crate::host::{Setup, http_client};
+use crate::guest::put_version;
+use crate::host::{Host, PATIENCE, Setup, http_client};
 use crate::wait_until;
 
 /// What the rounds came to.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Report {
-    /// Times that the host was killed.
+    /// Rounds of load.
     pub rounds: usize,
+    /// Times that the host was killed.
+    pub kills: usize,
     /// Events that were acknowledged.
     pub acknowledged: usize,
     /// Events that were stored, the unacknowledged ones included.
@@ -35,6 +39,7 @@ impl Report {
     pub fn figures(&self) -> Value {
         json!({
             "rounds": self.rounds,
+            "kills": self.kills,
             "acknowledged": self.acknowledged,
             "stored": self.stored,
             "lost": 0,
@@ -48,18 +53,46 @@ impl Report {
 const SINS: [&str; 4] = ["none", "count", "none", "retry"];
 const SENDERS: usize = 4;
 
-/// Kills the host `rounds` times under load, then looks at every event.
+/// When the host is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// While events come in.
+    Loaded,
+    /// While a plugin's file is replaced by another version's.
+    Swapping,
+    /// While it stops.
+    Stopping,
+    /// While it starts, more than once in a row.
+    Starting,
+}
+
+impl When {
+    const ALL: [Self; 4] = [Self::Loaded, Self::Swapping, Self::Stopping, Self::Starting];
+}
+
+/// A random moment, within so many milliseconds.
+fn moment(milliseconds: u64) -> Duration {
+    Duration::from_micros(rand::random_range(0..milliseconds * 1_000))
+}
+
+/// Kills the host in `rounds` rounds under load, each at another occasion, then looks at every event.
 ///
 /// # Errors
 /// When an acknowledged event is not there, a delivery has not ended exactly once, or the plugin's count is off.
 pub async fn rounds(setup: Setup, rounds: usize, told: impl Fn(usize)) -> anyhow::Result<Report> {
+    let guests = setup.plugins.clone().context("there is no plugin to be run")?;
+    let plugins = tempfile::tempdir()?;
+    let mut version = 1;
+    put_version(&guests, plugins.path(), version)?;
     let mut host = setup
+        .plugins(plugins.path())
         .more("[retry]\nfirst_ms = 1\nlongest_ms = 20\n[breaker]\nfailures = 10000")
         .start()
         .await
         .context("the first start")?;
     let mut acknowledged: Vec<(String, &str)> = Vec::new();
     let serial = Arc::new(AtomicUsize::new(0));
+    let mut report = Report::default();
     for round in 0..rounds {
         let answered = Arc::new(AtomicUsize::new(0));
         let senders: Vec<_> =
@@ -69,20 +102,54 @@ pub async fn rounds(setup: Setup, rounds: usize, told: impl Fn(usize)) -> anyhow
         })
         .await?;
         // A random moment of the host's work, from its first event to some hundred later.
-        tokio::time::sleep(Duration::from_micros(rand::random_range(0..300_000))).await;
+        tokio::time::sleep(moment(300)).await;
+        let when = When::ALL.get(round % When::ALL.len()).copied().unwrap_or(When::Loaded);
+        let before = version;
+        match when {
+            When::Loaded | When::Starting => {}
+            When::Swapping => {
+                version += 1;
+                put_version(&guests, plugins.path(), version)?;
+                tokio::time::sleep(moment(800)).await;
+            }
+            When::Stopping => {
+                host.ask_to_stop()?;
+                tokio::time::sleep(moment(150)).await;
+            }
+        }
         host.kill()?;
+        report.kills += 1;
         for sender in senders {
             acknowledged.extend(sender.await??);
         }
-        host.start().await.with_context(|| format!("the start after kill {}", round + 1))?;
+        if when == When::Starting {
+            for _ in 0..3 {
+                host.start_and_kill(moment(600)).await?;
+                report.kills += 1;
+            }
+        }
+        let words = || format!("the start after round {}: {when:?}", round + 1);
+        host.start().await.with_context(words)?;
+        serves(&host, (before, version)).await.with_context(words)?;
         told(round + 1);
     }
     host.idle(Duration::from_secs(120)).await?;
     ensure!(host.stop().await? == Some(0), "the host did not stop gracefully:\n{}", host.log());
     let data = host.data();
-    let mut report = tokio::task::spawn_blocking(move || inspect(&data, &acknowledged)).await??;
     report.rounds = rounds;
-    Ok(report)
+    tokio::task::spawn_blocking(move || inspect(&data, &acknowledged, report)).await?
+}
+
+/// The plugin serves, in its old version or the new one; soon in the new one.
+async fn serves(host: &Host, (old, new): (u32, u32)) -> anyhow::Result<()> {
+    let serving = async || {
+        let plugins = host.api("plugins").await?;
+        let version = plugins.get(0).and_then(|plugin| plugin.get("version")?.as_str()?.parse::<u32>().ok());
+        version.with_context(|| format!("no plugin serves: {plugins}"))
+    };
+    let first = serving().await?;
+    ensure!((old..=new).contains(&first), "version {first} serves, of {old} and {new}");
+    wait_until("the new version", PATIENCE, async || Ok((serving().await? == new).then_some(()))).await
 }
 
 async fn send(
@@ -109,10 +176,10 @@ async fn send(
     }
 }
 
-fn inspect(data: &std::path::Path, acknowledged: &[(String, &str)]) -> anyhow::Result<Report> {
+fn inspect(data: &std::path::Path, acknowledged: &[(String, &str)], mut report: Report) -> anyhow::Result<Report> {
     let journal = Journal::open(&journal::Options::in_folder(data), Clock::Wall)?;
     let handle = journal.handle();
-    let mut report = Report { acknowledged: acknowledged.len(), ..Report::default() };
+    report.acknowledged = acknowledged.len();
     let mut stored = BTreeMap::new();
     let (mut cursor, mut counted) = (None, 0_u64);
     loop {

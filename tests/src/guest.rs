@@ -1,5 +1,7 @@
 //! Plugin files made from others: the same code under another name.
 
+use std::path::Path;
+
 use anyhow::Context;
 use wasmparser::{Parser, Payload};
 
@@ -29,6 +31,20 @@ pub fn with_manifest(module: &[u8], manifest: &str) -> anyhow::Result<Vec<u8>> {
     result.extend_from_slice(module.get(copied..).context("the module is cut off")?);
     result.extend(custom_section(MANIFEST, manifest.as_bytes()));
     Ok(result)
+}
+
+/// Puts the hostile plugin of a folder into another one, under a version; in one step, as a swap should be made.
+///
+/// # Errors
+/// When it can't be read or written.
+pub fn put_version(guests: &Path, folder: &Path, version: u32) -> anyhow::Result<()> {
+    let module = std::fs::read(guests.join("guests.wasm")).context("there is no hostile plugin")?;
+    let (_, manifest) = section(&module, |name| name == MANIFEST)?;
+    let lines = std::str::from_utf8(manifest)?.lines().filter(|line| !line.starts_with("version"));
+    let manifest = std::iter::once(format!("version = \"{version}\"")).chain(lines.map(str::to_owned));
+    let beside = folder.join("guests.new");
+    std::fs::write(&beside, with_manifest(&module, &manifest.collect::<Vec<_>>().join("\n"))?)?;
+    Ok(std::fs::rename(beside, folder.join("guests.wasm"))?)
 }
 
 /// The contents of a custom section.

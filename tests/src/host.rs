@@ -191,11 +191,47 @@ pub fn memory(pid: u32, line: &str) -> anyhow::Result<u64> {
 }
 
 impl Host {
+    /// Starts it again, on the same folder, and kills it so much later, wherever it is then.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub async fn start_and_kill(&mut self, after: Duration) -> anyhow::Result<()> {
+        let mut process = self.spawn()?;
+        tokio::time::sleep(after).await;
+        // It may have ended by itself.
+        drop(process.kill());
+        process.wait()?;
+        Ok(())
+    }
+
     /// Starts it again, on the same folder; returns when it listens.
     ///
     /// # Errors
     /// When it does not start; the error holds what it said.
     pub async fn start(&mut self) -> anyhow::Result<()> {
+        let mut process = self.spawn()?;
+        let stdout = process.stdout.take().context("the host has no standard output")?;
+        let line = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line).map(|_| line)
+        });
+        let line = tokio::time::timeout(START, line).await.context("the host did not listen in time")???;
+        self.process = Some(process);
+        match line.trim().strip_prefix("listening on ") {
+            Some(base) => self.base = base.to_owned(),
+            None => bail!("the host did not start:\n{}", self.log()),
+        }
+        if !self.setup.settled {
+            return Ok(());
+        }
+        wait_until("plugins that are ready", START, async || {
+            let response = self.http.get(format!("{}/readyz", self.base)).send().await?;
+            Ok((!response.text().await?.contains("plugins are being made ready")).then_some(()))
+        })
+        .await
+    }
+
+    fn spawn(&self) -> anyhow::Result<Child> {
         let log = match &self.setup.log_to {
             Some(file) => file.try_clone()?,
             None => std::fs::OpenOptions::new().create(true).append(true).open(self.log_file())?,
@@ -223,26 +259,7 @@ impl Host {
         };
         command.arg("--config").arg(self.folder.path().join("host.toml"));
         command.envs(self.setup.environment.iter().cloned());
-        let mut process = command.stdout(Stdio::piped()).stderr(log).spawn().context("failed to start the host")?;
-        let stdout = process.stdout.take().context("the host has no standard output")?;
-        let line = tokio::task::spawn_blocking(move || {
-            let mut line = String::new();
-            BufReader::new(stdout).read_line(&mut line).map(|_| line)
-        });
-        let line = tokio::time::timeout(START, line).await.context("the host did not listen in time")???;
-        self.process = Some(process);
-        match line.trim().strip_prefix("listening on ") {
-            Some(base) => self.base = base.to_owned(),
-            None => bail!("the host did not start:\n{}", self.log()),
-        }
-        if !self.setup.settled {
-            return Ok(());
-        }
-        wait_until("plugins that are ready", START, async || {
-            let response = self.http.get(format!("{}/readyz", self.base)).send().await?;
-            Ok((!response.text().await?.contains("plugins are being made ready")).then_some(()))
-        })
-        .await
+        command.stdout(Stdio::piped()).stderr(log).spawn().context("failed to start the host")
     }
 
     /// Its address.
@@ -454,14 +471,24 @@ impl Host {
         Ok(())
     }
 
+    /// Asks it to stop, and does not wait for it.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn ask_to_stop(&self) -> anyhow::Result<()> {
+        let pid = self.pid().context("the host is not running")?;
+        let status = Command::new("kill").arg("-TERM").arg(pid.to_string()).status()?;
+        ensure!(status.success(), "the signal could not be sent");
+        Ok(())
+    }
+
     /// Asks it to stop; returns its exit code.
     ///
     /// # Errors
     /// When it is not running, or does not end in time.
     pub async fn stop(&mut self) -> anyhow::Result<Option<i32>> {
+        self.ask_to_stop()?;
         let mut process = self.process.take().context("the host is not running")?;
-        let status = Command::new("kill").arg("-TERM").arg(process.id().to_string()).status()?;
-        ensure!(status.success(), "the signal could not be sent");
         wait_until("the host's end", PATIENCE, async || Ok(process.try_wait()?.map(|status| status.code()))).await
     }
 }

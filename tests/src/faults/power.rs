@@ -13,6 +13,7 @@ use super::sender::{Acknowledged, Senders};
 use super::shim::{Fault, LOG, OTHER, STORE};
 use super::trace::{Disk, Luck, Reader};
 use super::{Figures, Tools, look};
+use crate::guest::put_version;
 use crate::host::{PATIENCE, Setup};
 
 /// How long events come in.
@@ -26,7 +27,7 @@ const MADE_ANEW: [&str; 1] = ["compiled"];
 pub(super) async fn round(tools: &Tools<'_>) -> anyhow::Result<Figures> {
     let mut random = StdRng::seed_from_u64(tools.seed);
     let plugins = tempfile::tempdir()?;
-    put(&tools.guests.join("guests.wasm"), plugins.path(), 1)?;
+    put_version(tools.guests, plugins.path(), 1)?;
     let mut setup = Setup::new()?.plugins(plugins.path()).more("[retry]\nfirst_ms = 1\nlongest_ms = 20");
     // The first events come while the folder is new, and plugins are made ready.
     setup.settled = false;
@@ -42,7 +43,7 @@ pub(super) async fn round(tools: &Tools<'_>) -> anyhow::Result<Figures> {
     };
     for version in 2..5 {
         tokio::time::sleep(LOAD / 4).await;
-        put(&tools.guests.join("guests.wasm"), plugins.path(), version)?;
+        put_version(tools.guests, plugins.path(), version)?;
         if let Some((fault, files)) = fault {
             steering.fail(if version == 3 { fault } else { Fault::None }, files, 4, tools.seed)?;
         }
@@ -70,17 +71,6 @@ pub(super) async fn round(tools: &Tools<'_>) -> anyhow::Result<Figures> {
     // The last of the disks is the real host's: it starts, and brings to an end what is there.
     resume(&mut host, &last).await.context("the host on the disk after the loss of power")?;
     Ok([&figures[..], &[("injected", injected), ("refused", sent.refused)]].concat())
-}
-
-/// The plugin, in another version each time.
-fn put(module: &Path, folder: &Path, version: u32) -> anyhow::Result<()> {
-    let manifest = format!(
-        "name = \"sinner\"\nversion = \"{version}\"\nevents = [\"test.sin\"]\n[permissions]\nstate = true\ncrm = [\"task.add\"]\n"
-    );
-    let bytes = crate::guest::with_manifest(&std::fs::read(module)?, &manifest)?;
-    let beside = folder.join("sinner.new");
-    std::fs::write(&beside, bytes)?;
-    Ok(std::fs::rename(beside, folder.join("sinner.wasm"))?)
 }
 
 type Image = BTreeMap<PathBuf, Vec<u8>>;
