@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use integration_tests::host::{Host, PATIENCE, Setup, http_client};
+use integration_tests::stand_in::{Options, StandIn};
 use integration_tests::wait_until;
 use serde_json::Value;
 
@@ -154,7 +155,9 @@ async fn on_a_small_disk_events_are_taken_again_when_a_reader_leaves() {
 
 #[tokio::test]
 async fn readiness_tells_that_nothing_can_be_stored_and_that_it_is_over_without_an_event() {
-    let host = Setup::new().unwrap().plugins(crate::guests()).start().await.unwrap();
+    let chat = StandIn::start(Options::default()).await.unwrap();
+    let more = format!("[alerts]\nhook = \"{}/hook\"\nlanguage = \"ru\"", chat.base_url());
+    let host = Setup::new().unwrap().plugins(crate::guests()).more(&more).start().await.unwrap();
     let id = host.accepted("event=test.sin&id=1&sin=none&n=1").await.unwrap();
     host.settled(&id).await.unwrap();
     let (status, before) = ready(&host).await;
@@ -169,6 +172,34 @@ async fn readiness_tells_that_nothing_can_be_stored_and_that_it_is_over_without_
     let is_ready = async || Ok((ready(&host).await.0 == 200).then_some(()));
     wait_until("a host that is ready", PATIENCE, is_ready).await.unwrap();
     assert!(host.log().contains("The journal fails"), "{}", host.log());
+    let told = async || Ok(chat.messages().into_iter().find(|message| message.body["kind"] == "journal_failing"));
+    let alert = wait_until("an alert", PATIENCE, told).await.unwrap().body;
+    assert_eq!((&alert["code"], &alert["account"]), (&"locked".into(), &Value::Null), "{alert}");
+    assert!(alert["text"].as_str().unwrap().starts_with("Журнал не может хранить события"), "{alert}");
+}
+
+#[tokio::test]
+async fn a_claim_that_is_refused_waits_whatever_comes_meanwhile_and_its_lines_are_few() {
+    let host = Setup::new().unwrap().plugins(crate::guests()).start().await.unwrap();
+    let other = rusqlite::Connection::open(host.data().join("journal.sqlite")).unwrap();
+    other
+        .execute_batch(
+            "CREATE TRIGGER planted BEFORE UPDATE OF state ON delivery WHEN NEW.state = 2
+             BEGIN SELECT RAISE(ABORT, 'planted'); END",
+        )
+        .unwrap();
+    let began = Instant::now();
+    let mut last = String::new();
+    for n in 0..100 {
+        last = host.accepted(&format!("event=test.sin&id={n}&sin=none&n={n}")).await.unwrap();
+    }
+    // Once more than its pause, so that it was refused at all.
+    let refused = || host.log().matches("The journal refused").count();
+    wait_until("a refused claim", PATIENCE, async || Ok((refused() > 1).then_some(()))).await.unwrap();
+    let most = 4 * usize::try_from(began.elapsed().as_secs() + 1).unwrap();
+    assert!(refused() <= most, "{} lines, {most} pauses", refused());
+    other.execute_batch("DROP TRIGGER planted").unwrap();
+    assert_eq!(host.settled(&last).await.unwrap()["deliveries"][0]["state"], "done");
 }
 
 #[tokio::test]
