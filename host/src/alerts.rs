@@ -1,13 +1,14 @@
-//! Tells somebody, by HTTP, what should not wait until morning: a plugin that is paused after failures, dead letters, a CRM
-//! that can't be reached, a journal that can't store, and that these are over.
+//! Tells somebody, by HTTP, what should not wait until morning: a plugin that is paused after failures or missing, dead letters,
+//! a CRM that can't be reached, a journal that can't store, and that these are over.
 //!
 //! - An alert is JSON with a `text` that chats show as it is (Mattermost, Slack, Rocket.Chat), and fields for programs.
 //! - The first dead letter of a plugin and code is told at once, those after it together, once a minute by default.
 //! - It is tried three times. What can't be told is in the log and counted; nothing waits for it.
 //!
-//! Not here: deciding that something is wrong (`dispatcher`, `journal`).
+//! Not here: deciding that something is wrong (`dispatcher`, `journal`, `registry`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -18,6 +19,8 @@ use tokio::time::Instant;
 
 use crate::dispatcher::Signal;
 use crate::journal::{Alarm, Trouble};
+use crate::plugin::PluginName;
+use crate::registry::{Snapshot, Start};
 use crate::secret::{Renewable, Secret};
 use crate::{telemetry, tls};
 
@@ -79,7 +82,10 @@ pub async fn run(
     http: reqwest::Client,
     mut signals: Receiver<Signal>,
     mut journal: watch::Receiver<Alarm>,
+    mut plugins: watch::Receiver<Arc<Snapshot>>,
 ) {
+    let mut missed: BTreeSet<PluginName> = BTreeSet::new();
+    plugins.mark_changed();
     let mut told_of_journal: Option<Alert> = None;
     // What was wrong before anybody listened is told as well.
     journal.mark_changed();
@@ -100,6 +106,25 @@ pub async fn run(
                 if news {
                     tell(&http, &options, &alert).await;
                     told_of_journal = Some(alert).filter(|_| !alarm.is_over());
+                }
+                None
+            }
+            changed = plugins.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = Arc::clone(&plugins.borrow_and_update());
+                // Until the start is over, what is missing may only not have been read yet.
+                if now.start == Start::Over {
+                    for name in now.missed.difference(&missed) {
+                        let text = about_plugin("plugin_missing", name.to_string(), String::new(), &options);
+                        tell(&http, &options, &text).await;
+                    }
+                    for name in missed.difference(&now.missed).filter(|name| now.plugins.contains_key(*name)) {
+                        let text = about_plugin("plugin_resumed", name.to_string(), String::new(), &options);
+                        tell(&http, &options, &text).await;
+                    }
+                    missed = now.missed.clone();
                 }
                 None
             }
@@ -134,6 +159,16 @@ pub async fn run(
 
 fn about_plugin(kind: &'static str, plugin: String, account: String, options: &Options) -> Alert {
     let text = match (kind, options.russian) {
+        ("plugin_missing", false) => format!(
+            "The plugin {plugin} is missing, or can't be loaded. Its events are kept; `salesman-host plugin list` tells more."
+        ),
+        ("plugin_missing", true) => {
+            format!(
+                "Плагин {plugin} пропал или не загружается. Его события хранятся; подробнее — `salesman-host plugin list`."
+            )
+        }
+        (_, false) if account.is_empty() => format!("The plugin {plugin} serves again."),
+        (_, true) if account.is_empty() => format!("Плагин {plugin} снова на месте."),
         ("plugin_paused", false) => format!(
             "The plugin {plugin} ({account}) is paused: it failed on many events in a row. Its deliveries wait."
         ),

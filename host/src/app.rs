@@ -177,9 +177,11 @@ impl App {
         let hook = config.alerts.as_ref().map(|options| options.hook.clone());
         if let Some(options) = config.alerts {
             let http = alerts::client().map_err(|error| wrong(&error))?;
-            let (queues, handle) = (queues.clone(), journal.handle());
-            helpers
-                .keep("alerts", move || alerts::run(options.clone(), http.clone(), queues.signals(), handle.alarm()));
+            let (queues, handle, plugins) = (queues.clone(), journal.handle(), registry.handle());
+            helpers.keep("alerts", move || {
+                let (queues, journal, plugins) = (queues.signals(), handle.alarm(), plugins.changes());
+                alerts::run(options.clone(), http.clone(), queues, journal, plugins)
+            });
         }
         let doors = ingress::Doors::new(&config.ingress.accounts);
         let mut intake = config.ingress;

@@ -130,6 +130,11 @@ async fn what_comes_while_a_plugin_is_missing_waits_for_it_over_restarts_and_run
             ids.extend(kept(&host, 3..5).await);
             way.put_back(&dir, &apart);
             ran_in_order(&host, &ids).await;
+            if way == Way::Replaced {
+                // Now that one is missing.
+                noticed(&host, json!(["registry.missing"])).await;
+                assert!(command(&host, &["drop", "beta", "--yes"]).await.status.success());
+            }
             wait_until("the remark to go", PATIENCE, async || {
                 Ok((!remarks(&host).await.contains("missing")).then_some(()))
             })

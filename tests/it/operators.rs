@@ -460,6 +460,13 @@ async fn somebody_is_told_of_dead_letters_a_paused_plugin_and_a_crm_that_is_away
     })
     .await
     .unwrap();
+    std::fs::remove_file(folder.path().join("two.wasm")).unwrap();
+    wait_until("the plugin's absence", PATIENCE, async || {
+        let missing = texts().into_iter().find(|text| text["kind"] == "plugin_missing");
+        Ok(missing.filter(|text| text["plugin"] == "two").map(drop))
+    })
+    .await
+    .unwrap();
     assert!(!host.log().contains("planted-alert-token"));
 }
 
