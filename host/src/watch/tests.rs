@@ -425,13 +425,15 @@ async fn acts_behind_the_first_hundred_are_watched_too() {
     assert_eq!(found, [vec![], vec![edit]]);
 }
 
-/// What a copy of a store is known by.
-fn as_copied(folder: &Path) {
-    let store = rusqlite::Connection::open(folder.join("journal.sqlite")).unwrap();
-    let tables = "CREATE TABLE backup (format INTEGER, copied_at INTEGER, version TEXT, up_to INTEGER);
-                  CREATE TABLE backup_file (kind TEXT, name TEXT, modified INTEGER, contents BLOB);
-                  INSERT INTO backup SELECT 1, 5000, '0', coalesce(max(seq), 0) FROM event;";
-    store.execute_batch(tables).unwrap();
+/// A copy of a store, as the store of another folder.
+fn copied(from: &Path, clock: &Clock) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let (to, stop) = (folder.path().join("copy"), std::sync::atomic::AtomicBool::new(false));
+    let wanted =
+        journal::BackupWanted { data_dir: from, to: &to, replace: false, parts: &[], least_free: 0, stop: &stop };
+    journal::back_up(&wanted, clock).unwrap();
+    std::fs::rename(&to, folder.path().join("journal.sqlite")).unwrap();
+    folder
 }
 
 #[tokio::test]
@@ -453,7 +455,7 @@ async fn what_a_list_shows_first_after_a_restore_is_doubted_and_what_changes_lat
     step(1, "0");
     assert_eq!(read(&journal.handle()).await, 0);
     journal.close();
-    as_copied(folder.path());
+    let folder = copied(folder.path(), &clock);
     let journal = open(folder.path(), &clock);
     let handle = journal.handle();
     assert!(handle.waits_for_go_on());
