@@ -138,5 +138,12 @@ struct Tools<'a> {
     seed: u64,
 }
 
+/// The end of a host's log, for whoever looks for the cause.
+fn last_words(host: &crate::host::Host) -> String {
+    let log = host.log();
+    let lines: Vec<&str> = log.lines().collect();
+    lines.get(lines.len().saturating_sub(12)..).unwrap_or_default().join("\n")
+}
+
 /// What a round came to.
 type Figures = Vec<(&'static str, u64)>;

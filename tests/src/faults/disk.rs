@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 
 use super::sender::{Senders, Sent};
 use super::shim::{Fault, LOG, OTHER, STORE};
-use super::{Figures, Tools, look};
+use super::{Figures, Tools, last_words, look};
 use crate::host::{Host, PATIENCE, Setup};
 use crate::wait_until;
 
@@ -41,7 +41,7 @@ pub(super) async fn round(tools: &Tools<'_>) -> anyhow::Result<Figures> {
         steering.fail(Fault::None, 0, 0, 0)?;
         let healed = std::time::Instant::now();
         // Nobody starts it again.
-        goes_on(&host).await.with_context(words)?;
+        goes_on(&host).await.with_context(|| format!("{}\n{}", words(), last_words(&host)))?;
         longest = longest.max(healed.elapsed());
         all.add(senders.stop().await.with_context(words)?);
         ensure!(all.codes.iter().all(|code| is_of_the_disk(code)), "{}: refused with {:?}", words(), all.codes);
