@@ -6,6 +6,8 @@
 pub mod check;
 mod renew;
 mod start;
+mod starting;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,6 +21,7 @@ use crate::capabilities::Outside;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, Source};
 use crate::dispatcher::{self, Dispatcher, Tools};
+use crate::files::may_pass;
 use crate::journal::{self, Journal, Whereabouts};
 use crate::parts::Parts;
 use crate::registry::versions::Versions;
@@ -29,6 +32,7 @@ use crate::telemetry::Metrics;
 use crate::{alerts, console, crm, health, ingress, server, telemetry, traces};
 use start::Doorsteps;
 pub(crate) use start::{MARKS, OWN_FILES};
+use starting::Door;
 
 /// How often the store's place is looked at, besides before and after each commit.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -89,10 +93,28 @@ impl App {
     ) -> Result<Self, NotStarted> {
         let Doorsteps { intake: listener, console: own_listener } = start::checked(&config).await?;
         let clock = Clock::Wall;
-        let journal = Journal::open(&config.journal, clock.clone()).map_err(|error| match error {
-            journal::Error::Newer { .. } | journal::Error::Strange { .. } => wrong(&error),
-            _ => passing(&error),
-        })?;
+        let address = listener.local_addr().map_err(|error| passing(&error))?;
+        let (stop_intake, stopped) = watch::channel(false);
+        let (door, own_door) = (Door::new(), Door::new());
+        let listening = |listener: std::net::TcpListener| {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| passing(&error))?;
+            Ok::<_, NotStarted>(Arc::new(listener))
+        };
+        // Whoever connects is answered from now on, however long the rest takes.
+        let own_address = own_listener.as_ref().map(std::net::TcpListener::local_addr).transpose();
+        let own_address = own_address.map_err(|error| passing(&error))?;
+        let server = server::serve(listening(listener)?, door.routes(), config.server.clone(), stopped.clone());
+        let server = Serving(Some(tokio::spawn(server)));
+        let parts = Parts::default();
+        let mut helpers = Helpers { parts: parts.clone(), running: Vec::new() };
+        if let Some(listener) = own_listener {
+            let (listener, door, options) = (listening(listener)?, own_door.clone(), config.server.clone());
+            let stopped = stopped.clone();
+            helpers.keep("console", move || {
+                server::serve(Arc::clone(&listener), door.routes(), options.clone(), stopped.clone())
+            });
+        }
+        let journal = start::opened(&config.journal, &clock).await?;
         if journal.handle().waits_for_go_on()
             && let Ok(Some(restored)) = journal.handle().restored()
         {
@@ -102,7 +124,6 @@ impl App {
         if config.registry.dev {
             telemetry::dev_grants();
         }
-        let parts = Parts::default();
         config.remarks.iter().for_each(|remark| telemetry::config_remark(remark));
         check::medium(&config.journal.data_dir).iter().for_each(|remark| telemetry::config_remark(remark));
         let own = rustix::process::geteuid().as_raw();
@@ -112,8 +133,9 @@ impl App {
         let renewing = Arc::new(OnceLock::new());
         let reread = renew::reread(source, &approvals_file, Arc::clone(&renewing));
         let registry = Registry::start(config.registry, Arc::clone(&sandbox), Some(reread), parts.clone());
-        let registry = registry.map_err(|error| match error {
+        let registry = registry.map_err(|error| match &error {
             registry::Error::Thread(_) => passing(&error),
+            registry::Error::Folder { cause, .. } if may_pass(cause) => passing(&error),
             _ => wrong(&error),
         })?;
         let mut clients = BTreeMap::new();
@@ -128,7 +150,6 @@ impl App {
                 outside
             }
         };
-        let mut helpers = Helpers { parts: parts.clone(), running: Vec::new() };
         // A script is asked what plugins ask, and nothing else.
         for (account, client) in clients.iter().filter(|_| !scripted) {
             let known = config.users.get(account).copied();
@@ -154,12 +175,18 @@ impl App {
             parts: parts.clone(),
             scrubber: scrubber.clone(),
         };
-        let (stop_dispatcher, stopped) = watch::channel(false);
+        let (stop_dispatcher, dispatcher_stopped) = watch::channel(false);
+        let longest_wait = config.dispatcher.retry.longest_wait();
         let dispatcher = Dispatcher::new(config.dispatcher, tools);
         let queues = dispatcher.handle();
-        let dispatcher = tokio::spawn(dispatcher.run(stopped));
+        let dispatcher = tokio::spawn(dispatcher.run(dispatcher_stopped));
         let (handle, retention) = (journal.handle(), config.retention);
-        helpers.keep("retention", move || journal::keep(handle.clone(), retention, telemetry::forgotten));
+        let kept = clock.clone();
+        helpers.keep("retention", move || {
+            journal::keep(handle.clone(), kept.clone(), retention, telemetry::forgotten, telemetry::clock_doubted)
+        });
+        let (handle, told, kept) = (journal.handle(), queues.clone(), clock.clone());
+        helpers.keep("clock", move || steps::keep(handle.clone(), told.clone(), kept.clone(), longest_wait));
         let handle = journal.handle();
         helpers.keep("forgetting", move || journal::keep_forgetting(handle.clone(), telemetry::forgetting));
         let handle = journal.handle();
@@ -169,8 +196,6 @@ impl App {
         let handle = registry.handle();
         helpers.keep("remarks", move || unknown_plugins(said_of_plugins.clone(), handle.clone()));
 
-        let address = listener.local_addr().map_err(|error| passing(&error))?;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| passing(&error))?;
         let accounts = config.ingress.accounts.len();
         let kept = metrics.clone();
         helpers.keep("metrics", move || kept.clone().keep());
@@ -203,11 +228,9 @@ impl App {
         };
         let mut router = health::routes(tools);
         router = router.merge(ingress::routes(intake, doors.clone(), journal.handle(), clock.clone()));
-        let (stop_intake, stopped) = watch::channel(false);
         let mut keys = None;
         if let Some(mut options) = config.console {
-            let own = own_listener.as_ref().map(std::net::TcpListener::local_addr).transpose();
-            options.access.address = Some(own.map_err(|error| passing(&error))?.unwrap_or(address));
+            options.access.address = Some(own_address.unwrap_or(address));
             let approvals = approvals_file;
             let tools = console::Tools {
                 journal: journal.handle(),
@@ -225,18 +248,12 @@ impl App {
             };
             let (pages, own_keys) = console::routes(options, tools).map_err(|error| passing(&error))?;
             keys = Some(own_keys);
-            match own_listener {
+            match own_address {
                 None => router = router.merge(pages),
-                Some(listener) => {
-                    let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| passing(&error))?;
-                    let (listener, options, stopped) = (Arc::new(listener), config.server.clone(), stopped.clone());
-                    helpers.keep("console", move || {
-                        server::serve(Arc::clone(&listener), pages.clone(), options.clone(), stopped.clone())
-                    });
-                }
+                Some(_) => own_door.opens(pages),
             }
         }
-        let server = tokio::spawn(server::serve(Arc::new(listener), router, config.server, stopped));
+        door.opens(router);
         let own_keys = keys.clone();
         drop(renewing.set(renew::Renewing { clients, doors, keys, scrubber, hook }));
         telemetry::listening(address, accounts);
@@ -245,7 +262,7 @@ impl App {
             address,
             stop_intake,
             stop_dispatcher,
-            server,
+            server: server.kept(),
             dispatcher,
             queues,
             helpers,
@@ -307,6 +324,23 @@ impl App {
         }
         telemetry::stopped(drained);
         drained
+    }
+}
+
+/// The task that serves, ended with a start that fails.
+struct Serving(Option<JoinHandle<()>>);
+
+impl Serving {
+    fn kept(mut self) -> JoinHandle<()> {
+        self.0.take().unwrap_or_else(|| tokio::spawn(std::future::pending()))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(server) = &self.0 {
+            server.abort();
+        }
     }
 }
 

@@ -362,12 +362,17 @@ fn serve(
         Err(problems) => return Ok(told(&problems)),
     };
     let scrubber = Scrubber::of(config.known_secrets.iter().cloned());
-    let (log, metrics) = telemetry::start(&config.telemetry, scrubber.clone()).map_err(anyhow::Error::msg)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("host")
-        .build()
-        .context("failed to start the runtime")?;
+    let (log, metrics) = match telemetry::start(&config.telemetry, scrubber.clone()) {
+        Ok(started) => started,
+        Err(error) => return Ok(not_now(&error)),
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            log.flush();
+            return Ok(not_now(&format!("the runtime can't be started: {error}")));
+        }
+    };
     let code = runtime.block_on(async {
         // From the first moment on: by itself, each of these ends the process.
         let signals = Signals::new().context("failed to listen for signals")?;
@@ -398,6 +403,20 @@ fn serve(
     log.flush();
     runtime.shutdown_background();
     code
+}
+
+/// What keeps the host from starting is the machine's, and may pass.
+fn not_now(why: &str) -> ExitCode {
+    errln!("failed: {why}: look at the machine's limits of processes and memory; it may go well later");
+    ExitCode::from(EXIT_NOT_NOW)
+}
+
+/// The threads on which the host runs.
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let build = || tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("host").build();
+    // Without a thread it panics.
+    let built = std::panic::catch_unwind(build).map_err(|_| "the machine gives it no threads".to_owned())?;
+    built.map_err(|error| error.to_string())
 }
 
 /// The signals that end nothing.

@@ -182,6 +182,12 @@ impl Handle {
         Ok(())
     }
 
+    /// The machine's clock stepped by so many milliseconds: no pause is longer or shorter for it.
+    pub fn clock_stepped(&self, step: i64) {
+        locked(&self.shared.lines).values().for_each(|line| line.gate().clock_stepped(step));
+        self.shared.bell.notify_one();
+    }
+
     /// The places in which plugins run, and their memory.
     pub fn standing(&self) -> Standing {
         self.shared.places.standing()

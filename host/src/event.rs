@@ -10,6 +10,7 @@ pub mod content;
 pub mod told;
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -22,9 +23,21 @@ use uuid::Uuid;
 pub struct EventId(Uuid);
 
 impl EventId {
-    /// A new id, later than all ids that this process gave before.
+    /// A new id, later than all ids that this process gave or knew of before, whatever the clock did since.
     pub fn new() -> Self {
-        Self(Uuid::now_v7())
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Uuid::now_v7().as_u128().max(next(*last));
+        Self(Uuid::from_u128(*last))
+    }
+
+    /// Has every new id of this process sort after this one: the newest that is stored may be from a time when the clock went
+    /// before.
+    pub fn begin_after(stored: Self) {
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        // Others' ids need not have times in them.
+        if stored.0.get_version_num() == 7 {
+            *last = stored.0.as_u128().max(*last);
+        }
     }
 
     /// Reads the 36-character form.
@@ -41,6 +54,20 @@ impl EventId {
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
+}
+
+/// The last id of this process: ids have to keep their order across all threads, and across steps of the clock.
+static LAST: Mutex<u128> = Mutex::new(0);
+
+/// An id that sorts after another, by a step that cannot be foretold, so that two hosts hardly meet.
+fn next(id: u128) -> u128 {
+    let bits = |from: u32, count: u32| (id >> from) & ((1 << count) - 1);
+    // Milliseconds, then what is left of the version's and the variant's bits.
+    let counter = (bits(80, 48) << 74) | (bits(64, 12) << 62) | bits(0, 62);
+    let step = 1 + (Uuid::now_v7().as_u128() & 0xffff_ffff);
+    let counter = counter.saturating_add(step) & ((1 << 122) - 1);
+    let bits = |from: u32, count: u32| (counter >> from) & ((1 << count) - 1);
+    (bits(74, 48) << 80) | (7 << 76) | (bits(62, 12) << 64) | (2 << 62) | bits(0, 62)
 }
 
 impl Default for EventId {
@@ -175,4 +202,30 @@ pub fn entity_of(name: &str, fields: &Map<String, Value>) -> Option<Entity> {
     };
     let id = keys.iter().find_map(|key| fields.get(*key)?.as_str().filter(|id| !id.is_empty() && *id != "0"))?;
     Some(Entity { kind: kind.to_owned(), id: id.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_keep_their_order_after_a_time_that_was_far_ahead_and_stay_what_they_are() {
+        let year = 365 * 24 * 3_600_u64;
+        let ahead = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + year;
+        let ahead = Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, ahead, 0));
+        EventId::begin_after(EventId(ahead));
+        let mut before = EventId(ahead);
+        for _ in 0..10_000 {
+            let id = EventId::new();
+            assert!(id > before && id.0.get_version_num() == 7 && id.0.get_variant() == uuid::Variant::RFC4122);
+            assert_eq!(EventId::parse(&id.to_string()), Some(id));
+            before = id;
+        }
+        // One that has no time in it says nothing.
+        EventId::begin_after(EventId(Uuid::from_u128(u128::MAX)));
+        assert!(EventId::new().0.as_u128() < u128::MAX / 2);
+        // A carry goes over the bits that are no number's.
+        let full = (7 << 76) | (0xfff << 64) | (2 << 62) | ((1 << 62) - 1) | (5 << 80);
+        assert_eq!(next(full) >> 80, 6);
+    }
 }

@@ -57,6 +57,22 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, Error> {
     if u64::try_from(bytes.len()).is_ok_and(|length| length <= most) { Ok(bytes) } else { Err(too_large(most)) }
 }
 
+/// Whether the same may go well later, with nothing changed by an administrator: another process, a disk, the network, the machine's
+/// own bounds were in the way.
+pub fn may_pass(error: &Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [Errno::IO, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::AGAIN, Errno::ADDRINUSE];
+    let kinds = [
+        ErrorKind::StorageFull,
+        ErrorKind::QuotaExceeded,
+        ErrorKind::ReadOnlyFilesystem,
+        ErrorKind::StaleNetworkFileHandle,
+        ErrorKind::ResourceBusy,
+        ErrorKind::TimedOut,
+    ];
+    kinds.contains(&error.kind()) || Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
+}
+
 fn too_large(most: u64) -> Error {
     let words = format!(
         "it has more than {most} bytes, and no such file is that large: put the one that is meant in its place"

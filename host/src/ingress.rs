@@ -186,6 +186,13 @@ async fn hook(State(ingress): State<Arc<Ingress>>, request: Request) -> Response
     response
 }
 
+/// The answer to an event while the host starts.
+pub fn starting() -> Response {
+    let mut response = refused(Problem::Starting);
+    response.headers_mut().insert(OWN, HeaderValue::from_static("1"));
+    response
+}
+
 fn refused(problem: Problem) -> Response {
     telemetry::event_refused(problem.code(), &problem);
     problem.into_response()

@@ -68,6 +68,7 @@ mod space;
 mod state;
 mod statistics;
 mod subscription;
+mod timing;
 mod vouch;
 mod waiting;
 mod write;
@@ -98,6 +99,7 @@ pub use damage::Damage;
 pub use effects::Expected;
 pub use error::Error;
 pub use forget::{Forget, Forgettable, Forgetting, Proof, Record, keep_forgetting, without};
+pub use layout::Migration;
 pub use letters::{Counted, Group, Letter, LetterFilter, Resolution};
 pub use lists::Finding;
 pub use marker::{Accepting, Lying, Strange, examine};
@@ -135,6 +137,8 @@ pub struct Options {
     pub least_free: u64,
     /// Bytes that the state of all plugins may have, all together.
     pub most_state: u64,
+    /// Hears how far the store of an older version has been brought.
+    pub told: fn(&Migration),
 }
 
 impl Options {
@@ -145,6 +149,7 @@ impl Options {
             duplicates: Duplicates { fold: true, repeated_add: true },
             least_free: 0,
             most_state: u64::MAX,
+            told: |_| (),
         }
     }
 }
@@ -282,6 +287,8 @@ enum Change {
     Operate(Box<operate::Operation>, Reply<Operated>),
     Forget(Box<forget::Work>, Reply<forget::Walked>),
     Scrub(u32, Reply<scrub::Scrubbed>),
+    /// Deliveries, and the longest wait.
+    Retime(Vec<i64>, i64, Reply<usize>),
     /// Shows whether anything can be stored.
     Probe(Reply<()>),
     /// Has a table of statistics made anew.
@@ -316,8 +323,9 @@ impl Journal {
     /// # Errors
     /// [`Error::Open`], [`Error::InUse`], [`Error::Newer`], [`Error::Strange`], [`Error::Store`].
     pub fn open(options: &Options, clock: Clock) -> Result<Self, Error> {
-        let layout::Opened { lock, connection, marker } = layout::open(&options.data_dir, &clock)?;
+        let layout::Opened { lock, connection, marker } = layout::open(options, &clock)?;
         let place = Arc::new(place::Place::of(&options.data_dir, &connection, marker)?);
+        read::newest_id(&connection)?.into_iter().for_each(EventId::begin_after);
         let condition = Arc::new(condition::Condition::default());
         let readers =
             read::Readers::new(layout::file(&options.data_dir), Arc::clone(place.store()), Arc::clone(&condition));
@@ -344,7 +352,7 @@ impl Journal {
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(receiver, MOST_TOGETHER))
-            .map_err(|error| Error::Open { path: options.data_dir.clone(), cause: error.to_string() })?;
+            .map_err(|error| Error::of_file(&options.data_dir, &error))?;
         let forgetting = Arc::default();
         let handle = Handle { sender, readers, bell, room, place, condition, waits, forgetting };
         Ok(Self { handle, thread, lock })

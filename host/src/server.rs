@@ -61,8 +61,11 @@ pub struct Options {
 #[derive(Debug, Clone, Copy)]
 pub struct Here(pub SocketAddr);
 
-/// Serves until `stop` turns true and every request under way has ended.
-pub async fn serve(listener: Arc<TcpListener>, router: Router, options: Options, mut stop: watch::Receiver<bool>) {
+/// Serves until `stop` turns true and every request under way has ended. `routes` is asked for each request.
+pub async fn serve<R>(listener: Arc<TcpListener>, routes: R, options: Options, mut stop: watch::Receiver<bool>)
+where
+    R: Fn() -> Router + Clone + Send + Sync + 'static,
+{
     // Where this fails the system's own number holds.
     drop(socket2::SockRef::from(&*listener).listen(WAITING));
     let table = Arc::new(Table::new(options.most_connections, options.most_per_address, MOMENT));
@@ -86,7 +89,7 @@ pub async fn serve(listener: Arc<TcpListener>, router: Router, options: Options,
                     }
                 };
                 let caller = place.caller();
-                let serving = connection(stream, peer, caller.clone(), router.clone(), options.clone(), stop.clone());
+                let serving = connection(stream, peer, caller.clone(), routes.clone(), options.clone(), stop.clone());
                 let alive = alive.clone();
                 let task = tokio::spawn(async move {
                     serving.await;
@@ -105,14 +108,16 @@ pub async fn serve(listener: Arc<TcpListener>, router: Router, options: Options,
     ended.recv().await;
 }
 
-async fn connection(
+async fn connection<R>(
     stream: TcpStream,
     peer: SocketAddr,
     caller: Caller,
-    router: Router,
+    routes: R,
     options: Options,
     mut stop: watch::Receiver<bool>,
-) {
+) where
+    R: Fn() -> Router + Send + Sync + 'static,
+{
     // An answer is one small packet: it must not wait for another.
     drop(stream.set_nodelay(true));
     let here = stream.local_addr().ok().map(Here);
@@ -122,7 +127,7 @@ async fn connection(
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(caller.clone());
         here.map(|here| request.extensions_mut().insert(here));
-        let (caller, answer) = (caller.clone(), router.clone().oneshot(request));
+        let (caller, answer) = (caller.clone(), routes().oneshot(request));
         async move {
             let mut answer = answer.await;
             if let Ok(answer) = &mut answer

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 use crate::event::EventId;
-use crate::journal::{Claimed, DeliveryId, Queue, Restored, Whereabouts};
+use crate::journal::{Claimed, DeliveryId, Migration, Queue, Restored, Whereabouts};
 use crate::outcome::{Effects, FaultKind, Next, Outcome};
 use crate::plugin::{Manifest, PluginName};
 use crate::secret::Scrubber;
@@ -487,6 +487,44 @@ pub(crate) fn whereabouts(is: Whereabouts) {
         Whereabouts::Replaced => error!(
             "The journal's file was overwritten, cut or changed by another program under the running host: nothing is written to it any more, and events are refused. Stop the host, and put the right file back, or a copy with `salesman-host restore FILE`; what is there is taken with `salesman-host journal accept`."
         ),
+    }
+}
+
+pub(crate) fn clock_stepped(milliseconds: i64) {
+    let (seconds, back) = (milliseconds.abs() / 1_000, milliseconds < 0);
+    warn!(seconds, back, "The machine's clock stepped.");
+}
+
+pub(crate) fn brought_forward(deliveries: usize) {
+    warn!(
+        deliveries,
+        "The machine's clock went back: what waited for a time that is far away now waits as long as was meant."
+    );
+}
+
+pub(crate) fn clock_doubted(doubted: bool) {
+    if doubted {
+        warn!(
+            "The machine's clock went far ahead, or nothing came for more than a day: for an hour nothing is forgotten because of its age."
+        );
+    } else {
+        info!("What is old is forgotten again.");
+    }
+}
+
+pub(crate) fn migrating(migration: &Migration) {
+    match migration {
+        Migration::Begins { found, known, bytes } => {
+            let mib = bytes >> 20;
+            warn!(
+                found,
+                known, mib, "The journal is brought up to this version's format; events are refused until then."
+            );
+        }
+        Migration::Done { version, known, took } => {
+            let seconds = took.as_secs_f64();
+            info!(version, known, seconds, "The journal has been brought up to this format.");
+        }
     }
 }
 

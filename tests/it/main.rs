@@ -20,6 +20,7 @@ mod floods;
 mod forgetting;
 mod fuzz;
 mod handmade;
+mod identity;
 mod intake;
 mod intruders;
 mod isolation;

@@ -8,10 +8,12 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{NotStarted, check};
+use super::{NotStarted, check, passing, wrong};
+use crate::clock::Clock;
 use crate::config::{Config, Problems};
-use crate::files::private;
-use crate::{journal, telemetry};
+use crate::files::{may_pass, private};
+use crate::journal::{self, Journal};
+use crate::telemetry;
 
 /// How long an address is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -67,7 +69,7 @@ impl Found {
         match closed(data) {
             Ok(closed) => telemetry::closed_to_others(&closed),
             Err(error) => {
-                let passes = matches!(&error, private::Error::System { cause, .. } if may_pass(cause));
+                let passes = error.may_pass();
                 self.add(format!("the data folder can't be used: {error}; or set `server.data_dir`"), passes);
             }
         }
@@ -109,20 +111,12 @@ fn is_not_there(error: &Error) -> bool {
     unresolved || matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::NetworkDown)
 }
 
-/// Whether the same may go well later, with nothing changed in the configuration.
-fn may_pass(error: &Error) -> bool {
-    use rustix::io::Errno;
-    // Another process, a disk, the network, the machine's own bounds.
-    let passing = [Errno::IO, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::AGAIN, Errno::ADDRINUSE];
-    let kinds = [
-        ErrorKind::StorageFull,
-        ErrorKind::QuotaExceeded,
-        ErrorKind::ReadOnlyFilesystem,
-        ErrorKind::StaleNetworkFileHandle,
-        ErrorKind::ResourceBusy,
-        ErrorKind::TimedOut,
-    ];
-    kinds.contains(&error.kind()) || Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
+/// Opens the journal, which may take long, beside what is answered meanwhile.
+pub(super) async fn opened(options: &journal::Options, clock: &Clock) -> Result<Journal, NotStarted> {
+    let (options, clock) = (journal::Options { told: telemetry::migrating, ..options.clone() }, clock.clone());
+    let opened = tokio::task::spawn_blocking(move || Journal::open(&options, clock)).await;
+    let journal = opened.map_err(|error| passing(&error))?;
+    journal.map_err(|error| if error.may_pass() { passing(&error) } else { wrong(&error) })
 }
 
 /// What the host keeps in its data folder.

@@ -328,6 +328,7 @@ pub(super) fn config(table: &Table, places: Places, base: &Path, source: &Source
             duplicates,
             least_free,
             most_state: retention.size / 2,
+            told: |_| (),
         },
         retention,
         dispatcher: dispatcher::Options {

@@ -36,6 +36,8 @@ use crate::{files, sender};
 
 /// The cookie that holds a session.
 pub(super) const COOKIE: &str = "salesman_session";
+/// Milliseconds by which the clock may go back without ending sessions.
+const CLOCK_MAY_LACK: i64 = 60_000;
 /// Sessions at once; the one that was used longest ago makes room.
 const MOST_SESSIONS: usize = 1_000;
 /// Seconds to wait where too many passwords are being checked.
@@ -292,7 +294,8 @@ impl Access {
         let now = self.clock.now();
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let session = sessions.get_mut(&key)?;
-        if now.saturating_sub(session.used) > milliseconds(self.options.session) {
+        // One from the future is from before the clock went back: nobody knows how old it is.
+        if !(-CLOCK_MAY_LACK..=milliseconds(self.options.session)).contains(&now.saturating_sub(session.used)) {
             sessions.remove(&key);
             return None;
         }

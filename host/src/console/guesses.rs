@@ -82,12 +82,14 @@ impl Guesses {
         let pair = (from, name);
         let until = |count: Option<&Count>| count.map_or(0, |count| count.until);
         let until = until(counts.pairs.get(&pair)).max(until(counts.senders.get(&from)));
-        if until > now {
+        // No wait is longer than the longest: what lies further ahead is from before the clock went back.
+        if (now..=now.saturating_add(LONGEST_WAIT)).contains(&(until - 1)) {
             return Err(seconds(until - now));
         }
         let paced = is_user && !counts.known.contains_key(&pair);
         if paced {
             let due = counts.names.get(&name).copied().unwrap_or(0).max(now);
+            let due = if due - now > (AT_ONCE + 1) * ONE_IN { now } else { due };
             if due - now > AT_ONCE * ONE_IN {
                 return Err(seconds(due - now - AT_ONCE * ONE_IN));
             }
@@ -143,7 +145,7 @@ impl Guesses {
             return None;
         }
         failures.awaited = true;
-        Some((failures.told_at + TELL_EVERY - now).max(TELL_FIRST))
+        Some((failures.told_at + TELL_EVERY - now).clamp(TELL_FIRST, TELL_EVERY))
     }
 
     /// What is to be written: name, sender, how often.
@@ -173,7 +175,7 @@ fn seconds(milliseconds: i64) -> u64 {
 }
 
 fn count<K: Eq + Hash + Clone>(counts: &mut HashMap<K, Count>, key: K, most: u32, now: i64) {
-    let known = counts.get(&key).copied().filter(|count| now.saturating_sub(count.last) < 2 * LONGEST_WAIT);
+    let known = counts.get(&key).copied().filter(|count| now.abs_diff(count.last) < 2 * LONGEST_WAIT.unsigned_abs());
     if known.is_none() {
         make_room(counts, |count| count.last, now);
     }
@@ -190,7 +192,7 @@ fn make_room<K: Eq + Hash + Clone, V>(kept: &mut HashMap<K, V>, last: impl Fn(&V
     if kept.len() < MOST_KEPT {
         return;
     }
-    kept.retain(|_, value| now.saturating_sub(last(value)) < 2 * LONGEST_WAIT);
+    kept.retain(|_, value| now.abs_diff(last(value)) < 2 * LONGEST_WAIT.unsigned_abs());
     if kept.len() >= MOST_KEPT {
         let mut times: Vec<i64> = kept.values().map(&last).collect();
         times.sort_unstable();

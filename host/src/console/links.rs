@@ -3,6 +3,7 @@
 //! - A word is good once and for a while; of those that wait only digests are kept, and the last few of them.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
 
 use subtle::ConstantTimeEq;
@@ -12,9 +13,9 @@ use super::access::{digest, random};
 /// Words that wait to be used.
 const MOST: usize = 16;
 
-/// The words that are good now, each with the time until which it is.
+/// The words that are good now, each with the time in which it is.
 #[derive(Default)]
-pub(super) struct Links(Mutex<VecDeque<([u8; 32], i64)>>);
+pub(super) struct Links(Mutex<VecDeque<([u8; 32], RangeInclusive<i64>)>>);
 
 impl Links {
     pub(super) fn make(&self, now: i64, milliseconds: i64) -> String {
@@ -23,7 +24,7 @@ impl Links {
         if words.len() == MOST {
             words.pop_front();
         }
-        words.push_back((digest(&word), now.saturating_add(milliseconds)));
+        words.push_back((digest(&word), now..=now.saturating_add(milliseconds)));
         word
     }
 
@@ -31,7 +32,8 @@ impl Links {
     pub(super) fn take(&self, word: &str, now: i64) -> bool {
         let given = digest(word);
         let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        words.retain(|(_, until)| *until >= now);
+        // Before it was made it is not good: the clock went back.
+        words.retain(|(_, good)| good.contains(&now));
         let before = words.len();
         words.retain(|(known, _)| !bool::from(known.ct_eq(&given)));
         words.len() < before

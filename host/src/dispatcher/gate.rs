@@ -122,6 +122,13 @@ impl Gate {
         self.streak.len()
     }
 
+    /// The clock stepped by so much: a pause is no longer and no shorter for it.
+    pub(super) fn clock_stepped(&mut self, step: i64) {
+        if let Mode::Paused { until } = &mut self.mode {
+            *until = until.saturating_add(step);
+        }
+    }
+
     /// When to look again by itself.
     pub(super) fn until(&self) -> Option<i64> {
         match self.mode {
@@ -210,6 +217,16 @@ mod tests {
     fn gate() -> Gate {
         let second = Duration::from_secs(1);
         Gate::new(Breaker { failures: 3, pause: second, longest: second * 3 })
+    }
+
+    #[test]
+    fn a_pause_is_no_longer_for_a_clock_that_went_back() {
+        let mut gate = gate();
+        let year = 365 * 24 * 3_600_000;
+        (0..3).for_each(|_| drop(gate.settled(EventId::new(), Verdict::Failed, year)));
+        assert_eq!(gate.until(), Some(year + 1_000));
+        gate.clock_stepped(400 - year);
+        assert_eq!((gate.places(4, 1_399), gate.places(4, 1_400)), (0, 1));
     }
 
     #[test]

@@ -20,6 +20,13 @@ pub struct Policy {
     pub attempts: u32,
 }
 
+impl Policy {
+    /// The longest time that a delivery ever waits until it is tried again.
+    pub fn longest_wait(&self) -> Duration {
+        self.longest.max(LONGEST_ASKED)
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self { first: Duration::from_secs(2), longest: Duration::from_secs(30 * 60), attempts: 8 }

@@ -75,6 +75,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the same may go well later, with nothing changed by an administrator.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::System { cause, .. } if super::may_pass(cause))
+    }
+}
+
 fn system(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     |cause| Error::System { path: path.to_owned(), cause }
 }

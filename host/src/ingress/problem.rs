@@ -75,6 +75,9 @@ pub enum Problem {
     /// There is no room on the disk.
     #[error("the host's disk is full or nearly full: make room there, then send again")]
     DiskFull,
+    /// The host is not ready yet.
+    #[error("the host is starting: send again in a moment")]
+    Starting,
     /// The journal can't take it.
     #[error("the event can't be stored now: send it again later; the host's log says why")]
     NotStored,
@@ -114,6 +117,7 @@ impl Problem {
             Self::Invisible(..) => "ingress.invisible",
             Self::Busy => "ingress.busy",
             Self::DiskFull => "ingress.disk_full",
+            Self::Starting => "ingress.starting",
             Self::NotStored => "ingress.not_stored",
         }
     }
@@ -139,7 +143,7 @@ impl Problem {
             | Self::BadEvent
             | Self::Invisible(..) => StatusCode::BAD_REQUEST,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
-            Self::DiskFull | Self::NotStored => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DiskFull | Self::Starting | Self::NotStored => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

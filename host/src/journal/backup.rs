@@ -27,7 +27,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::layout;
@@ -210,7 +209,10 @@ fn opened(data_dir: &Path) -> Result<Source, BackupError> {
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let log = data_dir.join("journal.sqlite-wal");
-    let source = Source { connection: Connection::open_with_flags(&file, flags)?, log };
+    // The last connection to a store brings its log back into it and removes it. A host that was killed is known by that log: it stays.
+    let had_log = log.exists();
+    let source = Source { connection: Connection::open_with_flags(&file, flags)? };
+    layout::keep_log(&source.connection, had_log)?;
     let connection = &source.connection;
     connection.busy_timeout(PATIENCE)?;
     connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -4096;")?;
@@ -228,17 +230,6 @@ fn opened(data_dir: &Path) -> Result<Source, BackupError> {
 /// A connection that changes nothing in a store.
 struct Source {
     connection: Connection,
-    log: PathBuf,
-}
-
-impl Drop for Source {
-    /// The last connection to a store brings its log back into it and removes it. A host that was killed is known by that log: it
-    /// stays.
-    fn drop(&mut self) {
-        let log = std::fs::metadata(&self.log).map_or(0, |metadata| metadata.len());
-        // What can't be said is not done: the log is brought back, as by any other program.
-        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, log > 0).ok();
-    }
 }
 
 /// A host that starts or ends holds the whole store for a moment.

@@ -134,7 +134,11 @@ const RULES: [Rule; 9] = [
 /// There is no store, or it can't be opened at all.
 pub fn check(data_dir: &Path, most: Duration) -> Result<Checked, Error> {
     let (until, file) = (Instant::now() + most, layout::file(data_dir));
-    let failed = |cause: &dyn std::fmt::Display| Error::Open { path: data_dir.to_owned(), cause: cause.to_string() };
+    let failed = |cause: &dyn std::fmt::Display| Error::Open {
+        path: data_dir.to_owned(),
+        cause: cause.to_string(),
+        passes: false,
+    };
     if std::fs::metadata(&file).map_err(|error| failed(&error))?.len() == 0 {
         return Err(failed(&"`journal.sqlite` is empty"));
     }

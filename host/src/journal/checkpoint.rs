@@ -99,6 +99,7 @@ impl Checkpointer {
         place: Arc<Place>,
     ) -> rusqlite::Result<Self> {
         let connection = Connection::open(file)?;
+        super::layout::keep_log(&connection, true)?;
         // Whoever is in the way is not waited for.
         connection.busy_timeout(Duration::ZERO)?;
         connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA cache_size = -1024;")?;

@@ -96,12 +96,13 @@ pub(super) fn clear(data_dir: &Path) {
 pub fn compact(data_dir: &Path, begins: impl FnOnce(&Plan)) -> Result<u64, NotCompacted> {
     let file = layout::file(data_dir);
     // Nothing is made where nothing is.
-    std::fs::metadata(&file).map_err(|error| Error::Open { path: data_dir.to_owned(), cause: error.to_string() })?;
+    std::fs::metadata(&file).map_err(|error| Error::of_file(data_dir, &error))?;
     // Held to the end.
     let lock = layout::lock(data_dir)?;
     let marker = marker::judged(data_dir)?;
     clear(data_dir);
     let mut old = Connection::open(&file)?;
+    layout::keep_log(&old, true)?;
     marker::matches(&old, data_dir, marker.as_ref())?;
     layout::known(&old, data_dir)?;
     let busy: i64 = old.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
@@ -112,6 +113,10 @@ pub fn compact(data_dir: &Path, begins: impl FnOnce(&Plan)) -> Result<u64, NotCo
     let held = old.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if std::fs::metadata(log(&file)).is_ok_and(|log| log.len() > 0) {
         return Err(NotCompacted::Read(file));
+    }
+    // All of it is in the file: where the host was killed, its log is not missed any more, whatever happens from here on.
+    if let Some(marker) = marker {
+        Marker { state: State::Closed, ..marker }.write(data_dir)?;
     }
     let ask = |pragma: &str| held.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, u32>(0)).map(u64::from);
     let (page, pages, spare) = (ask("page_size")?, ask("page_count")?, ask("freelist_count")?);
@@ -131,10 +136,6 @@ pub fn compact(data_dir: &Path, begins: impl FnOnce(&Plan)) -> Result<u64, NotCo
     }
     made?;
     let folder = File::open(data_dir)?;
-    // Where the host was killed, its log would be missed.
-    if let Some(marker) = marker {
-        Marker { state: State::Closed, ..marker }.write(data_dir)?;
-    }
     // Emptied above, and not there any more before another store has its name.
     for name in [log(&file), shared(&file)] {
         match std::fs::remove_file(name) {
@@ -168,7 +169,11 @@ fn with(file: &Path, end: &str) -> PathBuf {
 
 /// Makes the copy, looks at it, and brings it onto the disk.
 fn make(from: &Path, to: &Path) -> Result<(), NotCompacted> {
-    drop(private::open(to).map_err(|error| Error::Open { path: to.to_owned(), cause: error.to_string() })?);
+    drop(private::open(to).map_err(|error| Error::Open {
+        path: to.to_owned(),
+        cause: error.to_string(),
+        passes: error.may_pass(),
+    })?);
     let new = Connection::open(to)?;
     new.execute("ATTACH DATABASE ?1 AS old", [from.to_string_lossy()])?;
     let ask = |pragma: &str| new.query_row(&format!("PRAGMA old.{pragma}"), [], |row| row.get::<_, i64>(0));

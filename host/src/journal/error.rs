@@ -1,8 +1,10 @@
 //! Why the journal could not do what it was asked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
+
+use crate::files;
 
 /// Why the journal could not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -14,6 +16,8 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         cause: String,
+        /// Whether the same may go well later, with nothing changed by an administrator.
+        passes: bool,
     },
     /// Another host has it open.
     #[error("the data folder `{0}` is in use by another host: stop that one, or set another `server.data_dir`")]
@@ -82,6 +86,21 @@ impl From<&rusqlite::Error> for Error {
                 | ErrorCode::FileLockingProtocolFailed,
             ) => Self::Disk(error.to_string()),
             _ => Self::Store(error.to_string()),
+        }
+    }
+}
+
+impl Error {
+    pub(super) fn of_file(path: &Path, error: &std::io::Error) -> Self {
+        Self::Open { path: path.to_owned(), cause: error.to_string(), passes: files::may_pass(error) }
+    }
+
+    /// Whether the same may go well later, with nothing changed by an administrator.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Open { passes, .. } => *passes,
+            Self::Newer { .. } | Self::Strange { .. } | Self::Damaged(_) => false,
+            _ => true,
         }
     }
 }

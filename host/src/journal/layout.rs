@@ -5,11 +5,13 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::marker::{self, Marker};
-use super::{Error, restored};
+use super::{Error, Options, restored};
 use crate::clock::Clock;
 use crate::files::private;
 
@@ -278,32 +280,40 @@ pub(super) struct Opened {
     pub(super) marker: Option<Marker>,
 }
 
+fn not_private(data_dir: &Path) -> impl FnOnce(private::Error) -> Error {
+    |error| Error::Open { path: data_dir.to_owned(), cause: error.to_string(), passes: error.may_pass() }
+}
+
 /// Keeps every other host, and whoever puts another store in place, away from a data folder.
 pub(super) fn lock(data_dir: &Path) -> Result<File, Error> {
-    let failed = |cause: &dyn std::fmt::Display| Error::Open { path: data_dir.to_owned(), cause: cause.to_string() };
-    private::close(data_dir, &["journal.sqlite", "host.lock", "store.json"]).map_err(|error| failed(&error))?;
-    let lock = private::open(&data_dir.join("host.lock")).map_err(|error| failed(&error))?;
+    private::close(data_dir, &["journal.sqlite", "host.lock", "store.json"]).map_err(not_private(data_dir))?;
+    let lock = private::open(&data_dir.join("host.lock")).map_err(not_private(data_dir))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(Error::InUse(data_dir.to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed(&error)),
+        Err(TryLockError::Error(error)) => Err(Error::of_file(data_dir, &error)),
     }
 }
 
 /// Opens the store for writing and makes it ready for this program.
-pub(super) fn open(data_dir: &Path, clock: &Clock) -> Result<Opened, Error> {
-    let failed = |cause: &dyn std::fmt::Display| Error::Open { path: data_dir.to_owned(), cause: cause.to_string() };
+pub(super) fn open(options: &Options, clock: &Clock) -> Result<Opened, Error> {
+    let data_dir = &*options.data_dir;
     let lock = lock(data_dir)?;
     // Before SQLite makes a new file, or applies a log to one that is not its own.
     let marker = marker::judged(data_dir)?;
+    if marker.is_none() {
+        // Whatever is there is taken, also where this start is cut short.
+        marker::remove(data_dir).map_err(|error| Error::of_file(data_dir, &error))?;
+    }
     super::compact::clear(data_dir);
     // Made here, because SQLite gives a log the rights of its store. Closed before SQLite opens it: afterwards that would end
     // the locks that it holds.
-    drop(private::open(&file(data_dir)).map_err(|error| failed(&error))?);
-    let mut connection = Connection::open(file(data_dir)).map_err(|error| failed(&error))?;
+    drop(private::open(&file(data_dir)).map_err(not_private(data_dir))?);
+    let mut connection = Connection::open(file(data_dir))?;
+    keep_log(&connection, true)?;
     configure(&connection)?;
     marker::matches(&connection, data_dir, marker.as_ref())?;
-    migrate(&mut connection, data_dir)?;
+    migrate(&mut connection, data_dir, options.told)?;
     restored::adopt(&mut connection, clock.now())?;
     recover(&mut connection, clock)?;
     Ok(Opened { lock, connection, marker })
@@ -323,6 +333,12 @@ pub(super) fn known(connection: &Connection, data_dir: &Path) -> Result<i64, Err
     if found > known { Err(Error::Newer { path: data_dir.to_owned(), found, known }) } else { Ok(found) }
 }
 
+/// Whether the log stays when a connection that may write is closed. The last one would bring it back and remove it, and a marker that
+/// says that the host has the store open would miss it, though nothing is lost: so it stays, until the marker says otherwise.
+pub(super) fn keep_log(connection: &Connection, keep: bool) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep).map(drop)
+}
+
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(super::write::LONGEST_WAIT)?;
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
@@ -333,13 +349,47 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn migrate(connection: &mut Connection, data_dir: &Path) -> Result<(), Error> {
+/// How far a store of an older version has been brought.
+#[derive(Debug, Clone, Copy)]
+pub enum Migration {
+    /// It is about to be changed.
+    Begins {
+        /// Its format.
+        found: i64,
+        /// This program's.
+        known: i64,
+        /// The size of its file.
+        bytes: u64,
+    },
+    /// It has reached a format.
+    Done {
+        /// Which.
+        version: i64,
+        /// This program's.
+        known: i64,
+        /// How long that step took.
+        took: Duration,
+    },
+}
+
+fn migrate(connection: &mut Connection, data_dir: &Path, told: fn(&Migration)) -> Result<(), Error> {
     let found = known(connection, data_dir)?;
+    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    // A new one is made at once.
+    let old = (1..known).contains(&found);
+    if old {
+        let bytes = std::fs::metadata(file(data_dir)).map_or(0, |metadata| metadata.len());
+        told(&Migration::Begins { found, known, bytes });
+    }
     for (version, step) in (1_i64..).zip(STEPS).filter(|(version, _)| *version > found) {
+        let began = Instant::now();
         let transaction = connection.transaction()?;
         transaction.execute_batch(step)?;
         transaction.pragma_update(None, "user_version", version)?;
         transaction.commit()?;
+        if old {
+            told(&Migration::Done { version, known, took: began.elapsed() });
+        }
     }
     Ok(())
 }

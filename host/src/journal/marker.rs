@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, layout, page};
+use super::{Error, backup, layout, page};
 use crate::files::{self, Readers};
 
 /// The marker's name in a data folder.
@@ -113,7 +113,7 @@ impl Strange {
 }
 
 fn failed(data_dir: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    |error| Error::Open { path: data_dir.to_owned(), cause: error.to_string() }
+    |error| Error::of_file(data_dir, &error)
 }
 
 /// The log of changes that belongs to a store's file.
@@ -132,9 +132,16 @@ pub(super) fn judged(data_dir: &Path) -> Result<Option<Marker>, Error> {
     let Some(marker) = Marker::read(data_dir)? else { return Ok(None) };
     let file = layout::file(data_dir);
     match strange(&file, &marker).map_err(failed(data_dir))? {
+        // A copy that somebody put here by hand waits for an operator, which says it all. With a log beside it, SQLite would make
+        // something else of it.
+        Some(_) if backup::seal(&file).is_ok() && is_empty(&log_of(&file)) => Ok(None),
         Some(strange) => Err(strange.in_folder(data_dir)),
         None => Ok(Some(marker)),
     }
+}
+
+fn is_empty(file: &Path) -> bool {
+    std::fs::metadata(file).map_or(true, |metadata| metadata.len() == 0)
 }
 
 fn strange(file: &Path, marker: &Marker) -> std::io::Result<Option<Strange>> {

@@ -29,13 +29,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
 
 use super::marker::{self, Marker, State};
 use super::{Error, layout, page};
 
 /// How often the marker follows the store.
-const MARKED_AGAIN: Duration = Duration::from_secs(60);
+const MARKED_AGAIN: Duration = Duration::from_secs(10);
 /// A page may be read while it is written: it is read again.
 const READ_AGAIN: Duration = Duration::from_millis(20);
 /// So often.
@@ -133,7 +132,7 @@ impl Place {
     /// # Errors
     /// [`Error::Open`], [`Error::Store`].
     pub(super) fn of(data_dir: &Path, connection: &Connection, marker: Option<Marker>) -> Result<Self, Error> {
-        let failed = |error: std::io::Error| Error::Open { path: data_dir.to_owned(), cause: error.to_string() };
+        let failed = |error: std::io::Error| Error::of_file(data_dir, &error);
         let file = layout::file(data_dir);
         let log = marker::log_of(&file);
         let store = Arc::new(File::options().read(true).write(true).open(&file).map_err(failed)?);
@@ -277,7 +276,10 @@ impl Place {
         own.head = self.log_head();
         let begins = own.head.is_empty() || own.head.starts_with(&[0x37, 0x7f, 0x06]);
         drop(own);
-        self.log_bytes.store(self.log_length(), Ordering::Release);
+        // The copying may be about to empty it, and says so itself: nothing is known of it then.
+        if let Ok(_main) = self.main.try_lock() {
+            self.log_bytes.store(self.log_length(), Ordering::Release);
+        }
         // It was cut under the commit, which then wrote behind a hole.
         if pending.is_some() && well && !begins {
             self.found_replaced();
@@ -321,13 +323,10 @@ impl Place {
             }),
             _ => None,
         };
-        if extent == Some(Extent::Cut) {
-            // With one that still says `open`, and a log that is gone, the next start would ask.
-            self.mark(State::Closed).unwrap_or_default();
-        }
-        if is != Whereabouts::Here || self.replaced.load(Ordering::Acquire) {
-            // SQLite would copy the log, and remove what has its name.
-            drop(connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true));
+        // With a marker that still says `open`, and a log that is gone, the next start would ask: it goes only after the word is on
+        // the disk.
+        if extent == Some(Extent::Cut) && !self.replaced.load(Ordering::Acquire) && self.mark(State::Closed).is_ok() {
+            drop(layout::keep_log(connection, false));
         }
     }
 

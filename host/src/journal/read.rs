@@ -262,6 +262,12 @@ pub(super) struct Readers {
     _scrubbed: Arc<File>,
 }
 
+/// The id that sorts after all others.
+pub(super) fn newest_id(connection: &Connection) -> rusqlite::Result<Option<EventId>> {
+    let newest = connection.query_row("SELECT max(id) FROM event", [], |row| row.get::<_, Option<[u8; 16]>>(0))?;
+    Ok(newest.map(EventId::from_bytes))
+}
+
 impl Readers {
     pub(super) fn new(file: PathBuf, scrubbed: Arc<File>, condition: Arc<Condition>) -> Self {
         Self { file, idle: Mutex::new(Vec::new()), condition, _scrubbed: scrubbed }

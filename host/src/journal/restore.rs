@@ -91,11 +91,12 @@ impl Restoring {
     /// [`BackupError`]: the old store is in place, or the new one.
     pub fn finish(self) -> Result<Option<PathBuf>, BackupError> {
         let (new, place) = (layout::file(&self.aside), layout::file(&self.data_dir));
-        if self.used {
-            without_log(&self.data_dir, &self.aside)?;
-        }
         // It tells of the old store. Without one whichever of both is in place is taken.
+        let fits = marker::judged(&self.data_dir).is_ok();
         marker::remove(&self.data_dir).map_err(system(&self.data_dir))?;
+        if self.used {
+            without_log(&self.data_dir, &self.aside, fits)?;
+        }
         let here = rustix::fs::CWD;
         let moved = |from: &Path, to: &Path| std::fs::rename(from, to).map_err(system(from));
         if !std::fs::exists(&place).map_err(system(&place))? {
@@ -151,14 +152,14 @@ fn copied_to(file: &Path, to: &Path, bytes: u64) -> std::io::Result<[u8; 32]> {
 
 /// Brings the old store's log of changes back into it, so that it is one file; where that can't be done, the log is moved aside
 /// before the store is.
-fn without_log(data_dir: &Path, aside: &Path) -> Result<(), BackupError> {
+fn without_log(data_dir: &Path, aside: &Path, fits: bool) -> Result<(), BackupError> {
     let copied_back = || -> rusqlite::Result<()> {
         let connection = Connection::open(layout::file(data_dir))?;
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         connection.close().map_err(|(_, error)| error)
     };
     // A damaged one stays as it is, and so does one that the log does not belong to.
-    if marker::judged(data_dir).is_ok() {
+    if fits {
         drop(copied_back());
     }
     for name in ["journal.sqlite-wal", "journal.sqlite-shm"] {

@@ -6,6 +6,8 @@
 //!   does not, so that a plugin can't fill the disk.
 //! - The newest routed event stays, because numbers are given after the highest.
 //!
+//! - A clock that went far ahead is not believed for an hour: nothing is deleted by age meanwhile.
+//!
 //! Not here: a plugin's state, which has no age.
 
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use rusqlite::{Connection, params};
 
 use super::space::Room;
 use super::{Error, Handle, minutes};
+use crate::clock::Clock;
 
 /// Events that one step looks at.
 const STEP: i64 = 128;
@@ -22,6 +25,11 @@ const STEP: i64 = 128;
 const STEP_TIME: Duration = Duration::from_millis(10);
 /// However large the store is, what is younger is kept: the CRM's repetitions are recognised by it.
 const KEPT: i64 = 24 * 3_600_000;
+/// A step of the clock that is no ordinary one.
+const FAR: i64 = 24 * HOUR;
+const HOUR: i64 = 3_600_000;
+/// How long a clock that seems to be wrong is not believed.
+const PROVEN: Duration = Duration::from_secs(3_600);
 /// The pause between steps.
 const BETWEEN_STEPS: Duration = Duration::from_millis(20);
 /// The pause between rounds.
@@ -114,7 +122,9 @@ impl Sweep {
         }
         if !swept.more {
             self.after = 0;
-            minutes::forget(connection, now)?;
+            if retention.age != Duration::MAX {
+                minutes::forget(connection, now)?;
+            }
         }
         Ok(swept)
     }
@@ -154,10 +164,64 @@ pub(super) fn remove(connection: &Connection, event: i64) -> rusqlite::Result<[u
     Ok(removed)
 }
 
+/// Whether the clock can be believed where it says that something is old: a machine that boots a year ahead would delete all that
+/// it has. It is doubted where it went far ahead of time that passed, or of the last that came before, and believed after an hour.
+struct Trust {
+    since: Instant,
+    looked: (i64, Instant),
+}
+
+impl Trust {
+    fn new(now: i64, steady: Instant) -> Self {
+        Self { since: steady, looked: (now, steady) }
+    }
+
+    /// `is_gap`: whether nothing at all came in the day before the last hour.
+    fn is_doubted(&mut self, now: i64, steady: Instant, is_gap: impl FnOnce() -> bool) -> bool {
+        let (then, before) = std::mem::replace(&mut self.looked, (now, steady));
+        let passed = i64::try_from(steady.saturating_duration_since(before).as_millis()).unwrap_or(i64::MAX);
+        if now.saturating_sub(then).saturating_sub(passed) > FAR {
+            self.since = steady;
+        }
+        steady.saturating_duration_since(self.since) < PROVEN && is_gap()
+    }
+}
+
+impl super::read::Readers {
+    /// Whether nothing at all came in the day before the last hour, and there is something from before that.
+    fn is_gap(&self, now: i64) -> Result<bool, Error> {
+        let (hour_ago, day_before) = (now.saturating_sub(HOUR), now.saturating_sub(HOUR + FAR));
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT NOT EXISTS (SELECT 1 FROM minute WHERE at BETWEEN ?2 / 60000 AND ?1 / 60000)
+                        AND (SELECT received_at FROM event ORDER BY seq LIMIT 1) < ?2",
+                params![hour_ago, day_before],
+                |row| row.get::<_, Option<bool>>(0).map(Option::unwrap_or_default),
+            )
+        })
+    }
+}
+
 /// Sweeps for as long as the journal is open; `told` hears of every round that removed something, could not make room, or
-/// failed.
-pub async fn keep(journal: Handle, retention: Retention, told: impl Fn(usize, bool, Option<&Error>)) {
+/// failed, `doubted` when what is old is kept because the clock may be wrong, and when no more.
+pub async fn keep(
+    journal: Handle,
+    clock: Clock,
+    kept: Retention,
+    told: impl Fn(usize, bool, Option<&Error>),
+    doubted: impl Fn(bool),
+) {
+    let (mut trust, mut was) = (Trust::new(clock.now(), Instant::now()), false);
     loop {
+        let (handle, now) = (journal.clone(), clock.now());
+        let gap = tokio::task::spawn_blocking(move || handle.readers.is_gap(now)).await;
+        // What can't be read is not deleted by age.
+        let doubt = trust.is_doubted(now, Instant::now(), || gap.is_ok_and(|gap| gap.unwrap_or(true)));
+        if std::mem::replace(&mut was, doubt) != doubt {
+            doubted(doubt);
+        }
+        // For want of room it is deleted all the same.
+        let retention = if doubt { Retention { age: Duration::MAX, ..kept } } else { kept };
         let mut removed = 0;
         let over = loop {
             match journal.sweep(retention).await {
@@ -180,5 +244,29 @@ pub async fn keep(journal: Handle, retention: Retention, told: impl Fn(usize, bo
             told(removed, over, None);
         }
         tokio::time::sleep(BETWEEN_ROUNDS).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_went_far_ahead_is_believed_after_an_hour_and_a_quiet_store_is_swept() {
+        let begin = Instant::now();
+        let after = |minutes: u64| begin + Duration::from_secs(minutes * 60);
+        let (minute, year) = (60_000, 365 * 24 * HOUR);
+        let mut trust = Trust::new(0, begin);
+        // Nothing came for long before the start: it may be the clock, or the host was off.
+        assert!(trust.is_doubted(minute, after(1), || true));
+        assert!(!trust.is_doubted(2 * minute, after(2), || false), "all is as it should be");
+        assert!(!trust.is_doubted(61 * minute, after(61), || true), "a quiet day is no reason for ever");
+        // It goes ahead under way.
+        assert!(trust.is_doubted(year + 62 * minute, after(62), || true));
+        assert!(trust.is_doubted(year + 121 * minute, after(121), || true));
+        assert!(!trust.is_doubted(year + 123 * minute, after(123), || true));
+        // Back, and a little ahead: nothing to doubt.
+        assert!(!trust.is_doubted(124 * minute, after(124), || true));
+        assert!(!trust.is_doubted(124 * minute + 23 * HOUR, after(125), || true));
     }
 }

@@ -23,7 +23,9 @@ use super::retention::Sweep;
 use super::settle::{begin, end_in_order, release, settle};
 use super::space::{Pages, Space};
 use super::statistics::Statistics;
-use super::{Bell, Change, DeliveryId, Duplicates, Error, Taken, forget, letters, operate, scrub, waiting, writes};
+use super::{
+    Bell, Change, DeliveryId, Duplicates, Error, Taken, forget, letters, operate, scrub, timing, waiting, writes,
+};
 use crate::clock::Clock;
 use crate::event::Appended;
 
@@ -388,6 +390,7 @@ impl Change {
             Self::Resolve { reply, .. } => reply.tell(committed),
             Self::DropWaiting { reply, .. } => reply.tell(committed),
             Self::Sweep(_, reply) => reply.tell(committed),
+            Self::Retime(_, _, reply) => reply.tell(committed),
             Self::Operate(_, reply) => reply.tell(committed),
             Self::Forget(_, reply) => reply.tell(committed),
             Self::Scrub(_, reply) => reply.tell(committed),
@@ -438,6 +441,7 @@ fn apply(connection: &Connection, change: &mut Change, batch: &mut Batch<'_>) ->
             reply.keep(waiting::drop_step(connection, plugin, *below, now, &mut statistics.tally))
         }
         Change::Sweep(retention, reply) => reply.keep(sweep.step(connection, retention, now)),
+        Change::Retime(late, longest, reply) => reply.keep(timing::retime(connection, late, *longest, now)),
         Change::Forget(work, reply) => reply.keep(forget::apply(connection, work, now, &mut statistics.tally)),
         // Not within a transaction: `run` does it.
         Change::Scrub(_, reply) => reply.keep(Ok(scrub::Scrubbed::InTheWay)),

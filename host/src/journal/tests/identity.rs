@@ -283,3 +283,51 @@ async fn what_others_may_do_is_no_replacement() {
     assert!((5..=15).contains(&strangers), "{strangers} changes by others");
     closed(journal).await;
 }
+
+/// Changes a store without being the one that brings its log back.
+fn changed(store: &Path, statement: &str) {
+    let connection = rusqlite::Connection::open(store).unwrap();
+    layout::keep_log(&connection, true).unwrap();
+    connection.execute_batch(statement).unwrap();
+}
+
+#[tokio::test]
+async fn a_start_or_a_command_that_fails_takes_no_log_away_that_is_missed_later() {
+    let own = Folder::new();
+    let journal = own.open().unwrap();
+    append(&journal, 5).await;
+    let killed = [own.killed(&journal), own.killed(&journal), own.killed(&journal)];
+    closed(journal).await;
+    let [newer, broken, compacted] = &killed;
+
+    // An older program by mistake.
+    let known = layout::STEPS.len();
+    changed(&newer.store(), "PRAGMA user_version = 999");
+    assert!(matches!(newer.open(), Err(Error::Newer { .. })));
+    changed(&newer.store(), &format!("PRAGMA user_version = {known}"));
+
+    // A start that fails after the marker says that it is open.
+    changed(&broken.store(), "ALTER TABLE polled RENAME TO away");
+    assert!(broken.open().is_err());
+    changed(&broken.store(), "ALTER TABLE away RENAME TO polled");
+
+    // A compaction that fails.
+    std::fs::create_dir(compacted.path("journal.sqlite.compact")).unwrap();
+    assert!(compact(compacted.folder.path(), |_| ()).is_err());
+    std::fs::remove_dir(compacted.path("journal.sqlite.compact")).unwrap();
+
+    for own in [newer, broken, compacted] {
+        let journal = own.open().unwrap();
+        assert_eq!(count(&journal), 5);
+        // An end whose word can't be written.
+        let blocked = own.path(&format!("store.json.{}.new", std::process::id()));
+        std::fs::create_dir(&blocked).unwrap();
+        closed(journal).await;
+        std::fs::remove_dir(&blocked).unwrap();
+        let journal = own.open().unwrap();
+        assert_eq!(count(&journal), 5);
+        closed(journal).await;
+        assert!(!own.path("journal.sqlite-wal").exists(), "an orderly end leaves one file");
+        closed(own.open().unwrap()).await;
+    }
+}
