@@ -226,6 +226,10 @@ pub(super) fn written(connection: &Connection, write: &Write, written: &Written,
                   WHERE delivery = ?1 AND digest = ?2 AND occurrence = ?3",
             )?
             .execute(params![delivery, digest, occurrence, now, answer, record])?,
+        // Without a row it would count as sent: it is known by now that it was not.
+        Written::Withdrawn if restored::since(connection, *delivery)?.is_some() => connection
+            .prepare_cached("UPDATE write SET may_send = 1 WHERE delivery = ?1 AND digest = ?2 AND occurrence = ?3")?
+            .execute(params![delivery, digest, occurrence])?,
         Written::Withdrawn => connection
             .prepare_cached("DELETE FROM write WHERE delivery = ?1 AND digest = ?2 AND occurrence = ?3")?
             .execute(params![delivery, digest, occurrence])?,
