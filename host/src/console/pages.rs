@@ -168,7 +168,7 @@ struct OverviewPage<'a> {
 const SPANS: [(i64, i64); 3] = [(60, 1), (1_440, 20), (10_080, 120)];
 
 async fn overview(State(console): State<Console>, seen: Seen) -> Page {
-    let frame = Frame::new(&console, &seen, "/console");
+    let frame = Frame::new(&console, &seen, "/console").await;
     let w = frame.words();
     let wanted: i64 = frame.asked.get("span").parse().unwrap_or(60);
     let (span, step) = SPANS.into_iter().find(|(span, _)| *span == wanted).unwrap_or((60, 1));
@@ -205,7 +205,7 @@ fn live_plugins(console: &Console) -> Vec<PluginName> {
 }
 
 async fn events(State(console): State<Console>, seen: Seen) -> Page {
-    let frame = Frame::new(&console, &seen, "/console/events");
+    let frame = Frame::new(&console, &seen, "/console/events").await;
     let asked = shown::AskedEvents::of(&frame.asked);
     let filter = asked.query(&frame).and_then(|query| query.filter()).map_err(frame.refuse())?;
     let cursor = frame.asked.get("cursor").parse().ok();
@@ -227,7 +227,7 @@ struct EventPage<'a> {
 }
 
 async fn event(State(console): State<Console>, seen: Seen, Path(id): Path<String>) -> Page {
-    let frame = Frame::new(&console, &seen, "/console/events");
+    let frame = Frame::new(&console, &seen, "/console/events").await;
     let id = api::event_id(&id).map_err(frame.refuse())?;
     let journal = console.journal.clone();
     let path = blocking(move || journal.path_of(id)).await.map_err(frame.refuse())?;
@@ -249,7 +249,7 @@ struct PluginsPage<'a> {
 }
 
 async fn plugins(State(console): State<Console>, seen: Seen) -> Page {
-    let frame = Frame::new(&console, &seen, "/console/plugins");
+    let frame = Frame::new(&console, &seen, "/console/plugins").await;
     let plugins = rows(frame.words(), &api::views(&console).await.map_err(frame.refuse())?);
     let notices = console.registry.snapshot().notices.to_vec();
     Ok(page(&PluginsPage { frame: &frame, w: frame.words(), plugins, notices }))
@@ -270,7 +270,7 @@ struct PluginPage<'a> {
 }
 
 async fn plugin(State(console): State<Console>, seen: Seen, Path(name): Path<String>) -> Page {
-    let frame = Frame::new(&console, &seen, "/console/plugins");
+    let frame = Frame::new(&console, &seen, "/console/plugins").await;
     let name = api::named(name).map_err(frame.refuse())?;
     let path = api::path(&console, &name).await.map_err(frame.refuse())?;
     let row = Row::of(frame.words(), &path.plugin);
@@ -305,7 +305,7 @@ struct DeadPage<'a> {
 }
 
 async fn dead(State(console): State<Console>, seen: Seen) -> Page {
-    let frame = Frame::new(&console, &seen, "/console/dead");
+    let frame = Frame::new(&console, &seen, "/console/dead").await;
     let asked = shown::AskedLetters::of(&frame.asked);
     let filter: LetterFilter = asked.filter(&frame).map_err(frame.refuse())?;
     let after = frame.asked.get("cursor").parse().unwrap_or(0);
@@ -326,7 +326,7 @@ struct AuditLogPage<'a> {
 }
 
 async fn audit(State(console): State<Console>, seen: Seen) -> Page {
-    let frame = Frame::new(&console, &seen, "/console/audit");
+    let frame = Frame::new(&console, &seen, "/console/audit").await;
     let cursor = Some(frame.asked.get("cursor")).filter(|cursor| !cursor.is_empty());
     let lines = api::audit_page(&console, cursor, ROWS).await.map_err(frame.refuse())?;
     Ok(page(&AuditLogPage { frame: &frame, w: frame.words(), page: lines }))

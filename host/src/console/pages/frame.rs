@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::{Language, Operator, Role, Words, own_page};
-use crate::console::Console;
+use crate::console::{Console, blocking};
 
 /// What a request brings to a page.
 pub(super) struct Seen {
@@ -84,9 +84,15 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub(super) fn new(console: &Console, seen: &Seen, place: &'static str) -> Self {
+    pub(super) async fn new(console: &Console, seen: &Seen, place: &'static str) -> Self {
+        let frame = Self::of(seen, place);
+        if !console.journal.waits_for_go_on() {
+            return frame;
+        }
+        let journal = console.journal.clone();
         // What can't be read now is told elsewhere.
-        Self { restored: console.journal.waiting_since_copy().ok().flatten(), ..Self::of(seen, place) }
+        let restored = blocking(move || journal.waiting_since_copy()).await.ok().flatten();
+        Self { restored, ..frame }
     }
 
     /// A page for somebody who is not in yet.
