@@ -264,8 +264,8 @@ pub(super) struct Readers {
 
 /// The id that sorts after all others.
 pub(super) fn newest_id(connection: &Connection) -> rusqlite::Result<Option<EventId>> {
-    let newest = connection.query_row("SELECT max(id) FROM event", [], |row| row.get::<_, Option<[u8; 16]>>(0))?;
-    Ok(newest.map(EventId::from_bytes))
+    let newest = connection.query_row("SELECT max(id) FROM event", [], |row| row.get::<_, Option<Vec<u8>>>(0))?;
+    Ok(newest.and_then(|id| id.try_into().ok()).map(EventId::from_bytes))
 }
 
 impl Readers {
