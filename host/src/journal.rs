@@ -14,6 +14,7 @@
 //! tally     (queue, code) ─ deliveries that are open (no code) or dead; counted as they change
 //! minute    (minute, queue) ─ what came, what ended and how
 //! audit     what operators did
+//! stuck     events that could not be given to plugins, kept aside
 //! hold      the plugins that an operator paused
 //! restored  when the store came out of a copy, and whether it was let go on
 //! forgotten what was forgotten for whom, by count: the proof, and what is still to be done
@@ -55,6 +56,7 @@ mod marker;
 mod minutes;
 mod operate;
 mod page;
+mod piecemeal;
 mod place;
 mod read;
 mod restore;

@@ -376,6 +376,14 @@ pub(crate) fn journal(news: &crate::journal::News) {
             remedy = damage.remedy(),
             "A part of the journal is damaged."
         ),
+        News::Stuck(number) => {
+            if bounded::may("An event can't be given to plugins; it is kept aside.", "") {
+                error!(
+                    number,
+                    "An event can't be given to plugins; it is kept aside until the journal is mended and the host started again."
+                );
+            }
+        }
         News::StatisticsFailed(table, reason) => {
             if bounded::may("Statistics can't be stored; events are stored without them.", table) {
                 error!(table, reason, "Statistics can't be stored; events are stored without them.");

@@ -72,7 +72,15 @@ async fn attempt(shared: &Arc<Shared>, claimed: &Claimed, counted: &Counted) {
         (Outcome::Failed(Fault::new(FaultKind::Ended, words)), Effects::default())
     } else {
         let event = match whole(shared, claimed).await {
-            Ok(event) => event,
+            Ok(event) => Ok(event),
+            // It is this event's page: tried as often as anything that fails, and given up then.
+            Err(error @ (journal::Error::Damaged(_) | journal::Error::Store(_))) => {
+                telemetry::store_refused("event", &error);
+                Err(Fault::new(
+                    FaultKind::Host,
+                    "the event can't be read: the journal is damaged; see `salesman-host journal check`",
+                ))
+            }
             Err(error) => {
                 telemetry::store_refused("event", &error);
                 drop(place);
@@ -84,7 +92,10 @@ async fn attempt(shared: &Arc<Shared>, claimed: &Claimed, counted: &Counted) {
             telemetry::store_refused("begin", &error);
             return release(shared, claimed, 0).await;
         }
-        invoke(shared, &live, claimed, event).await
+        match event {
+            Ok(event) => invoke(shared, &live, claimed, event).await,
+            Err(fault) => (Outcome::Failed(fault), Effects::default()),
+        }
     };
     // One at a time means that the next attempt sees this one's state. Else the place is free now, and what has yet to be
     // stored keeps the memory that it takes: on a store that refuses it would grow without end.

@@ -1,16 +1,18 @@
 //! The whole store looked at from outside: its structure, and what its tables must agree on. Nothing is changed.
 //!
 //! - In a process and on a connection of its own, and in one read transaction: what is compared is of one moment, and whoever
-//!   writes meanwhile waits for nobody. The log of changes grows for as long as it takes, so that is bounded.
+//!   writes meanwhile waits for nobody. The log of changes grows for as long as it takes, so that is bounded, and ends where the
+//!   disk has little room.
 //! - What is said names tables, indexes and numbers, and nothing that is in them.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 use serde::Serialize;
 
-use super::{Error, damage, layout, read};
+use super::damage::{self, Bound};
+use super::{Error, layout, read};
 
 /// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,7 +48,7 @@ struct Rule {
 const COUNTED_ANEW: &str = "stop the host, run `salesman-host journal compact`, which counts anew, and start the host";
 const BROUGHT_BACK: &str = "stop the host and bring back a copy with `salesman-host restore`";
 
-const RULES: [Rule; 9] = [
+const RULES: [Rule; 10] = [
     Rule {
         name: "lanes: one at a time",
         query: "SELECT count(*), min(first) FROM
@@ -103,6 +105,13 @@ const RULES: [Rule; 9] = [
         remedy: BROUGHT_BACK,
     },
     Rule {
+        name: "events that are kept aside",
+        query: "SELECT count(*), NULL FROM stuck",
+        what: "events could not be given to plugins",
+        meaning: "no plugin has got them, and what is behind them went on",
+        remedy: "stop the host, mend what is damaged (`salesman-host journal compact`), and start the host, which tries them again",
+    },
+    Rule {
         name: "tallies",
         query: "SELECT count(*), NULL FROM
                   (SELECT queue, code FROM
@@ -128,12 +137,12 @@ const RULES: [Rule; 9] = [
     },
 ];
 
-/// Looks at the store in a folder, for a bounded time; a host may run on it.
+/// Looks at the store in a folder, for a bounded time, and no longer than `least_free` bytes and some are free; a host may run.
 ///
 /// # Errors
 /// There is no store, or it can't be opened at all.
-pub fn check(data_dir: &Path, most: Duration) -> Result<Checked, Error> {
-    let (until, file) = (Instant::now() + most, layout::file(data_dir));
+pub fn check(data_dir: &Path, most: Duration, least_free: u64) -> Result<Checked, Error> {
+    let (bound, file) = (Bound::new(most, data_dir, least_free), layout::file(data_dir));
     let failed = |cause: &dyn std::fmt::Display| Error::Open {
         path: data_dir.to_owned(),
         cause: cause.to_string(),
@@ -144,13 +153,13 @@ pub fn check(data_dir: &Path, most: Duration) -> Result<Checked, Error> {
     }
     let connection = read::reader(&file).map_err(|error| failed(&error))?;
     let mut checked = Checked::default();
-    let began = connection.execute_batch("BEGIN; PRAGMA temp_store = MEMORY; SELECT count(*) FROM sqlite_schema");
+    let began = connection.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema");
     if let Err(error) = began {
         let (meaning, remedy) = ("nothing of it can be read".to_owned(), BROUGHT_BACK.to_owned());
         checked.findings.push(Fault { what: format!("the journal can't be read: {error}"), meaning, remedy });
         return Ok(checked);
     }
-    let looked = damage::look(&connection, until);
+    let looked = damage::look(&connection, &bound);
     for damage in &looked.damaged {
         let what = format!("{} is damaged: {}", damage.what(), damage.words.join("; "));
         let (meaning, remedy) = (damage.meaning().to_owned(), damage.remedy().to_owned());
@@ -160,7 +169,7 @@ pub fn check(data_dir: &Path, most: Duration) -> Result<Checked, Error> {
     checked.looked_at.extend(looked.looked_at.into_iter().map(named));
     checked.left.extend(looked.left.into_iter().map(named));
     for rule in &RULES {
-        match held(&connection, rule, until) {
+        match held(&connection, rule, &bound) {
             Ok(found) => {
                 checked.findings.extend(found);
                 checked.looked_at.push(rule.name.to_owned());
@@ -175,8 +184,8 @@ pub fn check(data_dir: &Path, most: Duration) -> Result<Checked, Error> {
     Ok(checked)
 }
 
-fn held(connection: &Connection, rule: &Rule, until: Instant) -> rusqlite::Result<Option<Fault>> {
-    let (count, first) = damage::bounded(connection, until, || {
+fn held(connection: &Connection, rule: &Rule, bound: &Bound) -> rusqlite::Result<Option<Fault>> {
+    let (count, first) = bound.within(connection, || {
         connection.query_row(rule.query, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?)))
     })?;
     let first = first.map_or(String::new(), |first| format!(", the first is delivery {first}"));

@@ -181,7 +181,7 @@ fn make(from: &Path, to: &Path) -> Result<(), NotCompacted> {
     // Nothing of it counts before all of it is there.
     new.execute_batch(&format!(
         "PRAGMA main.page_size = {page}; PRAGMA main.journal_mode = MEMORY; PRAGMA main.synchronous = OFF;
-         PRAGMA main.cache_size = -65536; PRAGMA temp_store = MEMORY; BEGIN;
+         PRAGMA main.cache_size = -65536; BEGIN;
          PRAGMA main.user_version = {version}; PRAGMA main.application_id = {application};"
     ))?;
     for table in schema(&new, "table")? {

@@ -106,6 +106,8 @@ pub enum News {
     Works,
     /// It was found what is damaged.
     Damaged(Damage),
+    /// An event (its number) can't be given to plugins, and is kept aside.
+    Stuck(i64),
     /// A table of statistics could not be written; events are stored without it. Its name, and why.
     StatisticsFailed(&'static str, String),
     /// It is there again.
@@ -118,6 +120,8 @@ pub(super) struct Condition {
     trouble: watch::Sender<Option<Trouble>>,
     alarm: watch::Sender<Alarm>,
     suspected: AtomicBool,
+    /// Whether something failed that says nothing of events that come, and it has to be tried whether those are stored.
+    doubt: AtomicBool,
     news: Mutex<Vec<News>>,
     heard: Notify,
 }
@@ -129,6 +133,7 @@ impl Default for Condition {
             trouble: watch::Sender::new(None),
             alarm: watch::Sender::new(Alarm::default()),
             suspected: AtomicBool::new(false),
+            doubt: AtomicBool::new(false),
             news: Mutex::default(),
             heard: Notify::new(),
         }
@@ -149,6 +154,14 @@ impl Condition {
         if let Some(trouble) = Trouble::of(error) {
             self.failing.store(true, Ordering::Relaxed);
             self.trouble.send_if_modified(|known| known.replace(trouble) != Some(trouble));
+        }
+    }
+
+    /// Something else than an event could not be stored: whether one could is tried.
+    pub(super) fn doubted(&self, error: &Error) {
+        self.seen(error);
+        if Trouble::of(error).is_some() && !self.doubt.swap(true, Ordering::Relaxed) {
+            self.heard.notify_one();
         }
     }
 
@@ -195,6 +208,7 @@ pub async fn watch_over(journal: Handle, told: impl Fn(&News)) {
     let condition = Arc::clone(&journal.condition);
     let mut trouble = condition.trouble.subscribe();
     let (mut pause, mut well_since, mut looked) = (FIRST, None::<Instant>, None::<Instant>);
+    let mut tried = None::<Instant>;
     loop {
         condition.take_news().iter().for_each(&told);
         let now = *trouble.borrow_and_update();
@@ -202,6 +216,14 @@ pub async fn watch_over(journal: Handle, told: impl Fn(&News)) {
         if rested && condition.suspected.swap(false, Ordering::Relaxed) {
             looked = Some(Instant::now());
             look(&journal, &told).await;
+        }
+        if now.is_none()
+            && tried.is_none_or(|at| at.elapsed() >= LONGEST)
+            && condition.doubt.swap(false, Ordering::Relaxed)
+        {
+            tried = Some(Instant::now());
+            drop(journal.ask(Change::Probe).await);
+            continue;
         }
         let alarmed = condition.alarm.borrow().trouble;
         if let Some(now) = now {
@@ -229,6 +251,8 @@ pub async fn watch_over(journal: Handle, told: impl Fn(&News)) {
             _ = trouble.changed() => {}
             () = condition.heard.notified() => {}
             () = tokio::time::sleep(left.unwrap_or(LOOK_AGAIN)) => {}
+            // What is doubted is tried when its time has come.
+            () = tokio::time::sleep(LONGEST), if condition.doubt.load(Ordering::Relaxed) => {}
             () = journal.closed() => return,
         }
     }
@@ -237,10 +261,10 @@ pub async fn watch_over(journal: Handle, told: impl Fn(&News)) {
 /// Finds out what is damaged; statistics among it are made anew.
 async fn look(journal: &Handle, told: &impl Fn(&News)) {
     let (sender, answer) = oneshot::channel();
-    let readers = Arc::clone(&journal.readers);
+    let (readers, bound) = (Arc::clone(&journal.readers), journal.room.bound(LOOK));
     // A thread that nobody waits for when the host ends.
     let looking = std::thread::Builder::new().name("damage".to_owned()).spawn(move || {
-        let found = readers.another().map(|connection| damage::look(&connection, Instant::now() + LOOK).damaged);
+        let found = readers.another().map(|connection| damage::look(&connection, &bound).damaged);
         sender.send(found.unwrap_or_default()).unwrap_or_default();
     });
     drop(looking);

@@ -4,18 +4,24 @@
 //! - Small tables first, so that a short look sees most of them; what was not looked at is said.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use serde::Serialize;
 
+use super::space;
 use super::statistics::Table;
 
 /// Looked at last, because they are the largest, in this order.
 const LARGE: [&str; 6] = ["delivery", "effect", "write", "event", "attempt", "host_call"];
 /// Sentences of SQLite's that are kept of each.
 const MOST_WORDS: usize = 3;
+/// How often it is looked whether a look is over.
+const LOOK: Duration = Duration::from_millis(200);
+/// Bytes of the log that are always there, and of the disk that a look leaves beyond what must be free.
+const MARGIN: u64 = 64 << 20;
 
 /// A damaged table or index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -69,8 +75,8 @@ pub(super) struct Looked {
     pub(super) left: Vec<String>,
 }
 
-/// Looks at every table with its indexes, until a time.
-pub(super) fn look(connection: &Connection, until: Instant) -> Looked {
+/// Looks at every table with its indexes, as long as it may.
+pub(super) fn look(connection: &Connection, bound: &Bound) -> Looked {
     let mut looked = Looked::default();
     let tables = match tables(connection) {
         Ok(tables) => tables,
@@ -84,11 +90,11 @@ pub(super) fn look(connection: &Connection, until: Instant) -> Looked {
         }
     };
     for table in tables {
-        if Instant::now() >= until {
+        if bound.is_over() {
             looked.left.push(table);
             continue;
         }
-        match bounded(connection, until, || check(connection, &table)) {
+        match bound.within(connection, || check(connection, &table)) {
             Ok(damaged) => {
                 looked.damaged.extend(damaged);
                 looked.looked_at.push(table);
@@ -102,23 +108,46 @@ pub(super) fn look(connection: &Connection, until: Instant) -> Looked {
     looked
 }
 
-/// Does something with a connection that is broken off at a time.
-pub(super) fn bounded<T>(connection: &Connection, until: Instant, act: impl FnOnce() -> T) -> T {
-    let interrupt = connection.get_interrupt_handle();
-    std::thread::scope(|scope| {
-        let (done, ended) = channel::<()>();
-        scope.spawn(move || {
-            let mut left = until.saturating_duration_since(Instant::now());
-            while ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
-                // One that comes between two statements is not heard.
-                interrupt.interrupt();
-                left = Duration::from_millis(20);
-            }
-        });
-        let acted = act();
-        drop(done);
-        acted
-    })
+/// How long a look may take. It holds a snapshot, behind which the log of changes grows.
+pub(super) struct Bound {
+    until: Instant,
+    folder: PathBuf,
+    least_free: u64,
+}
+
+impl Bound {
+    /// No longer than `most`, nor where the log has grown and less than `least_free` bytes and some are free.
+    pub(super) fn new(most: Duration, folder: &Path, least_free: u64) -> Self {
+        Self { until: Instant::now() + most, folder: folder.to_owned(), least_free: least_free.saturating_add(MARGIN) }
+    }
+
+    fn is_over(&self) -> bool {
+        let log = || std::fs::metadata(self.folder.join("journal.sqlite-wal")).map_or(0, |log| log.len());
+        Instant::now() >= self.until
+            || log() > MARGIN && space::free(&self.folder).is_some_and(|free| free < self.least_free)
+    }
+
+    /// Does something with a connection that is broken off when it takes too long.
+    pub(super) fn within<T>(&self, connection: &Connection, act: impl FnOnce() -> T) -> T {
+        let interrupt = connection.get_interrupt_handle();
+        std::thread::scope(|scope| {
+            let (done, ended) = channel::<()>();
+            scope.spawn(move || {
+                let mut left = LOOK.min(self.until.saturating_duration_since(Instant::now()));
+                while ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                    left = LOOK.min(self.until.saturating_duration_since(Instant::now()));
+                    if self.is_over() {
+                        // One that comes between two statements is not heard.
+                        interrupt.interrupt();
+                        left = Duration::from_millis(20);
+                    }
+                }
+            });
+            let acted = act();
+            drop(done);
+            acted
+        })
+    }
 }
 
 /// All tables, the large ones last.

@@ -264,6 +264,8 @@ pub(super) const STEPS: &[&str] = &["
 ", "
     CREATE TABLE store (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL, beat INTEGER NOT NULL) STRICT;
     INSERT INTO store VALUES (1, lower(hex(randomblob(16))), 0);
+", "
+    CREATE TABLE stuck (event INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 "];
 
 /// The journal's file in a data folder.

@@ -91,6 +91,7 @@ impl Sweep {
         let mut candidates = connection.prepare_cached(
             "SELECT e.seq, e.received_at,
                     EXISTS (SELECT 1 FROM delivery d WHERE d.event = e.seq AND d.state IN (0, 1, 2, 5))
+                    OR EXISTS (SELECT 1 FROM stuck s WHERE s.event = e.seq)
                FROM event e WHERE e.seq > ?1 AND e.seq < (SELECT seq FROM cursor WHERE name = 'routed')
               ORDER BY e.seq LIMIT ?2",
         )?;

@@ -6,7 +6,7 @@
 //! - What the host had **found** in a list before it came was recognised when it was stored, and is not delivered either.
 //! - Both cost index look-ups of a bounded number of rows.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::additions::{self, Added, Addition};
 use super::causes::{self, Origin, Traits};
@@ -37,6 +37,35 @@ struct Arrived {
     doubted_since: Option<i64>,
 }
 
+/// What routing looks at, as columns.
+const COLUMNS: &str = "seq, account, name, received_at, actor, entity_kind, entity_id, fields, via, duplicate IS NOT NULL, known, doubted_since";
+
+fn arrived(row: &Row<'_>) -> rusqlite::Result<Arrived> {
+    Ok(Arrived {
+        seq: row.get(0)?,
+        account: row.get(1)?,
+        name: row.get(2)?,
+        received_at: row.get(3)?,
+        actor: row.get(4)?,
+        entity: row.get::<_, Option<String>>(5)?.zip(row.get(6)?),
+        fields: row.get(7)?,
+        polled: row.get::<_, String>(8)? == "poll",
+        via: row.get(8)?,
+        found_before: row.get(9)?,
+        known: row.get(10)?,
+        doubted_since: row.get(11)?,
+    })
+}
+
+fn cursor(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.prepare_cached("SELECT seq FROM cursor WHERE name = 'routed'")?.query_row([], |row| row.get(0))
+}
+
+fn proceed(connection: &Connection, to: i64) -> rusqlite::Result<()> {
+    connection.prepare_cached("UPDATE cursor SET seq = ?1 WHERE name = 'routed'")?.execute([to])?;
+    Ok(())
+}
+
 /// Makes the deliveries of the next events; tells whether more wait. Queues that are new are added to `opened`.
 pub(super) fn route(
     connection: &Connection,
@@ -44,60 +73,87 @@ pub(super) fn route(
     opened: &mut Vec<Queue>,
     batch: &mut Batch<'_>,
 ) -> rusqlite::Result<bool> {
-    let (duplicates, now, tally) = (batch.duplicates, batch.now, &mut batch.kept.statistics.tally);
-    let cursor: i64 =
-        connection.prepare_cached("SELECT seq FROM cursor WHERE name = 'routed'")?.query_row([], |row| row.get(0))?;
-    let mut events = connection.prepare_cached(
-        "SELECT seq, account, name, received_at, actor, entity_kind, entity_id, fields, via, duplicate IS NOT NULL, known, doubted_since FROM event
-          WHERE seq > ?1 ORDER BY seq LIMIT ?2",
-    )?;
+    let cursor = cursor(connection)?;
+    let mut events =
+        connection.prepare_cached(&format!("SELECT {COLUMNS} FROM event WHERE seq > ?1 ORDER BY seq LIMIT ?2"))?;
     let mut rows = events.query(params![cursor, most])?;
     let (mut last, mut count) = (cursor, 0);
     while let Some(row) = rows.next()? {
-        let event = Arrived {
-            seq: row.get(0)?,
-            account: row.get(1)?,
-            name: row.get(2)?,
-            received_at: row.get(3)?,
-            actor: row.get(4)?,
-            entity: row.get::<_, Option<String>>(5)?.zip(row.get(6)?),
-            fields: row.get(7)?,
-            polled: row.get::<_, String>(8)? == "poll",
-            via: row.get(8)?,
-            found_before: row.get(9)?,
-            known: row.get(10)?,
-            doubted_since: row.get(11)?,
-        };
+        let event = arrived(row)?;
         (last, count) = (event.seq, count + 1);
-        if event.found_before {
-            continue;
-        }
-        let origin = origin(connection, &event)?;
-        let wanted: Vec<&Subscription> =
-            subscriptions.0.iter().filter(|subscription| subscription.wants(&event.account, &event.name)).collect();
-        // What plugins caused is counted link by link: none of it is folded into another.
-        let same = match origin {
-            Origin::Delivery { .. } => None,
-            _ => folded(connection, duplicates, &event, &wanted)?,
-        };
-        let duplicate = match same {
-            Some(of) => Some(("folded", of)),
-            None => added(connection, duplicates, &event)?.map(|of| ("repeated", of)),
-        };
-        if let Some((word, of)) = duplicate {
-            connection
-                .prepare_cached("UPDATE event SET duplicate = ?2, duplicate_of = ?3 WHERE seq = ?1")?
-                .execute(params![event.seq, word, of])?;
-            continue;
-        }
-        for subscription in wanted {
-            deliver(connection, subscription, &event, origin, now, opened, tally)?;
-        }
+        one(connection, &event, subscriptions, opened, batch)?;
     }
     if count > 0 {
-        connection.prepare_cached("UPDATE cursor SET seq = ?1 WHERE name = 'routed'")?.execute([last])?;
+        proceed(connection, last)?;
     }
     Ok(count == most)
+}
+
+/// Leaves the next event aside, which can't be routed; tells its number, where there is one.
+pub(super) fn set_aside(connection: &Connection, now: i64) -> rusqlite::Result<Option<i64>> {
+    let cursor = cursor(connection)?;
+    let next = connection
+        .query_row("SELECT min(seq) FROM event WHERE seq > ?1", [cursor], |row| row.get::<_, Option<i64>>(0))
+        // It may be the page with the numbers that is damaged: they are given one after the other.
+        .or_else(|error| {
+            let last: i64 = connection.query_row("SELECT max(seq) FROM event", [], |row| row.get(0))?;
+            if last > cursor { Ok(Some(cursor + 1)) } else { Err(error) }
+        })?;
+    if let Some(event) = next {
+        connection.execute("INSERT OR IGNORE INTO stuck VALUES (?1, ?2)", params![event, now])?;
+        proceed(connection, event)?;
+    }
+    Ok(next)
+}
+
+/// Routes an event that was left aside.
+pub(super) fn again(
+    connection: &Connection,
+    event: i64,
+    subscriptions: &Subscriptions,
+    batch: &mut Batch<'_>,
+) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM stuck WHERE event = ?1", [event])?;
+    let words = format!("SELECT {COLUMNS} FROM event WHERE seq = ?1");
+    // One that was forgotten meanwhile is not there.
+    let event = connection.query_row(&words, [event], arrived).optional()?;
+    // The loop opens every queue of a live plugin by itself.
+    event.map_or(Ok(()), |event| one(connection, &event, subscriptions, &mut Vec::new(), batch))
+}
+
+fn one(
+    connection: &Connection,
+    event: &Arrived,
+    subscriptions: &Subscriptions,
+    opened: &mut Vec<Queue>,
+    batch: &mut Batch<'_>,
+) -> rusqlite::Result<()> {
+    let (duplicates, now, tally) = (batch.duplicates, batch.now, &mut batch.kept.statistics.tally);
+    if event.found_before {
+        return Ok(());
+    }
+    let origin = origin(connection, event)?;
+    let wanted: Vec<&Subscription> =
+        subscriptions.0.iter().filter(|subscription| subscription.wants(&event.account, &event.name)).collect();
+    // What plugins caused is counted link by link: none of it is folded into another.
+    let same = match origin {
+        Origin::Delivery { .. } => None,
+        _ => folded(connection, duplicates, event, &wanted)?,
+    };
+    let duplicate = match same {
+        Some(of) => Some(("folded", of)),
+        None => added(connection, duplicates, event)?.map(|of| ("repeated", of)),
+    };
+    if let Some((word, of)) = duplicate {
+        connection
+            .prepare_cached("UPDATE event SET duplicate = ?2, duplicate_of = ?3 WHERE seq = ?1")?
+            .execute(params![event.seq, word, of])?;
+        return Ok(());
+    }
+    for subscription in wanted {
+        deliver(connection, subscription, event, origin, now, opened, tally)?;
+    }
+    Ok(())
 }
 
 /// What an `*.add` repeats; whether it is of a known record is remembered with it.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Error;
+use super::damage::Bound;
 
 /// How long one look at the disk is good for.
 const GOOD_FOR: Duration = Duration::from_millis(100);
@@ -77,6 +78,11 @@ impl Room {
         let within = self.spare.load(Ordering::Relaxed).saturating_add(self.reusable.load(Ordering::Relaxed));
         let owed = self.whole.load(Ordering::Relaxed).saturating_sub(size(&self.folder, "journal.sqlite"));
         free(&self.folder).is_some_and(|free| free.saturating_add(within) < self.least.saturating_add(owed))
+    }
+
+    /// A bound on a long look at the store.
+    pub(super) fn bound(&self, most: Duration) -> Bound {
+        Bound::new(most, &self.folder, self.least)
     }
 
     /// The disk, for whoever asks.

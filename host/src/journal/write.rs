@@ -6,6 +6,7 @@
 //! - The writer never waits for more work while something is uncommitted.
 //! - New events are refused while the disk is nearly full; what is on it already is still worked on.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use super::settle::{begin, end_in_order, release, settle};
 use super::space::{Pages, Space};
 use super::statistics::Statistics;
 use super::{
-    Bell, Change, DeliveryId, Duplicates, Error, Taken, forget, letters, operate, scrub, timing, waiting, writes,
+    Bell, Change, DeliveryId, Duplicates, Error, Queue, forget, letters, operate, scrub, timing, waiting, writes,
 };
 use crate::clock::Clock;
 use crate::event::Appended;
@@ -37,7 +38,7 @@ pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// Changes of one batch that are tried alone and in vain, one after the other: a disk that hangs must not be asked for each.
 const MOST_IN_VAIN: u32 = 8;
 /// Events that one take routes at most, so that settling never waits long behind it.
-const MOST_ROUTED: i64 = 128;
+pub(super) const MOST_ROUTED: i64 = 128;
 
 pub(super) struct Writer {
     connection: Connection,
@@ -47,7 +48,7 @@ pub(super) struct Writer {
     most_state: u64,
     space: Space,
     place: Arc<Place>,
-    kept: Kept,
+    pub(super) kept: Kept,
     checkpointer: Checkpointer,
     condition: Arc<Condition>,
 }
@@ -59,6 +60,10 @@ pub(super) struct Kept {
     pub(super) statistics: Statistics,
     /// Whether nothing is given out yet (`restored`).
     pub(super) waits: Arc<AtomicBool>,
+    /// Events that were kept aside before the start, to be tried once more.
+    stuck: VecDeque<i64>,
+    /// Queues of which nothing can be claimed, until when they are left out.
+    resting: Vec<(Queue, Instant)>,
 }
 
 /// Who asked for a change, and what they are told once it is committed.
@@ -101,7 +106,14 @@ impl Writer {
         checkpointer: Checkpointer,
     ) -> rusqlite::Result<Self> {
         let (lists, sweep) = (Lists::load(&connection)?, Sweep::new(space.room()));
-        let kept = Kept { sweep, lists, statistics: Statistics::new(Arc::clone(&condition)), waits };
+        let kept = Kept {
+            sweep,
+            lists,
+            statistics: Statistics::new(Arc::clone(&condition)),
+            waits,
+            stuck: stuck(&connection)?,
+            resting: Vec::new(),
+        };
         Ok(Self { connection, clock, bell, duplicates, most_state, space, place, kept, checkpointer, condition })
     }
 
@@ -144,6 +156,9 @@ impl Writer {
     fn commit(&mut self, first: Change, changes: &mut mpsc::Receiver<Change>, most: usize) -> Option<Change> {
         let refusal = self.place.refusal();
         let low = self.space.is_low(|| pages(&self.connection));
+        if let (Change::Take { subscriptions, .. }, true) = (&first, self.kept.has_stuck() && refusal.is_none()) {
+            self.route_stuck(&Arc::clone(subscriptions));
+        }
         let mut gathered: Vec<Change> = Vec::new();
         let (mut next, mut left) = (Some(first), None);
         let result = self.within(|connection, batch| {
@@ -168,26 +183,33 @@ impl Writer {
             }
             Ok(())
         });
+        let arrives = gathered.iter().chain(&next).any(Change::tells);
+        self.heed(arrives, &result);
         match result {
             Ok(()) => self.acknowledge(gathered),
             // It did not even begin: whoever asked is told why, and not that the journal is closed.
-            Err(error) if let Some(change) = next => change.tell(Err(&error)),
+            Err(failed) if let Some(change) = next => change.tell(Err(&failed.error)),
             // There is no more room for one than for all.
-            Err(error @ Error::Full) => gathered.into_iter().for_each(|change| change.tell(Err(&error))),
-            Err(error) => self.each_alone(gathered, &error),
+            Err(Failed { error: error @ Error::Full, .. }) => {
+                gathered.into_iter().for_each(|change| change.tell(Err(&error)));
+            }
+            Err(failed) => self.each_alone(gathered, &failed.error),
         }
         left
     }
 
     /// Does something in one transaction, and brings what is kept in memory in line with what came of it.
-    fn within(&mut self, act: impl FnOnce(&Connection, &mut Batch<'_>) -> rusqlite::Result<()>) -> Result<(), Error> {
+    pub(super) fn within(
+        &mut self,
+        act: impl FnOnce(&Connection, &mut Batch<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), Failed> {
         let Self { connection, kept, duplicates, most_state, place, .. } = self;
         // One that could not even be taken back would be in the way of all that follow.
         if !connection.is_autocommit() {
             drop(connection.execute_batch("ROLLBACK"));
         }
         kept.begin();
-        let (now, before) = (self.clock.now(), connection.total_changes());
+        let now = self.clock.now();
         // The lock at once: between a look and a change the log must not begin anew.
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let mut replaced = false;
@@ -204,24 +226,22 @@ impl Writer {
         });
         place.committed(result.is_ok());
         if replaced {
-            return Err(Error::Replaced);
+            return Err(Failed { error: Error::Replaced, of_the_store: true });
         }
+        result.map_err(|failed| {
+            kept.forget();
+            Failed { error: self.space.explain(&failed), of_the_store: is_of_the_store(&failed) }
+        })
+    }
+
+    /// Has readiness follow what became of events that came, and of probes. Of another change that fails it is asked by a probe.
+    fn heed(&self, arrives: bool, result: &Result<(), Failed>) {
         match result {
-            Ok(()) => {
-                // One that changed nothing wrote nothing, and says nothing of the disk.
-                if connection.total_changes() != before {
-                    self.condition.stored();
-                }
-                Ok(())
-            }
-            Err(error) => {
-                kept.forget();
-                let explained = self.space.explain(&error);
-                if is_of_the_store(&error) {
-                    self.condition.refused(&explained);
-                }
-                Err(explained)
-            }
+            Ok(()) if arrives => self.condition.stored(),
+            Ok(()) => {}
+            Err(failed) if arrives && failed.of_the_store => self.condition.refused(&failed.error),
+            Err(failed) if failed.of_the_store => self.condition.doubted(&failed.error),
+            Err(_) => {}
         }
     }
 
@@ -247,86 +267,63 @@ impl Writer {
                 change.tell(Err(&why));
                 continue;
             }
-            match self.alone(&mut change) {
+            let result = self.alone(&mut change);
+            self.heed(change.tells(), &result);
+            match result {
                 Ok(()) => {
                     in_vain = 0;
                     self.acknowledge(vec![change]);
                 }
-                Err(error) => {
-                    in_vain += error.says_of_the_next();
-                    change.tell(Err(&error));
-                    why = error;
+                Err(failed) => {
+                    in_vain += failed.says_of_the_next();
+                    change.tell(Err(&failed.error));
+                    why = failed.error;
                 }
             }
         }
     }
 
-    fn alone(&mut self, change: &mut Change) -> Result<(), Error> {
+    fn alone(&mut self, change: &mut Change) -> Result<(), Failed> {
         let result = self.within(|connection, batch| apply(connection, change, batch));
         match (result, change) {
-            (Err(error), Change::Take { subscriptions, budgets, reply }) if error.says_of_the_next() < MOST_IN_VAIN => {
-                reply.found = Some(self.take_in_parts(&Arc::clone(subscriptions), &*budgets, error)?);
+            (Err(failed), Change::Take { subscriptions, budgets, reply }) if failed.concerns_one() => {
+                let of_the_store = failed.of_the_store;
+                let taken = self.take_in_parts(&Arc::clone(subscriptions), &*budgets, failed.error);
+                reply.found = Some(taken.map_err(|error| Failed { error, of_the_store })?);
                 Ok(())
             }
-            (Err(error @ Error::Damaged(_)), Change::Sweep(..)) => {
+            (Err(failed), Change::Sweep(..)) if failed.concerns_one() => {
                 self.kept.sweep.skip();
-                Err(error)
+                Err(failed)
             }
             (result, _) => result,
         }
     }
 
-    /// Routes event by event, and claims of each queue by itself: what meets a damaged page holds back nothing else.
-    fn take_in_parts(
-        &mut self,
-        subscriptions: &super::Subscriptions,
-        budgets: &[(super::Queue, usize)],
-        why: Error,
-    ) -> Result<Taken, Error> {
-        let (mut taken, mut good, mut in_vain) = (Taken { refused: Some(why), ..Taken::default() }, false, 0);
-        let one = |writer: &mut Self, subscriptions: Option<&super::Subscriptions>, budgets: &[_]| {
-            let mut part = Taken::default();
-            let mut act = |connection: &Connection, batch: &mut Batch<'_>| {
-                take(connection, subscriptions.map(|all| (all, 1)), budgets, batch).map(|taken| part = taken)
-            };
-            writer.within(&mut act).map(|()| part)
-        };
-        for _ in 0..MOST_ROUTED {
-            match one(self, Some(subscriptions), &[]) {
-                Ok(part) => {
-                    good = true;
-                    taken.opened.extend(part.opened);
-                    taken.unrouted = part.unrouted;
-                    if !part.unrouted {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    in_vain += error.says_of_the_next();
-                    taken.refused = Some(error);
-                    break;
-                }
-            }
-        }
-        for budget in budgets {
-            if in_vain >= MOST_IN_VAIN {
-                break;
-            }
-            match one(self, None, std::slice::from_ref(budget)) {
-                Ok(part) => {
-                    (good, in_vain) = (true, 0);
-                    taken.claimed.extend(part.claimed);
-                    taken.next_due = [taken.next_due, part.next_due].into_iter().flatten().min();
-                }
-                Err(error) => {
-                    in_vain += error.says_of_the_next();
-                    taken.refused = Some(error);
-                }
-            }
-        }
-        match taken.refused {
-            Some(error) if !good => Err(error),
-            refused => Ok(Taken { refused, ..taken }),
+    pub(super) fn condition(&self) -> &Condition {
+        &self.condition
+    }
+}
+
+/// Why something was not committed.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// Whether it says something of the store, and not only of what was to be stored.
+    of_the_store: bool,
+}
+
+impl Failed {
+    /// Whether it concerns only what was asked: others may go well.
+    pub(super) fn concerns_one(&self) -> bool {
+        !self.of_the_store || matches!(self.error, Error::Damaged(_))
+    }
+
+    /// How many tries in vain it counts for, where others are tried after it: another program's lock takes a long wait of each.
+    fn says_of_the_next(&self) -> u32 {
+        match self.error {
+            _ if self.concerns_one() => 0,
+            Error::Locked | Error::Full | Error::Closed | Error::Replaced => MOST_IN_VAIN,
+            _ => 1,
         }
     }
 }
@@ -337,19 +334,29 @@ fn is_of_the_store(error: &rusqlite::Error) -> bool {
     !matches!(error.sqlite_error_code(), None | Some(ConstraintViolation | TooBig | TypeMismatch))
 }
 
-impl Error {
-    /// How many tries in vain this one counts for, where others are tried after it: a damaged page concerns who needs it, and
-    /// another program's lock takes a long wait of each.
-    fn says_of_the_next(&self) -> u32 {
-        match self {
-            Self::Damaged(_) => 0,
-            Self::Locked | Self::Full | Self::Closed => MOST_IN_VAIN,
-            _ => 1,
-        }
-    }
+/// Events that could not be routed.
+fn stuck(connection: &Connection) -> rusqlite::Result<VecDeque<i64>> {
+    connection.prepare("SELECT event FROM stuck ORDER BY event")?.query_map([], |row| row.get(0))?.collect()
 }
 
 impl Kept {
+    pub(super) fn has_stuck(&self) -> bool {
+        !self.stuck.is_empty()
+    }
+
+    pub(super) fn next_stuck(&mut self) -> Option<i64> {
+        self.stuck.pop_front()
+    }
+
+    pub(super) fn rest(&mut self, queue: Queue, until: Instant) {
+        self.resting.retain(|(known, _)| *known != queue);
+        self.resting.push((queue, until));
+    }
+
+    pub(super) fn rests(&self, queue: &Queue) -> bool {
+        self.resting.iter().any(|(known, until)| known == queue && *until > Instant::now())
+    }
+
     fn begin(&mut self) {
         self.lists.begin();
         self.sweep.begin();
@@ -366,6 +373,11 @@ impl Change {
     /// Whether somebody outside forgets it once it is acknowledged.
     fn arrives(&self) -> bool {
         matches!(self, Self::Append(..) | Self::Polled { .. })
+    }
+
+    /// Whether readiness follows what becomes of it.
+    fn tells(&self) -> bool {
+        self.arrives() || matches!(self, Self::Probe(..))
     }
 
     /// Whether it begins something, which must not be done where nobody would find its record.
@@ -428,7 +440,8 @@ fn apply(connection: &Connection, change: &mut Change, batch: &mut Batch<'_>) ->
             reply.keep(lists.found(connection, account, list, findings))
         }
         Change::Take { subscriptions, budgets, reply } => {
-            reply.keep(take(connection, Some((subscriptions, MOST_ROUTED)), budgets, batch))
+            let some: Vec<_> = budgets.iter().filter(|(queue, _)| !batch.kept.rests(queue)).cloned().collect();
+            reply.keep(take(connection, Some((subscriptions, MOST_ROUTED)), &some, batch))
         }
         Change::Settle(settlement, reply) => reply.keep(settle(connection, settlement, batch)),
         Change::Begin(DeliveryId(seq), reply) => reply.keep(begin(connection, *seq)),

@@ -31,7 +31,11 @@ pub(in crate::cli) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let until = Instant::now() + most;
     // The files first: they are few, and their time is small.
     let (faults, unread) = verify::verify(&Versions::new(&config.registry.store), until);
-    let mut checked = journal::check(&config.journal.data_dir, until.saturating_duration_since(Instant::now()))?;
+    let mut checked = journal::check(
+        &config.journal.data_dir,
+        until.saturating_duration_since(Instant::now()),
+        config.journal.least_free,
+    )?;
     checked.looked_at.push("kept plugins".to_owned());
     if unread > 0 {
         checked.left.push(format!("{unread} kept version(s) of plugins"));
@@ -51,7 +55,10 @@ pub(in crate::cli) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         outln!("looked at: {}", checked.looked_at.join(", "));
         if !checked.left.is_empty() {
-            outln!("not looked at: {}; `--seconds` gives more time", checked.left.join(", "));
+            outln!(
+                "not looked at, for want of time or of room on the disk: {}; `--seconds` gives more time",
+                checked.left.join(", ")
+            );
         }
         if good {
             outln!("nothing wrong was found");

@@ -43,7 +43,7 @@ async fn used(folder: &Path, clock: &Clock) {
 }
 
 fn found(folder: &Path) -> Vec<String> {
-    let checked = check(folder, Duration::from_secs(60)).unwrap();
+    let checked = check(folder, Duration::from_secs(60), 0).unwrap();
     assert!(checked.left.is_empty() || !checked.findings.is_empty(), "{checked:?}");
     checked.findings.into_iter().map(|fault| fault.what).collect()
 }
@@ -150,13 +150,15 @@ async fn a_change_that_fails_refuses_none_of_its_neighbours() {
             "CREATE TRIGGER planted BEFORE INSERT ON event WHEN NEW.name = 'deal.bad' BEGIN SELECT RAISE(ABORT, 'planted'); END",
         )
         .unwrap();
-    let name = |n: u8| if n % 10 == 3 { "deal.bad" } else { "deal.edit" };
+    // Many in a row, too.
+    let bad = |n: usize| n % 10 == 3 || (40..70).contains(&n);
+    let name = |n: u8| if bad(n.into()) { "deal.bad" } else { "deal.edit" };
     let all = join_all((0..200).map(|n| handle.append(event(name(n), None)))).await;
     let refused: Vec<usize> = (0..200).filter(|n| all[*n].is_err()).collect();
-    assert_eq!(refused, (0..200).filter(|n| n % 10 == 3).collect::<Vec<_>>());
+    assert_eq!(refused, (0..200).filter(|n| bad(*n)).collect::<Vec<_>>());
     assert!(all[3].as_ref().unwrap_err().to_string().contains("planted"), "with its own error: {all:?}");
     assert_eq!(handle.trouble(), None, "that says nothing of the store");
-    assert_eq!(handle.backlog().unwrap().unrouted, 180);
+    assert_eq!(handle.backlog().unwrap().unrouted, 200 - 20 - 27);
     drop(handle);
     journal.close();
 }
@@ -179,7 +181,7 @@ async fn while_all_fails_a_few_are_tried_and_all_are_answered() {
 }
 
 #[tokio::test]
-async fn what_one_queue_can_t_claim_holds_back_no_other() {
+async fn an_event_that_can_t_be_read_holds_back_neither_its_queue_nor_another_and_is_given_up_in_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let clock = Clock::manual(1_000);
     let journal = open(folder.path(), &clock);
@@ -191,10 +193,77 @@ async fn what_one_queue_can_t_claim_holds_back_no_other() {
     handle.take(subscriptions(), Vec::new()).await.unwrap();
     store(folder.path()).execute_batch("UPDATE event SET id = x'00' WHERE seq = 1").unwrap();
     let taken = handle.take(subscriptions(), budgets(4)).await.unwrap();
-    let claimed: Vec<_> =
+    let mut claimed: Vec<_> =
         taken.claimed.iter().map(|claimed| (claimed.queue.plugin.as_str(), claimed.event.id)).collect();
-    assert_eq!(claimed, [("beta", good.id)]);
-    assert!(taken.refused.is_some(), "and it is told");
+    claimed.sort();
+    assert_eq!(claimed, [("alpha", good.id), ("beta", good.id)]);
+    assert!(taken.refused.is_some(), "it is told");
+    // And found once: nobody pays for it the next time.
+    let taken = handle.take(subscriptions(), budgets(4)).await.unwrap();
+    assert!(taken.refused.is_none() && taken.claimed.is_empty(), "{taken:?}");
+    for _ in 0..8 {
+        clock.advance(600_000);
+        handle.take(subscriptions(), budgets(4)).await.unwrap();
+    }
+    let letters = handle.letter_groups().unwrap();
+    assert_eq!(
+        letters.iter().map(|group| (group.code.as_str(), group.letters)).collect::<Vec<_>>(),
+        [("journal.damaged", 1)]
+    );
+    drop(handle);
+    journal.close();
+}
+
+#[tokio::test]
+async fn an_event_that_can_t_be_routed_is_kept_aside_and_tried_again_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(1_000);
+    let journal = open(folder.path(), &clock);
+    let handle = journal.handle();
+    let events: Vec<Event> = (0..40).map(|n| event("deal.edit", Some(n))).collect();
+    for event in &events {
+        handle.append(event.clone()).await.unwrap();
+    }
+    let damage = "UPDATE event SET account = CAST(x'ff' AS TEXT) WHERE seq = 20";
+    store(folder.path()).execute_batch(damage).unwrap();
+    let mut claimed = 0;
+    for _ in 0..100 {
+        let taken = handle.take(subscriptions(), vec![(queue("alpha"), 40)]).await.unwrap();
+        claimed += taken.claimed.len();
+        if claimed == 39 {
+            break;
+        }
+    }
+    assert_eq!((claimed, handle.backlog().unwrap().unrouted), (39, 0));
+    assert!(handle.take(subscriptions(), budgets(40)).await.unwrap().refused.is_none(), "nobody pays for it any more");
+    let what = found(folder.path());
+    assert!(what.iter().any(|what| what.starts_with("events could not be given to plugins (1")), "{what:?}");
+    drop(handle);
+    journal.close();
+    store(folder.path()).execute_batch("UPDATE event SET account = 'main' WHERE seq = 20").unwrap();
+    let journal = open(folder.path(), &clock);
+    let handle = journal.handle();
+    let again = handle.take(subscriptions(), vec![(queue("alpha"), 99)]).await.unwrap().claimed;
+    assert!(again.iter().any(|claimed| claimed.event.id == events[19].id && claimed.attempt == 1), "{again:?}");
+    assert_eq!(found(folder.path()), Vec::<String>::new());
+    drop(handle);
+    journal.close();
+}
+
+#[tokio::test]
+async fn what_can_t_be_claimed_makes_nobody_unready_who_takes_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(1_000);
+    used(folder.path(), &clock).await;
+    damage(folder.path(), "delivery_ready");
+    let journal = open(folder.path(), &clock);
+    let handle = journal.handle();
+    let refused = handle.take(subscriptions(), budgets(4)).await;
+    assert!(refused.as_ref().map_or(true, |taken| taken.refused.is_some() && taken.claimed.is_empty()), "{refused:?}");
+    assert_eq!(handle.trouble(), None);
+    handle.append(event("deal.edit", None)).await.unwrap();
+    drop(handle.take(subscriptions(), budgets(4)).await);
+    assert_eq!(handle.trouble(), None, "an event sent now would be stored");
     drop(handle);
     journal.close();
 }

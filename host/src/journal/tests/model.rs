@@ -362,7 +362,7 @@ async fn run(steps: Vec<Step>) {
     let expected: Vec<_> =
         expected.into_iter().map(|delivery| (delivery.plugin.to_owned(), delivery.state, delivery.attempts)).collect();
     assert_eq!(found, expected);
-    let checked = check(folder.path(), std::time::Duration::from_secs(60)).unwrap();
+    let checked = check(folder.path(), std::time::Duration::from_secs(60), 0).unwrap();
     assert_eq!((checked.findings, checked.left), (Vec::new(), Vec::new()), "a check finds nothing in what is right");
     drop(handle);
     journal.close();
