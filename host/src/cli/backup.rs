@@ -63,13 +63,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         });
         copying.await.context("the copy broke off")
     })??;
-    let Copied { events, open, files, bytes, .. } = copied;
+    let Copied { events, open, files, bytes, remarks, .. } = copied;
     outln!(
         "`{}`: {events} event(s), {open} open delivery(ies), {files} other file(s); {} MiB in {:.1} s.",
         file.display(),
         bytes.div_ceil(1 << 20),
         began.elapsed().as_secs_f64()
     );
+    remarks.iter().for_each(|remark| outln!("{remark}."));
     left_out
         .iter()
         .for_each(|path| errln!("not in it, because its name is no text or it is no file: `{}`", path.display()));

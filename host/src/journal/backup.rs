@@ -29,10 +29,10 @@ use std::time::{Duration, Instant};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::layout;
+use super::statistics::Table;
+use super::{damage, layout, marker};
 use crate::clock::Clock;
 use crate::files;
-pub(super) use beside::synced;
 use beside::{Beside, Room};
 pub use error::BackupError;
 pub(super) use error::system;
@@ -54,6 +54,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MARGIN: u64 = 128 << 20;
 /// Bytes of one file that belongs to the store.
 const MOST_FILE: u64 = 256 << 20;
+/// How long the copy is looked through at most; nobody waits for it.
+const LONGEST_LOOK: Duration = Duration::from_secs(24 * 3_600);
 /// The last page of a copy: what it begins with, before the hash.
 const SEAL: &[u8; 32] = b"SalesMan Plugin Host backup 1\n\0\0";
 /// Bytes of that page.
@@ -132,6 +134,8 @@ pub struct Copied {
     pub files: u64,
     /// Bytes of the whole file.
     pub bytes: u64,
+    /// What whoever made it should know.
+    pub remarks: Vec<String>,
 }
 
 /// What is to be copied.
@@ -208,20 +212,15 @@ fn opened(data_dir: &Path) -> Result<Source, BackupError> {
         _ => return Err(BackupError::NoStore(data_dir.to_owned())),
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let log = data_dir.join("journal.sqlite-wal");
     // The last connection to a store brings its log back into it and removes it. A host that was killed is known by that log: it stays.
-    let had_log = log.exists();
+    let had_log = marker::log_of(&file).exists();
     let source = Source { connection: Connection::open_with_flags(&file, flags)? };
     layout::keep_log(&source.connection, had_log)?;
     let connection = &source.connection;
     connection.busy_timeout(PATIENCE)?;
     connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -4096;")?;
-    let known = i64::try_from(layout::STEPS.len()).unwrap_or(i64::MAX);
-    let found: i64 = retried(|| connection.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
-    if found > known {
-        return Err(super::Error::Newer { path: data_dir.to_owned(), found, known }.into());
-    }
-    if found == 0 {
+    retried(|| connection.query_row("PRAGMA user_version", [], |_| Ok(())))?;
+    if layout::known(connection, data_dir)? == 0 {
         return Err(BackupError::NoStore(data_dir.to_owned()));
     }
     Ok(source)
@@ -293,11 +292,14 @@ fn completed(beside: &Beside, wanted: &Wanted<'_>, copied_at: i64, up_to: i64) -
          ) STRICT;",
     )?;
     transaction.execute("INSERT INTO backup VALUES (?1, ?2, ?3, ?4)", params![FORMAT, copied_at, version, up_to])?;
-    let mut files = 0;
+    let (mut files, mut remarks) = (0, Vec::new());
     for Part { kind, name, path } in wanted.parts {
         let contents = match files::read(path, MOST_FILE) {
-            // An old version goes when a newer one comes.
-            Err(error) if error.kind() == ErrorKind::NotFound && *kind == Kind::Version => continue,
+            // An old version goes when a newer one comes; an operator may remove a plugin.
+            Err(error) if error.kind() == ErrorKind::NotFound && matches!(kind, Kind::Version | Kind::Plugin) => {
+                remarks.push(format!("`{}` was removed meanwhile, and is not in it", path.display()));
+                continue;
+            }
             read => read.map_err(system(path))?,
         };
         let modified = std::fs::metadata(path)
@@ -309,11 +311,16 @@ fn completed(beside: &Beside, wanted: &Wanted<'_>, copied_at: i64, up_to: i64) -
         files += 1;
     }
     transaction.commit()?;
-    let found: String = copy.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if found != "ok" {
-        return Err(BackupError::Damaged(found));
+    // Table by table: pages that nothing leads to any more are no damage.
+    for damage in damage::look(&copy, Instant::now() + LONGEST_LOOK).damaged {
+        // What it is made of is there: it can be made anew.
+        if damage.index.is_some() || Table::of(&damage.table).is_some() {
+            remarks.push(format!("{} is damaged, in the store as well: {}", damage.what(), damage.remedy()));
+        } else {
+            return Err(BackupError::Damaged(format!("{}, {}", damage.what(), damage.words.join("; "))));
+        }
     }
     let copied = told(&copy)?.ok_or_else(|| BackupError::Damaged("the copy says nothing of itself".to_owned()))?;
     copy.close().map_err(|(_, error)| error)?;
-    Ok(Copied { files, ..copied })
+    Ok(Copied { files, remarks, ..copied })
 }

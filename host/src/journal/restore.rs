@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::backup::{self, BackupError, Copied, Kept, hashed, seal, synced, system};
+use super::backup::{self, BackupError, Copied, Kept, hashed, seal, system};
 use super::{layout, marker};
 use crate::clock::Clock;
+use crate::files;
 
 /// What is left free on the disk beyond what is needed.
 const MARGIN: u64 = 64 << 20;
@@ -108,7 +109,7 @@ impl Restoring {
             moved(&new, &place)?;
         }
         for folder in [&self.data_dir, &self.aside] {
-            synced(folder).map_err(system(folder))?;
+            files::keep_names(folder).map_err(system(folder))?;
         }
         if self.used {
             return Ok(Some(self.aside.clone()));
@@ -169,5 +170,5 @@ fn without_log(data_dir: &Path, aside: &Path, fits: bool) -> Result<(), BackupEr
             _ => {}
         }
     }
-    synced(data_dir).map_err(system(data_dir))
+    files::keep_names(data_dir).map_err(system(data_dir))
 }

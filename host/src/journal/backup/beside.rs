@@ -1,13 +1,14 @@
 //! The copy while it is made: a file beside the one that it becomes, and the room on both disks.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Seek as _, SeekFrom, Write as _};
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
 use super::{BackupError, SEAL, SEAL_PAGE, Wanted, hashed, system};
+use crate::files;
 use crate::journal::space;
 
 /// The copy, before it has its name; removed where it does not get it.
@@ -91,7 +92,7 @@ impl Beside {
         }
         self.kept = true;
         let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        synced(folder).map_err(system(folder))
+        files::keep_names(folder).map_err(system(folder))
     }
 }
 
@@ -102,14 +103,6 @@ impl Drop for Beside {
             // What failed is told; a rest that can't be removed is written over by the next one.
             std::fs::remove_file(&self.path).ok();
         }
-    }
-}
-
-/// A name is on the disk when its folder is. Some file systems can't do that, and need not.
-pub(in crate::journal) fn synced(folder: &Path) -> std::io::Result<()> {
-    match File::open(folder).and_then(|folder| folder.sync_all()) {
-        Err(error) if !matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::PermissionDenied) => Err(error),
-        _ => Ok(()),
     }
 }
 

@@ -29,7 +29,15 @@ pub(super) fn told(connection: &Connection) -> rusqlite::Result<Option<Copied>> 
             |row| {
                 let number = |index| row.get::<_, i64>(index).map(|number| u64::try_from(number).unwrap_or(0));
                 let (copied_at, version) = (row.get(0)?, row.get(1)?);
-                Ok(Copied { copied_at, version, events: number(2)?, open: number(3)?, files: number(4)?, bytes: 0 })
+                Ok(Copied {
+                    copied_at,
+                    version,
+                    events: number(2)?,
+                    open: number(3)?,
+                    files: number(4)?,
+                    bytes: 0,
+                    remarks: Vec::new(),
+                })
             },
         )
         .optional()

@@ -12,7 +12,7 @@ fn store(folder: &Path) -> rusqlite::Connection {
 }
 
 /// Overwrites the first page of a table or index in a store that nobody has open.
-fn damage(folder: &Path, name: &str) {
+pub(super) fn damage(folder: &Path, name: &str) {
     let connection = store(folder);
     let page = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, u32>(0)).unwrap();
     let size = page("PRAGMA page_size");

@@ -2,9 +2,12 @@
 
 use std::sync::atomic::AtomicBool;
 
+use rusqlite::Connection;
+
 use super::operators::take;
 use super::*;
 use crate::event::content::Content;
+use crate::journal::statistics::{self, Table};
 use crate::journal::{BackupWanted, Intended, Intent, Written, back_up};
 
 fn intent(delivery: DeliveryId, occurrence: u32, not_done: bool) -> Intent {
@@ -70,5 +73,34 @@ async fn what_was_open_is_doubted_until_it_was_looked_for_and_nothing_else_is() 
     handle.written(intent(other, 1, false).write, Written::Withdrawn).await.unwrap();
     assert_eq!(handle.intend(intent(other, 1, true)).await.unwrap(), Intended::New);
     assert_eq!(handle.intend(intent(other, 1, false)).await.unwrap(), Intended::Uncertain { since: 75_000 });
+    // Turned away, such as by a rate limit: surely not done, so it is not doubted anew.
+    handle.written(intent(other, 1, false).write, Written::Withdrawn).await.unwrap();
+    assert_eq!(handle.intend(intent(other, 1, false)).await.unwrap(), Intended::New);
     assert!(!handle.go_on("anna").await.unwrap(), "once");
+}
+
+#[tokio::test]
+async fn pages_that_nothing_leads_to_keep_no_copy_from_being_made_and_a_damaged_table_does() {
+    let (folder, clock) = (tempfile::tempdir().unwrap(), Clock::manual(10_000));
+    let journal = Journal::open(&Options::in_folder(folder.path()), clock.clone()).unwrap();
+    for number in 1..=3 {
+        journal.handle().append(event("deal.edit", Some(number))).await.unwrap();
+    }
+    journal.close();
+    let file = folder.path().join("journal.sqlite");
+    // As a running host does it, whose table was damaged.
+    let mut store = Connection::open(&file).unwrap();
+    statistics::rebuild(&mut store, Table::of("minute").unwrap()).unwrap();
+    let said: String = store.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).unwrap();
+    assert!(said.contains("never used"), "{said}");
+    drop(store);
+    let copy = copied(folder.path(), &clock);
+    let restored = Journal::open(&Options::in_folder(copy.path()), clock.clone()).unwrap();
+    assert_eq!(restored.handle().restored().unwrap().unwrap().unrouted, 3);
+    super::damage::damage(folder.path(), "event");
+    let (to, stop) = (copy.path().join("copy"), AtomicBool::new(false));
+    let wanted =
+        BackupWanted { data_dir: folder.path(), to: &to, replace: false, parts: &[], least_free: 0, stop: &stop };
+    let refused = back_up(&wanted, &clock).unwrap_err();
+    assert!(!to.exists(), "{refused}");
 }
