@@ -1,6 +1,6 @@
 //! A copy of the store is whole whenever it is made, and coming back from one repeats no write.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
@@ -259,7 +259,6 @@ async fn a_record_that_one_write_added_is_not_taken_for_that_of_another_with_the
 
 #[tokio::test]
 async fn a_copy_of_a_host_that_was_killed_leaves_its_folder_as_it_was() {
-    use std::os::unix::fs::MetadataExt as _;
     let plugins = writer();
     let mut host = with_events(&plugins, 3).await;
     host.kill().unwrap();
@@ -356,6 +355,13 @@ async fn what_is_no_whole_backup_of_this_host_is_refused_and_nothing_changes() {
     store.execute_batch("UPDATE backup SET format = 99, version = '9.9.9'").unwrap();
     store.close().unwrap();
     refused(&host, &["restore", name(&newer), "--replace"], "written by version 9.9.9").await;
+    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+        // What the service's user can change is not what root writes.
+        let theirs = damaged(&|_| ());
+        std::os::unix::fs::chown(&theirs, Some(1_234), None).unwrap();
+        refused(&host, &["restore", name(&theirs), "--files"], "can be changed by others than root").await;
+        std::fs::remove_file(&theirs).unwrap();
+    }
     let pipe = host.folder().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     refused(&host, &["restore", name(&pipe), "--replace"], "it is no file").await;
@@ -421,18 +427,24 @@ async fn the_way_back_that_the_readme_describes_leads_back() {
     let readme = std::fs::read_to_string(xtask::root().join("README.md")).unwrap();
     let (_, section) = readme.split_once("### Backup and restore").unwrap();
     let section = section.split("\n## ").next().unwrap();
-    let block = section.lines().filter(|line| line.starts_with("    sudo "));
+    // The copy that the timer makes, then the way back.
+    let block = section.lines().filter_map(|line| match line.strip_prefix("    ")?.split_once("/usr/local/bin/") {
+        Some((_, by_timer)) => Some(by_timer),
+        None => Some(line).filter(|line| line.starts_with("    sudo ")),
+    });
     let plugins = writer();
     let mut host = with_events(&plugins, 3).await;
     std::fs::write(host.folder().join("grants.toml"), "[writer]\nstate = true\n").unwrap();
     let mut ran = 0;
+    let [copy, of_root] = ["b.sqlite", "root.sqlite"].map(|name| host.folder().join(name));
     for line in block {
-        let words = line.split_whitespace().skip_while(|word| *word != "salesman-host" && *word != "systemctl");
+        let line = line.replace("/var/backups/salesman-host/host-$(date +\\%H).sqlite", name(&copy));
+        let line = line.replace("/var/backups/salesman-host/host-03.sqlite", name(&copy));
+        let line = line.replace("/root/salesman-host.sqlite", name(&of_root));
+        let line = line.replace(" --config /etc/salesman-host/host.toml", "");
+        let words = line.split_whitespace().filter(|word| *word != "sudo");
         // The user's name comes first.
-        let words = words.skip(usize::from(line.contains("sudo -u")));
-        let copy = host.folder().join("b.sqlite");
-        let words: Vec<String> =
-            words.map(|word| word.replace("/var/backups/salesman-host/host.sqlite", name(&copy))).collect();
+        let words: Vec<String> = words.skip(if line.contains("sudo -u") { 2 } else { 0 }).map(str::to_owned).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match &words[..] {
             // The machine is lost here.
@@ -442,6 +454,9 @@ async fn the_way_back_that_the_readme_describes_leads_back() {
                 std::fs::remove_file(plugins.path().join("writer.wasm")).unwrap();
             }
             ["systemctl", "start", _] => host.start().await.unwrap(),
+            ["install", arguments @ ..] => {
+                assert!(std::process::Command::new("install").args(arguments).status().unwrap().success());
+            }
             ["salesman-host", arguments @ ..] => drop(good(&host, arguments).await),
             other => panic!("`{other:?}` is not known here"),
         }

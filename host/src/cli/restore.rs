@@ -7,6 +7,7 @@
 //! Not here: the store (`journal`).
 
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
@@ -67,6 +68,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn put_in_place(file: &Path, args: &Args) -> anyhow::Result<ExitCode> {
+    vouched(file)?;
     let source = spared(args.at.config.clone());
     bring_config(file, &source)?;
     let config = match source.read() {
@@ -104,6 +106,27 @@ fn put_in_place(file: &Path, args: &Args) -> anyhow::Result<ExitCode> {
         "Start the host now. It takes events in and runs nothing until you say so: `restore --status` shows what was open, `restore --go-on` lets it go on."
     );
     Ok(if left.not_written.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What root writes must not be decided by somebody else: a backup says what is configured, and what plugins may do.
+fn vouched(file: &Path) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let whole = std::fs::canonicalize(file).with_context(|| format!("`{}` can't be read", file.display()))?;
+    for path in whole.ancestors() {
+        let metadata = std::fs::metadata(path).with_context(|| format!("`{}` can't be read", path.display()))?;
+        // In a folder as `/tmp` is, nobody puts a file in another's place.
+        let shared = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
+        ensure!(
+            metadata.uid() == 0 && (metadata.mode() & 0o022 == 0 || shared),
+            "`{}` can be changed by others than root, who would decide what root writes: once you know where `{}` comes from, copy it to a place of root's (`sudo install -m 600 {} /root/`), or run this as the host's user",
+            path.display(),
+            file.display(),
+            file.display()
+        );
+    }
+    Ok(())
 }
 
 /// Puts back what belongs to an administrator, whose folders the host's user may not write.
