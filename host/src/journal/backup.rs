@@ -312,7 +312,13 @@ fn completed(beside: &Beside, wanted: &Wanted<'_>, copied_at: i64, up_to: i64) -
     }
     transaction.commit()?;
     // Table by table: pages that nothing leads to any more are no damage.
-    for damage in damage::look(&copy, Instant::now() + LONGEST_LOOK).damaged {
+    // Nobody's log grows for it.
+    let bound = damage::Bound::new(LONGEST_LOOK, wanted.to.parent().unwrap_or(wanted.to), 0);
+    let looked = damage::look(&copy, &bound);
+    if !looked.left.is_empty() {
+        return Err(BackupError::Stopped);
+    }
+    for damage in looked.damaged {
         // What it is made of is there: it can be made anew.
         if damage.index.is_some() || Table::of(&damage.table).is_some() {
             remarks.push(format!("{} is damaged, in the store as well: {}", damage.what(), damage.remedy()));
