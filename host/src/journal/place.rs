@@ -92,6 +92,8 @@ struct Main {
     settled: bool,
     /// Its beat. None until it has a stamp.
     copied: Option<i64>,
+    /// Whether the host's own copying broke off within the page of the stamp: the log still has it whole.
+    torn: bool,
 }
 
 /// What the writer knows of its last commit.
@@ -157,7 +159,7 @@ impl Place {
             store,
             log: File::open(&log).ok(),
             id,
-            main: Mutex::new(Main { written, settled: false, copied: copied.map(|stamp| stamp.beat) }),
+            main: Mutex::new(Main { written, settled: false, copied: copied.map(|stamp| stamp.beat), torn: false }),
             own: Mutex::new(Own { version: Some(version), newest: newest(connection)?, ..Own::default() }),
             committed: AtomicI64::new(beat),
             log_bytes: AtomicU64::new(0),
@@ -299,6 +301,8 @@ impl Place {
             self.log_bytes.store(0, Ordering::Release);
             self.cuts.fetch_add(1, Ordering::AcqRel);
         }
+        // A disk that failed in the midst of it. Who looked before saw the right file, and nobody else looks meanwhile.
+        main.torn = extent == Extent::Part && self.is_unreadable();
         let same = self.is_own(&mut main, true);
         let copied = main.copied;
         drop(main);
@@ -371,14 +375,22 @@ impl Place {
                         && main.copied.is_none_or(|copied| *beat >= copied)
                         && *beat <= self.committed.load(Ordering::Acquire).saturating_add(1)
                 }
-                None => main.copied.is_none(),
+                None => main.copied.is_none() || main.torn,
             };
             if is {
-                *main = Main { written, settled: is_past(written), copied: stamp.map(|stamp| stamp.beat) };
+                let copied = stamp.map_or(main.copied, |stamp| Some(stamp.beat));
+                *main = Main { written, settled: is_past(written), copied, torn: main.torn };
                 return true;
             }
         }
         false
+    }
+
+    fn is_unreadable(&self) -> bool {
+        match page::stamp(&self.store) {
+            Ok(stamp) => stamp.is_none(),
+            Err(error) => error.kind() == std::io::ErrorKind::UnexpectedEof,
+        }
     }
 
     fn found_replaced(&self) {

@@ -235,6 +235,31 @@ async fn a_store_that_is_overwritten_cut_or_changed_by_others_takes_nothing_more
     }
 }
 
+#[tokio::test]
+async fn a_disk_that_fails_in_the_midst_of_a_copying_leaves_no_replaced_store() {
+    use std::os::unix::fs::FileExt as _;
+    let own = Folder::new();
+    let journal = own.open().unwrap();
+    append(&journal, 3).await;
+    copied(&own, &journal, 0).await;
+    let (place, whole) = (Arc::clone(&journal.handle.place), read_past(&journal));
+    let lay = |bytes: &[u8]| place.store().write_all_at(bytes, 0).unwrap();
+    // The first page says more pages than are there yet, or has only its first half.
+    let longer = [&whole[..28], &u32::MAX.to_be_bytes()[..], &whole[32..]].concat();
+    let half = [&whole[..100], &vec![0; 3_996][..], &whole[4_096..]].concat();
+    for torn in [longer, half] {
+        place.copying(|| (lay(&torn), place::Extent::Part)).unwrap();
+        assert_eq!(journal.handle().look_after().0, Whereabouts::Here);
+        append(&journal, 1).await;
+        place.copying(|| (lay(&whole), place::Extent::Part)).unwrap();
+        assert_eq!(journal.handle().look_after().0, Whereabouts::Here);
+    }
+    // By somebody else it is what it was.
+    lay(&vec![0; 4_096]);
+    assert_eq!(journal.handle().look_after().0, Whereabouts::Replaced);
+    closed(journal).await;
+}
+
 /// The store's file, past SQLite and without opening it anew.
 fn read_past(journal: &Journal) -> Vec<u8> {
     use std::os::unix::fs::FileExt as _;
