@@ -148,7 +148,8 @@ async fn on_a_small_disk_events_are_taken_again_when_a_reader_leaves() {
         let (status, _) = host.post("event=nobody.wants&id=last").await?;
         Ok((status == 202).then_some(()))
     };
-    wait_until("an event that is taken again", PATIENCE, again).await.unwrap();
+    let taken = wait_until("an event that is taken again", PATIENCE, again).await;
+    assert!(taken.is_ok(), "{:?} {}", ready(&host).await, host.log());
     let is_ready = async || Ok((ready(&host).await.0 == 200).then_some(()));
     wait_until("a host that is ready", PATIENCE, is_ready).await.unwrap();
 }
@@ -156,7 +157,7 @@ async fn on_a_small_disk_events_are_taken_again_when_a_reader_leaves() {
 #[tokio::test]
 async fn readiness_tells_that_nothing_can_be_stored_and_that_it_is_over_without_an_event() {
     let chat = StandIn::start(Options::default()).await.unwrap();
-    let more = format!("[alerts]\nhook = \"{}/hook\"\nlanguage = \"ru\"", chat.base_url());
+    let more = format!("[alerts]\nhook = \"{}/bottoken/sendMessage\"\nlanguage = \"ru\"", chat.base_url());
     let host = Setup::new().unwrap().plugins(crate::guests()).more(&more).start().await.unwrap();
     let id = host.accepted("event=test.sin&id=1&sin=none&n=1").await.unwrap();
     host.settled(&id).await.unwrap();
