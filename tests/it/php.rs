@@ -336,6 +336,8 @@ async fn a_count_that_a_loss_of_power_made_older_than_the_spool_costs_no_order()
     for lost in [older, b"".to_vec(), vec![0; 37]] {
         let next = u64::try_from(spooled(&crm).len()).unwrap();
         std::fs::write(&state, lost).unwrap();
+        // The machine has started anew.
+        std::fs::write(crm.spool().join("boot"), "another").unwrap();
         crm.page(&edits(next..next + 2)).await.unwrap();
     }
     receiver.mode(Mode::Accept);

@@ -34,6 +34,7 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
             'spool_bytes' => 200 * 1024 * 1024,
             // Событие в очереди переживает и отключение питания: файл записан на диск до того, как встаёт в неё (PHP 8.1 и новее), пока хватает total_ms.
             // An event in the spool outlives a loss of power too: its file is on disk before it joins (PHP 8.1 or later), as long as total_ms lasts.
+            // Зависший диск total_ms не ограничивает: PHP не может прервать запись на него. / total_ms does not bound a disk that hangs: PHP can't break off what it waits for.
             'spool_sync' => true,
             // Отвергнутые программой события (папка refused в очереди) не повторяются; при переполнении удаляются старые.
             // Events that the host refused (folder refused in the spool) are not sent again; the oldest make room.
@@ -566,11 +567,16 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
             return $file->fwrite($text) === strlen($text) ? $new : [];
         }
         $queue = salesman_host_spool() . '/q/';
-        // После отключения питания он бывает старее очереди. / After a loss of power it may be older than the spool.
-        $parts = salesman_host_names($queue, '/^\d{9}$/');
+        // После отключения питания он бывает старее очереди: проверяется раз за включение машины. / After a loss of power it may be older than the spool: looked at once per start of the machine.
+        static $sure = false;
+        $boot = $sure ? '' : salesman_host_boot();
+        $sure = $sure || ($boot !== '' && salesman_host_read('/boot') === $boot);
+        $parts = $sure ? [] : salesman_host_names($queue, '/^\d{9}$/');
         $names = $parts ? salesman_host_names($queue . $parts[count($parts) - 1], '/^\d{12}-/') : [];
         $highest = $names ? (int)substr($names[count($names) - 1], 0, 12) : 0;
         if (preg_match('/^(\d{12}) (\d{9}) (\d{15})$/', (string)$file->fread(64), $match) && (int)$match[1] >= $highest) {
+            if (!$sure && $boot !== '') { salesman_host_note('/boot', $boot); }
+            $sure = true;
             return [(int)$match[1], (int)$match[2], (int)$match[3]];
         }
         $state = [0, 0, 0];
@@ -580,6 +586,11 @@ if (empty($GLOBALS['salesman_host_loaded'])) {
             }
         }
         return $state;
+    }
+
+    // Какое это включение машины; '' - не узнать. / Which start of the machine this is; '': nobody can tell.
+    function salesman_host_boot(): string {
+        try { return rtrim((string)(new SplFileObject('/proc/sys/kernel/random/boot_id', 'rb'))->fgets()); } catch (Throwable $none) { return ''; }
     }
 
     function salesman_host_append(string $body, string $key): bool {
