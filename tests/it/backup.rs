@@ -210,6 +210,7 @@ async fn what_was_written_after_the_copy_is_not_written_again() {
         }
     }
     assert_eq!((said, crm.tasks().len(), invoices(), posts.load(Ordering::SeqCst)), (6, 6, 7, 2));
+    assert_eq!(host.api("backlog").await.unwrap()["uncertain_writes"], 0, "what was sent on a word is answered");
     server.abort();
     // A new event is not doubted.
     let new = host.accepted("event=write.event&id=40&sin=add-task&title=new").await.unwrap();

@@ -18,7 +18,7 @@ use super::{Attempt, LimitHit};
 use crate::contract::http::{Error, Host, Request, Response};
 use crate::crm::safe_words;
 use crate::crm::target::{Repeat, Target};
-use crate::journal::{self, Intended};
+use crate::journal::{self, Intended, Intent, Write, Written};
 use crate::outcome::FaultKind;
 use crate::plugin::Grants;
 use crate::telemetry;
@@ -336,31 +336,25 @@ impl Outside {
 
 impl Attempt {
     /// A request that changes something, of a delivery that may have been carried out after its store was copied: nobody can
-    /// be asked whether it was sent. Nothing where it may be sent, and what stands for its answer where somebody knows that it
-    /// was.
-    async fn done_before(
-        &mut self,
-        method: reqwest::Method,
-        url: &Url,
-        origin: &str,
-    ) -> Result<Option<Response>, LimitHit> {
+    /// be asked whether it was sent, but somebody may have said it.
+    async fn known_before(&mut self, method: reqwest::Method, url: &Url, origin: &str) -> Result<Known, LimitHit> {
         let call = format!("http {method} {}", self.label(origin, 1_024));
         // Not by its body: that may hold the time.
         let write = self.write(&call, &Value::from(url.as_str()));
-        let trouble = |error: journal::Error| {
-            telemetry::host_fault("http", &error);
-            let detail = "what is known of a request can't be read now, so it is not sent: the host's log says why";
-            LimitHit { kind: FaultKind::Host, detail: detail.to_owned() }
-        };
+        let target = Target { kind: "other", record: None, repeat: Repeat::Ask };
+        let intent = self.intent(write.clone(), &call, &target);
         match self.reach.journal.known_write(&write).map_err(trouble)? {
-            None | Some(Intended::New) => Ok(None),
+            None => Ok(Known::Free),
+            Some(Intended::New) => {
+                // The word that it is to be sent holds for this once.
+                self.reach.journal.intend(Intent { not_done: true, ..intent }).await.map_err(trouble)?;
+                Ok(Known::ToSend(write))
+            }
             Some(Intended::Answered(answer)) => {
-                self.record_again(&call, &Value::Null, Ok(&answer), "was done: an operator says so");
-                Ok(Some(Response { status: 200, headers: Vec::new(), body: answer.into_bytes() }))
+                self.record_again(&call, &Value::Null, Ok(&answer), "was done");
+                Ok(Known::Done(Response { status: 200, headers: Vec::new(), body: answer.into_bytes() }))
             }
             Some(Intended::Uncertain { .. }) => {
-                let target = Target { kind: "other", record: None, repeat: Repeat::Ask };
-                let intent = self.intent(write, &call, &target);
                 self.reach.journal.intend(intent).await.map_err(trouble)?;
                 let detail = format!(
                     "`{call}` may have been sent after the copy that this store was restored from, and nobody can be asked: find out where it leads, then have it sent or say that it was"
@@ -371,6 +365,38 @@ impl Attempt {
             }
         }
     }
+}
+
+impl Attempt {
+    /// What became of a request that somebody had sent: only a good answer says that it was done, and only silence leaves it open.
+    async fn sent(&mut self, write: Write, result: &Result<Response, Error>) -> Result<(), LimitHit> {
+        let written = match result {
+            Ok(response) if (200..300).contains(&response.status) => {
+                let body = response.body.get(..response.body.len().min(super::MOST_KEPT)).unwrap_or_default();
+                let answer = self.reach.scrubber.scrub(&String::from_utf8_lossy(body)).into_owned();
+                Written::Answered { answer, record: None }
+            }
+            Err(Error::Transport(_)) => return Ok(()),
+            _ => Written::Withdrawn,
+        };
+        self.reach.journal.written(write, written).await.map_err(trouble)
+    }
+}
+
+/// What is known of a request before it is sent.
+enum Known {
+    /// Nothing, and nothing has to be.
+    Free,
+    /// Somebody has it sent.
+    ToSend(Write),
+    /// It was done; this stands for its answer.
+    Done(Response),
+}
+
+fn trouble(error: journal::Error) -> LimitHit {
+    telemetry::host_fault("http", &error);
+    let detail = "what is known of a request can't be read or recorded now: the host's log says why";
+    LimitHit { kind: FaultKind::Host, detail: detail.to_owned() }
 }
 
 impl Host for Attempt {
@@ -386,17 +412,24 @@ impl Host for Attempt {
             Err(error) => return Ok(Err(error)),
         };
         let prepared = Prepared::new(request);
+        let mut open = None;
         if let Ok(Prepared { method, .. }) = &prepared
             && !matches!(method.as_str(), "GET" | "HEAD")
             && self.reach.grants.http(&origin).is_ok()
-            && let Some(answer) = self.done_before(method.clone(), &url, &origin).await?
         {
-            return Ok(Ok(answer));
+            match self.known_before(method.clone(), &url, &origin).await? {
+                Known::Free => {}
+                Known::ToSend(write) => open = Some(write),
+                Known::Done(answer) => return Ok(Ok(answer)),
+            }
         }
         let result = match prepared {
             Ok(prepared) => self.reach.outside.request(&self.reach.grants, url, &origin, prepared).await,
             Err(error) => Err(error),
         };
+        if let Some(write) = open {
+            self.sent(write, &result).await?;
+        }
         let call = format!("http {} {}", self.label(&method, 16), self.label(&origin, 1_024));
         match &result {
             Ok(response) => {

@@ -294,7 +294,7 @@ impl Readers {
                     "SELECT max(coalesce((SELECT max(seq) FROM event), 0) - (SELECT seq FROM cursor WHERE name = 'routed'), 0),
                             (SELECT coalesce(sum(deliveries), 0) FROM tally WHERE code = ''),
                             (SELECT coalesce(sum(deliveries), 0) FROM tally WHERE code <> ''),
-                            (SELECT count(*) FROM write INDEXED BY write_uncertain WHERE answered_at IS NULL)",
+                            (SELECT count(*) FROM write INDEXED BY write_uncertain WHERE answered_at IS NULL AND may_send = 0)",
                 )?
                 .query_row([], |row| {
                     let count = |column| row.get::<_, i64>(column).map(|count| u64::try_from(count).unwrap_or(0));
