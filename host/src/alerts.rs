@@ -7,7 +7,7 @@
 //!
 //! Not here: deciding that something is wrong (`dispatcher`, `journal`, `registry`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ use crate::{telemetry, tls};
 const AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 /// How long one try may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a plugin that stays missing is told of: what is kept for it grows.
+const MISSED_EVERY: Duration = Duration::from_secs(24 * 3_600);
 
 /// What the room needs to be told.
 #[derive(Debug, Clone)]
@@ -84,14 +87,15 @@ pub async fn run(
     mut journal: watch::Receiver<Alarm>,
     mut plugins: watch::Receiver<Arc<Snapshot>>,
 ) {
-    let mut missed: BTreeSet<PluginName> = BTreeSet::new();
+    let mut missed: BTreeMap<PluginName, Instant> = BTreeMap::new();
     plugins.mark_changed();
     let mut told_of_journal: Option<Alert> = None;
     // What was wrong before anybody listened is told as well.
     journal.mark_changed();
     let mut letters: BTreeMap<(String, String, String), Told> = BTreeMap::new();
     loop {
-        let due = letters.values().filter(|told| told.waiting > 0).filter_map(|told| told.next).min();
+        let due = letters.values().filter(|told| told.waiting > 0).filter_map(|told| told.next);
+        let due = due.chain(missed.values().map(|told| *told + MISSED_EVERY)).min();
         let far = Instant::now() + Duration::from_secs(3_600);
         let signal = tokio::select! {
             signal = signals.recv() => Some(signal),
@@ -116,15 +120,15 @@ pub async fn run(
                 let now = Arc::clone(&plugins.borrow_and_update());
                 // Until the start is over, what is missing may only not have been read yet.
                 if now.start == Start::Over {
-                    for name in now.missed.difference(&missed) {
-                        let text = about_plugin("plugin_missing", name.to_string(), String::new(), &options);
-                        tell(&http, &options, &text).await;
-                    }
-                    for name in missed.difference(&now.missed).filter(|name| now.plugins.contains_key(*name)) {
+                    for name in missed.keys().filter(|name| now.plugins.contains_key(*name)) {
                         let text = about_plugin("plugin_resumed", name.to_string(), String::new(), &options);
                         tell(&http, &options, &text).await;
                     }
-                    missed = now.missed.clone();
+                    missed.retain(|name, _| now.missed.contains(name));
+                    let long_ago = Instant::now().checked_sub(MISSED_EVERY).unwrap_or_else(Instant::now);
+                    for name in &now.missed {
+                        missed.entry(name.clone()).or_insert(long_ago);
+                    }
                 }
                 None
             }
@@ -146,6 +150,10 @@ pub async fn run(
             Some(Ok(Signal::Crm(account, back))) => tell(&http, &options, &about_crm(account, back, &options)).await,
             Some(Err(RecvError::Lagged(_))) | None => {}
             Some(Err(RecvError::Closed)) => return,
+        }
+        for (name, told) in missed.iter_mut().filter(|(_, told)| told.elapsed() >= MISSED_EVERY) {
+            *told = now;
+            tell(&http, &options, &about_plugin("plugin_missing", name.to_string(), String::new(), &options)).await;
         }
         let due = letters.iter_mut().filter(|(_, told)| told.waiting > 0 && told.next.is_none_or(|next| next <= now));
         for ((plugin, account, code), told) in due {
