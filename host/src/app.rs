@@ -134,7 +134,7 @@ impl App {
         let reread = renew::reread(source, &approvals_file, Arc::clone(&renewing));
         let registry = Registry::start(config.registry, Arc::clone(&sandbox), Some(reread), parts.clone());
         let registry = registry.map_err(|error| match &error {
-            registry::Error::Thread(_) => passing(&error),
+            registry::Error::Thread(_) | registry::Error::File { .. } => passing(&error),
             registry::Error::Folder { cause, .. } if may_pass(cause) => passing(&error),
             _ => wrong(&error),
         })?;

@@ -209,7 +209,7 @@ pub enum Error {
     },
     /// What served, and whose file is not there.
     #[error(
-        "`{path}`, from which `{name}` served, is gone or holds another plugin: its events are kept until the file is back; if the plugin is gone for good, say so with `salesman-host plugin drop {name}`"
+        "`{path}`, from which `{name}` served, is gone or holds another plugin: its events are kept, the first {MOST_MISSED} of each CRM, until the file is back; if the plugin is gone for good, say so with `salesman-host plugin drop {name}`"
     )]
     Missing {
         /// The file.
@@ -298,6 +298,9 @@ pub enum Error {
     Thread(std::io::Error),
 }
 
+/// Events of one CRM that are kept for a plugin which served and can't be had: they take about 300 MiB, and one that was removed
+/// on purpose must not fill the disk.
+const MOST_MISSED: u32 = 1_000_000;
 /// Events of one CRM that are kept for a plugin which waits for its first approval.
 const MOST_KEPT: u32 = 10_000;
 
@@ -450,19 +453,19 @@ impl Registry {
     /// where plugins served before.
     ///
     /// # Errors
-    /// [`Error::Folder`], [`Error::Thread`].
+    /// [`Error::Folder`], [`Error::Thread`]; [`Error::File`] for a record of the host's own that can't be read now.
     pub fn start(options: Options, sandbox: Arc<Sandbox>, reread: Option<Reread>, parts: Parts) -> Result<Self, Error> {
         let (line, bell) = std::sync::mpsc::sync_channel(1);
         let watched = reread.iter().flat_map(|reread| &reread.files).cloned();
         let watcher = folder::watcher(&options, watched, line.clone());
-        if Versions::new(&options.store).serving().is_empty() {
+        if Versions::new(&options.store).serving().is_ok_and(|serving| serving.is_empty()) {
             folder::scan(&options.dir, |_| false)?;
         }
         let (sender, current) = watch::channel(Arc::default());
         let (counter, passes) = watch::channel(0);
         let jobs = jobs::Jobs::new(Arc::clone(&sandbox), line.clone());
         let own = Bell { line, asked: Arc::default(), gone: Arc::default() };
-        let mut loader = loader::Loader::new(options, jobs, sandbox, reread, (sender, counter), own.clone());
+        let mut loader = loader::Loader::new(options, jobs, sandbox, reread, (sender, counter), own.clone())?;
         let run = move || {
             // What it knows is changed as a whole, or not at all: it can go on after a failure.
             while std::panic::catch_unwind(AssertUnwindSafe(|| loader.run(&bell, &parts))).is_err() {

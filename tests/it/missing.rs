@@ -2,9 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
 use integration_tests::host::{Host, PATIENCE};
 use integration_tests::wait_until;
+use salesman_host::parts::Parts;
+use salesman_host::registry::{self, Registry};
+use salesman_host::sandbox::{self, Sandbox};
 use serde_json::{Value, json};
 
 use crate::reload::{command, noticed, place, ran_on, said, serves, start, version};
@@ -278,6 +282,45 @@ async fn a_damaged_record_of_the_hosts_own_is_told_set_aside_and_restored_and_le
     serves(&host, json!([])).await;
     noticed(&host, json!(["registry.record_lost", "registry.record_lost", "registry.waits_for_approval"])).await;
     assert!(host.log().contains("what they said is lost"));
+}
+
+#[tokio::test]
+async fn what_an_earlier_host_recorded_without_what_plugins_want_is_missed_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    place(folder.path(), "a.wasm", &version("alpha", "1", ""));
+    let mut host = start(&folder, true, "").await;
+    assert_eq!(ran_on(&host).await, "1");
+    host.stop().await.unwrap();
+    let live = host.data().join("plugins/live.json");
+    let mut record: Value = serde_json::from_slice(&std::fs::read(&live).unwrap()).unwrap();
+    record.as_object_mut().unwrap().retain(|name, _| name == "alpha");
+    record["alpha"].as_object_mut().unwrap().remove("events");
+    std::fs::write(&live, record.to_string()).unwrap();
+    std::fs::remove_file(host.data().join("plugins/live.json.copy")).unwrap();
+    let bytes = std::fs::read(folder.path().join("a.wasm")).unwrap();
+    std::fs::remove_file(folder.path().join("a.wasm")).unwrap();
+    host.start().await.unwrap();
+    noticed(&host, json!(["registry.missing"])).await;
+    let ids = kept(&host, 0..2).await;
+    place(folder.path(), "a.wasm", &bytes);
+    ran_in_order(&host, &ids).await;
+}
+
+#[test]
+fn a_record_that_can_not_be_read_at_the_start_stops_it_with_what_may_pass_and_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("plugins");
+    std::fs::create_dir(&dir).unwrap();
+    let options = crate::granting_all(dir, folder.path());
+    std::fs::create_dir_all(&options.store).unwrap();
+    let own = ["live.json", "live.json.copy"].map(|name| options.store.join(name));
+    // Whoever opens a link to itself fails, and it is there.
+    own.iter().for_each(|path| std::os::unix::fs::symlink(path.file_name().unwrap(), path).unwrap());
+    let compiler = sandbox::compiler::Compiler::Here;
+    let sandbox = Sandbox::new(&sandbox::Options { instances: 1, cache: None, compiler }).unwrap();
+    let refused = Registry::start(options, Arc::new(sandbox), None, Parts::default()).map(drop);
+    assert!(matches!(refused, Err(registry::Error::File { .. })), "{refused:?}");
+    assert!(own.iter().all(|path| std::fs::symlink_metadata(path).unwrap().is_symlink()), "nothing is set aside");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::folder::Stamp;
 use super::jobs::{Wish, read};
 use super::loader::{Chosen, Kept, Loader};
 use super::versions::{Home, Serving};
-use super::{Error, MOST_KEPT, Notice, Options, Snapshot, Start, live, not_approved};
+use super::{Error, MOST_KEPT, MOST_MISSED, Notice, Options, Snapshot, Start, live, not_approved};
 use crate::journal::{Subscription, Subscriptions};
 use crate::plugin::{Pattern, PluginName};
 use crate::sandbox::CompiledPlugin;
@@ -40,7 +40,7 @@ impl Waiting {
         let (wanted, bound) = self.0.entry(name.clone()).or_insert_with(|| (Vec::new(), most));
         let new: Vec<Pattern> = events.iter().filter(|event| !wanted.contains(event)).cloned().collect();
         wanted.extend(new);
-        *bound = bound.and(most);
+        *bound = bound.zip(most).map(|(one, other)| one.max(other));
     }
 }
 
@@ -48,7 +48,14 @@ impl Loader {
     /// Which versions serve from now on.
     pub(super) fn decide(&mut self) {
         self.fall_back();
-        let homes = self.homes();
+        // What can't be read now is as it was.
+        if let Ok(pins) = self.versions.pins() {
+            self.pins = pins;
+        }
+        if let Ok(homes) = self.versions.homes() {
+            self.homes = homes;
+        }
+        let homes = self.places();
         let mut told = Told::default();
         let mut good: BTreeMap<PluginName, (PathBuf, Arc<CompiledPlugin>)> = BTreeMap::new();
         let mut coming = BTreeSet::new();
@@ -89,7 +96,7 @@ impl Loader {
             let error = Error::TooMany { path: self.options.dir.clone(), left_out: self.left_out };
             told.problems.push(notice(None, &self.options.dir, &error));
         }
-        let pins = self.versions.pins();
+        let pins = self.pins.clone();
         // A copy: what serves must not be lost where something fails in between.
         let (mut before, mut chosen) = (self.chosen.clone(), BTreeMap::new());
         let names: BTreeSet<PluginName> = good.keys().chain(before.keys()).cloned().collect();
@@ -152,7 +159,7 @@ impl Loader {
         }
     }
 
-    /// Tells what served and can't be had: its events are kept, without a bound.
+    /// Tells what served and can't be had: its events are kept.
     fn tell_missed(&self, told: &mut Told) {
         for (name, serving) in self.serving.iter().filter(|(name, _)| !self.chosen.contains_key(*name)) {
             if self.is_disabled(name) {
@@ -160,10 +167,12 @@ impl Loader {
             }
             let path = self.options.dir.join(&serving.file);
             self.tell_lost(name, &serving.hash, &path, told);
-            told.waiting.add(name, &serving.events, None);
             told.missed.insert(name.clone());
             let comes =
                 self.seen.values().filter_map(|seen| seen.wish.as_ref()).any(|wish| wish.name.as_ref() == Some(name));
+            // What is being made ready may take its time.
+            let most = if comes { None } else { Some(MOST_MISSED) };
+            told.waiting.add(name, &serving.events, most);
             let asks = told.problems.iter().any(|notice| notice.plugin.as_ref() == Some(name) && notice.asks.is_some());
             if !self.holds(&path, name) && !comes && !asks {
                 let error = Error::Missing { path: path.clone(), name: name.clone() };
@@ -177,11 +186,11 @@ impl Loader {
     }
 
     /// Where each plugin is at home.
-    fn homes(&self) -> BTreeMap<PluginName, Home> {
+    fn places(&self) -> BTreeMap<PluginName, Home> {
         let home = |serving: &Serving| Home { file: serving.file.clone(), hash: serving.newest.clone() };
         let mut homes: BTreeMap<PluginName, Home> =
             self.serving.iter().map(|(name, serving)| (name.clone(), home(serving))).collect();
-        homes.extend(self.versions.homes());
+        homes.extend(self.homes.clone());
         homes.values_mut().for_each(|home| home.file = self.options.dir.join(&home.file));
         homes
     }
@@ -242,10 +251,9 @@ impl Loader {
         Some(Chosen { compiled, file, newest })
     }
 
-    /// How many events are kept for a plugin that does not serve: what served may take its time; what nobody knows gets no
-    /// more than this.
+    /// How many events are kept for a plugin that does not serve.
     fn bound(&self, name: &PluginName) -> Option<u32> {
-        if self.serving.contains_key(name) { None } else { Some(MOST_KEPT) }
+        Some(if self.serving.contains_key(name) { MOST_MISSED } else { MOST_KEPT })
     }
 
     /// Tells that a version which is to serve can't.
@@ -321,7 +329,8 @@ impl Loader {
         let files = self.seen.values().filter(|_| self.start != Start::Over);
         for wish in files.filter_map(|seen| seen.wish.as_ref()).chain(kept) {
             let Some(name) = wish.name.as_ref().filter(|name| !self.chosen.contains_key(*name)) else { continue };
-            waiting.add(name, &wish.events, self.bound(name));
+            // What served may take its time; what nobody knows gets no more than what waits for approval.
+            waiting.add(name, &wish.events, self.bound(name).filter(|_| !self.serving.contains_key(name)));
         }
     }
 
@@ -364,7 +373,7 @@ impl Loader {
         let subscriptions = Arc::new(Subscriptions(live.chain(waiting).collect()));
         let (compiling, start, notices) = (self.jobs.running(), self.start, problems.into());
         // A host for which nobody has written a plugin yet is as it should be.
-        let nobody_left = start == Start::Over && subscriptions.0.is_empty() && !self.versions.homes().is_empty();
+        let nobody_left = start == Start::Over && subscriptions.0.is_empty() && !self.homes.is_empty();
         if nobody_left && !before.nobody_left {
             telemetry::nobody_left();
         }

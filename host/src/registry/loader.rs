@@ -23,11 +23,11 @@ use tokio::sync::watch;
 use super::folder::{Files, Stamp, scan};
 use super::jobs::{Done, Jobs, Wish, read};
 use super::records::Mended;
-use super::versions::{Serving, Versions};
+use super::versions::{Home, Pin, Serving, Versions};
 use super::{Bell, Error, Options, Reread, Snapshot, Start};
 use crate::parts::Parts;
 use crate::plugin::PluginName;
-use crate::sandbox::{CompiledPlugin, Sandbox};
+use crate::sandbox::{CompiledPlugin, Sandbox, manifest_of};
 use crate::telemetry;
 
 /// How long a file must not have changed before it is looked into.
@@ -168,6 +168,9 @@ pub(super) struct Loader {
     bell: Bell,
     /// What serves, or did last: until somebody says that it is gone.
     pub(super) serving: BTreeMap<PluginName, Serving>,
+    /// What operators chose, and where plugins come from, as it was read last.
+    pub(super) pins: BTreeMap<PluginName, Pin>,
+    pub(super) homes: BTreeMap<PluginName, Home>,
     pub(super) generation: u64,
     pub(super) start: Start,
     began: Instant,
@@ -182,18 +185,29 @@ impl Loader {
         reread: Option<Reread>,
         (sender, passes): (watch::Sender<Arc<Snapshot>>, watch::Sender<u64>),
         bell: Bell,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let versions = Versions::new(&options.store);
+        let unreadable = |(path, cause)| Error::File { path, cause };
         let mut lost = Vec::new();
-        for (path, mended) in versions.mend() {
+        for (path, mended) in versions.mend().map_err(unreadable)? {
             telemetry::record_damaged(&path, mended == Mended::Restored);
             if mended == Mended::Lost {
                 lost.push(Error::RecordLost { aside: Versions::aside(&path), path });
             }
         }
         let settings = stamps(reread.as_ref());
-        let (choices, serving) = (choices(&versions), versions.serving());
-        Self {
+        let choices = choices(&versions);
+        let of = |cause| Error::File { path: options.store.clone(), cause };
+        let (mut serving, pins, homes) =
+            (versions.serving().map_err(of)?, versions.pins().map_err(of)?, versions.homes().map_err(of)?);
+        // A host before this one did not record what they want.
+        for (name, serving) in serving.iter_mut().filter(|(_, serving)| serving.events.is_empty()) {
+            let bytes = crate::sandbox::read_file(&versions.path(name, &serving.hash)).ok();
+            let whole = bytes.filter(|bytes| crate::sandbox::digest(bytes) == serving.hash);
+            serving.events =
+                whole.and_then(|bytes| manifest_of(&bytes)).map_or_else(Vec::new, |manifest| manifest.events);
+        }
+        Ok(Self {
             options,
             sandbox,
             reread,
@@ -210,11 +224,13 @@ impl Loader {
             choices,
             bell,
             serving,
+            pins,
+            homes,
             generation: 0,
             start: Start::Reading,
             began: Instant::now(),
             passes,
-        }
+        })
     }
 
     /// Goes on until nobody looks at the snapshots any more.

@@ -1,6 +1,7 @@
 //! The host's own small records (`live.json`, `homes.json`, `pins.json`): a map by plugin, whole or not used at all.
 //!
 //! - A record holds the digest of what it says, under a key that is no plugin's name. What does not fit it is damaged.
+//! - **What can't be read now is not damaged**: a lack of handles, rights or a disk that fails change nothing.
 //! - **Each is written twice**, the copy (`live.json.copy`) first, each for good: whatever one comes to, the other is whole.
 //! - Reading changes nothing. [`mend`], which the running host does at its start, sets aside what is damaged (`.damaged`) and
 //!   puts the other in its place.
@@ -38,18 +39,26 @@ enum Found<T> {
     Missing,
     Whole(Record<T>),
     Damaged,
+    /// Nobody knows what it says.
+    Unreadable(Error),
 }
 
-/// What a record says, or its copy where it is damaged or gone; nothing where neither is whole.
-pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Record<T> {
-    match (look(path), || look(&copy(path))) {
-        (Found::Whole(record), _) => record,
-        (_, copy) => {
-            if let Found::Whole(record) = copy() {
-                record
-            } else {
-                Record::new()
-            }
+/// What a record says, or its copy where it is damaged, gone or can't be read.
+///
+/// # Errors
+/// Neither can be read now, or both are damaged.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Record<T>, Error> {
+    let own = match look(path) {
+        Found::Whole(record) => return Ok(record),
+        own => own,
+    };
+    match (own, look(&copy(path))) {
+        (_, Found::Whole(record)) => Ok(record),
+        (Found::Missing, Found::Missing) => Ok(Record::new()),
+        (Found::Unreadable(error), _) | (_, Found::Unreadable(error)) => Err(error),
+        _ => {
+            let words = "it and its copy are damaged: a host that starts sets them aside";
+            Err(Error::new(ErrorKind::InvalidData, words))
         }
     }
 }
@@ -76,23 +85,29 @@ pub(super) fn is_whole<T: DeserializeOwned>(path: &Path) -> bool {
 }
 
 /// Puts a damaged record right, as far as that can be; tells what was done where something was.
-pub(super) fn mend<T: DeserializeOwned + Serialize + PartialEq>(path: &Path) -> Option<Mended> {
+///
+/// # Errors
+/// It can't be read now, and no copy says what it holds. Nothing is changed.
+pub(super) fn mend<T: DeserializeOwned + Serialize + PartialEq>(path: &Path) -> Result<Option<Mended>, Error> {
     match (look::<T>(path), look::<T>(&copy(path))) {
-        (Found::Missing, Found::Missing) => None,
-        (Found::Whole(record), Found::Whole(copy)) if record == copy => None,
+        (Found::Missing, Found::Missing)
+        | (Found::Unreadable(_), Found::Whole(_))
+        | (Found::Whole(_), Found::Unreadable(_)) => Ok(None),
+        (Found::Unreadable(error), _) | (_, Found::Unreadable(error)) => Err(error),
+        (Found::Whole(record), Found::Whole(copy)) if record == copy => Ok(None),
         // What could not be written is told by whoever writes next.
-        (Found::Whole(record), _) => write(path, &record).ok().and(None),
+        (Found::Whole(record), _) => Ok(write(path, &record).ok().and(None)),
         (found, Found::Whole(record)) => {
             if matches!(found, Found::Damaged) {
                 set_aside(path);
             }
             write(path, &record).unwrap_or_default();
-            Some(Mended::Restored)
+            Ok(Some(Mended::Restored))
         }
         _ => {
             set_aside(path);
             set_aside(&copy(path));
-            Some(Mended::Lost)
+            Ok(Some(Mended::Lost))
         }
     }
 }
@@ -121,8 +136,12 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 fn look<T: DeserializeOwned>(path: &Path) -> Found<T> {
     match files::read(path, MOST) {
         Ok(bytes) => whole(&bytes).map_or(Found::Damaged, Found::Whole),
-        Err(error) if error.kind() == ErrorKind::NotFound => Found::Missing,
-        Err(_) => Found::Damaged,
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound => Found::Missing,
+            // It is no file, or one that is larger than any record.
+            ErrorKind::InvalidInput | ErrorKind::FileTooLarge => Found::Damaged,
+            _ => Found::Unreadable(error),
+        },
     }
 }
 
@@ -170,10 +189,10 @@ mod tests {
             // Each byte by itself is enough for what files are made of.
             if n % 37 == 0 && understood.is_none() {
                 std::fs::write(&path, harm).unwrap();
-                assert_eq!(read::<String>(&path), record("hash"));
-                assert_eq!(mend::<String>(&path), Some(Mended::Restored));
+                assert_eq!(read::<String>(&path).unwrap(), record("hash"));
+                assert_eq!(mend::<String>(&path).unwrap(), Some(Mended::Restored));
                 assert_eq!((&std::fs::read(&path).unwrap(), &std::fs::read(aside(&path)).unwrap()), (&good, harm));
-                assert_eq!(mend::<String>(&path), None);
+                assert_eq!(mend::<String>(&path).unwrap(), None);
             }
         }
     }
@@ -182,22 +201,41 @@ mod tests {
     fn a_record_that_is_gone_comes_back_and_a_damaged_copy_is_made_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("homes.json");
-        assert_eq!(mend::<String>(&path), None, "nothing was ever written");
+        assert_eq!(mend::<String>(&path).unwrap(), None, "nothing was ever written");
         write(&path, &record("first")).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(mend::<String>(&path), Some(Mended::Restored));
+        assert_eq!(mend::<String>(&path).unwrap(), Some(Mended::Restored));
         std::fs::write(copy(&path), "{").unwrap();
-        assert_eq!((mend::<String>(&path), read(&path)), (None, record("first")));
+        assert_eq!((mend::<String>(&path).unwrap(), read(&path).unwrap()), (None, record("first")));
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(read(&path), record("first"), "the copy is whole again");
+        assert_eq!(read(&path).unwrap(), record("first"), "the copy is whole again");
         // Both: it is told, and nothing is made up.
         std::fs::write(&path, "{").unwrap();
         std::fs::write(copy(&path), "{").unwrap();
-        assert_eq!((mend::<String>(&path), read::<String>(&path)), (Some(Mended::Lost), Record::new()));
+        assert!(read::<String>(&path).is_err(), "nothing is not what it said");
+        assert_eq!(mend::<String>(&path).unwrap(), Some(Mended::Lost));
+        assert_eq!(read::<String>(&path).unwrap(), Record::new());
         assert!(aside(&path).exists());
-        assert_eq!(mend::<String>(&path), None, "it is told once");
+        assert_eq!(mend::<String>(&path).unwrap(), None, "it is told once");
         // What is written by hand bears no digest.
         std::fs::write(&path, r#"{"alpha":"mine"}"#).unwrap();
-        assert_eq!((read(&path), mend::<String>(&path)), (record("mine"), None));
+        assert_eq!((read(&path).unwrap(), mend::<String>(&path).unwrap()), (record("mine"), None));
+    }
+
+    #[test]
+    fn a_record_that_can_not_be_read_now_is_neither_damaged_nor_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("live.json");
+        write(&path, &record("hash")).unwrap();
+        // A link that leads to itself: whoever reads it fails, and the file system knows of no file that is not there.
+        let unreadable = |path: &Path| {
+            std::fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink(path.file_name().unwrap(), path).unwrap();
+        };
+        unreadable(&path);
+        assert_eq!((read::<String>(&path).unwrap(), mend::<String>(&path).unwrap()), (record("hash"), None));
+        unreadable(&copy(&path));
+        assert!(read::<String>(&path).is_err() && mend::<String>(&path).is_err());
+        assert!(!aside(&path).exists() && std::fs::symlink_metadata(&path).is_ok(), "nothing is changed");
     }
 }

@@ -47,8 +47,13 @@ pub fn verify(versions: &Versions, until: Instant) -> (Vec<Fault>, usize) {
             remedy: "a host that starts puts its copy in its place, or tells what is lost",
         });
     }
-    let serving = versions.serving().into_iter().map(|(name, serving)| (name, serving.hash, "serves"));
-    let chosen = versions.pins().into_iter().map(|(name, pin)| (name, pin.hash, "was chosen by an operator"));
+    let serving =
+        versions.serving().unwrap_or_default().into_iter().map(|(name, serving)| (name, serving.hash, "serves"));
+    let chosen = versions
+        .pins()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(name, pin)| (name, pin.hash, "was chosen by an operator"));
     for (name, hash, how) in serving.chain(chosen) {
         if !versions.list(&name).iter().any(|version| version.hash == hash) {
             faults.push(Fault {

@@ -90,7 +90,10 @@ impl Versions {
     }
 
     /// Which versions serve, or last did.
-    pub fn serving(&self) -> BTreeMap<PluginName, Serving> {
+    ///
+    /// # Errors
+    /// It can't be read now.
+    pub fn serving(&self) -> Result<BTreeMap<PluginName, Serving>, std::io::Error> {
         records::read(&self.serving_file())
     }
 
@@ -101,21 +104,25 @@ impl Versions {
     /// Puts damaged records right; tells which those are, and whether what they said is lost.
     ///
     /// Where it is lost from which files plugins come, of no plugin that is known a file serves before somebody approves it.
-    pub(super) fn mend(&self) -> Vec<(PathBuf, Mended)> {
+    ///
+    /// # Errors
+    /// Which can't be read now, and why: nothing of it is changed.
+    pub(super) fn mend(&self) -> Result<Vec<(PathBuf, Mended)>, (PathBuf, std::io::Error)> {
         let mut mended = Vec::new();
+        let of = |path: PathBuf| move |error| (path, error);
         let mut tell = |path: PathBuf, found: Option<Mended>| mended.extend(found.map(|found| (path, found)));
-        tell(self.serving_file(), records::mend::<Serving>(&self.serving_file()));
-        tell(self.pins_file(), records::mend::<Pin>(&self.pins_file()));
-        let homes = records::mend::<Home>(&self.homes_file());
+        tell(self.serving_file(), records::mend::<Serving>(&self.serving_file()).map_err(of(self.serving_file()))?);
+        tell(self.pins_file(), records::mend::<Pin>(&self.pins_file()).map_err(of(self.pins_file()))?);
+        let homes = records::mend::<Home>(&self.homes_file()).map_err(of(self.homes_file()))?;
         if homes == Some(Mended::Lost) {
-            let serving = self.serving();
+            let serving = self.serving().map_err(of(self.serving_file()))?;
             let unknown = || Home { file: PathBuf::from("?"), hash: String::new() };
             let known = self.names().filter(|name| !serving.contains_key(name)).map(|name| (name, unknown())).collect();
             // What can't be written shows when what serves is recorded.
             self.come_from(known).unwrap_or_default();
         }
         tell(self.homes_file(), homes);
-        mended
+        Ok(mended)
     }
 
     /// The records that are damaged, as they lie there.
@@ -145,7 +152,10 @@ impl Versions {
     }
 
     /// Where plugins come from, or came from last.
-    pub fn homes(&self) -> BTreeMap<PluginName, Home> {
+    ///
+    /// # Errors
+    /// It can't be read now.
+    pub fn homes(&self) -> Result<BTreeMap<PluginName, Home>, std::io::Error> {
         records::read(&self.homes_file())
     }
 
@@ -154,14 +164,17 @@ impl Versions {
     /// # Errors
     /// When the folder can't be written to.
     pub fn come_from(&self, files: BTreeMap<PluginName, Home>) -> Result<(), std::io::Error> {
-        let before = self.homes();
+        let before = self.homes()?;
         let mut homes = before.clone();
         homes.extend(files);
         if homes == before { Ok(()) } else { records::write(&self.homes_file(), &homes) }
     }
 
     /// The operator's choices.
-    pub fn pins(&self) -> BTreeMap<PluginName, Pin> {
+    ///
+    /// # Errors
+    /// They can't be read now.
+    pub fn pins(&self) -> Result<BTreeMap<PluginName, Pin>, std::io::Error> {
         records::read(&self.pins_file())
     }
 
@@ -170,7 +183,7 @@ impl Versions {
     /// # Errors
     /// When the folder can't be written to.
     pub fn pin(&self, name: &PluginName, pin: Option<Pin>) -> Result<(), std::io::Error> {
-        let mut pins = self.pins();
+        let mut pins = self.pins()?;
         match pin {
             Some(pin) => pins.insert(name.clone(), pin),
             None => pins.remove(name),
@@ -186,7 +199,8 @@ impl Versions {
     pub fn earlier(&self, name: &PluginName, to: Option<&str>) -> Result<Pin, String> {
         self.known(name)?;
         let kept = self.list(name);
-        let serving = self.serving().remove(name);
+        let unreadable = |error| format!("what serves can't be read: {error}");
+        let serving = self.serving().map_err(unreadable)?.remove(name);
         let serving = serving.ok_or_else(|| format!("no version of `{name}` serves: a host has to have run it"))?;
         let chosen = match to {
             Some(start) => {
@@ -212,7 +226,10 @@ impl Versions {
     /// # Errors
     /// A sentence that names the plugins of which something is.
     pub fn known(&self, name: &PluginName) -> Result<(), String> {
-        if !self.list(name).is_empty() || self.serving().contains_key(name) || self.pins().contains_key(name) {
+        if !self.list(name).is_empty()
+            || self.serving().is_ok_and(|serving| serving.contains_key(name))
+            || self.pins().is_ok_and(|pins| pins.contains_key(name))
+        {
             return Ok(());
         }
         let names: Vec<String> = self.names().map(|name| format!("`{name}`")).collect();
@@ -316,7 +333,7 @@ mod tests {
         let named = |name: &str| PluginName::try_from(name.to_owned()).unwrap();
         let home = |file: PathBuf| Home { file, hash: "h".to_owned() };
         versions.come_from([(named("a"), home("a.wasm".into())), (named("b"), home(odd.clone()))].into()).unwrap();
-        assert_eq!(versions.homes().get(&named("a")), Some(&home("a.wasm".into())));
+        assert_eq!(versions.homes().unwrap().get(&named("a")), Some(&home("a.wasm".into())));
         let notice = crate::registry::Notice {
             plugin: None,
             file: odd,
@@ -334,13 +351,17 @@ mod tests {
         let versions = Versions::new(folder.path());
         std::fs::write(folder.path().join("live.json"), "{").unwrap();
         std::fs::write(versions.pins_file(), "[]").unwrap();
-        assert_eq!((versions.serving(), versions.pins()), (BTreeMap::new(), BTreeMap::new()));
+        assert!(
+            versions.pins().is_err() && versions.pin(&PluginName::try_from("a".to_owned()).unwrap(), None).is_err()
+        );
+        assert_eq!(versions.mend().unwrap().len(), 2);
+        assert_eq!((versions.serving().unwrap(), versions.pins().unwrap()), (BTreeMap::new(), BTreeMap::new()));
         let name = PluginName::try_from("notify".to_owned()).unwrap();
         let pin = Pin { hash: "a".to_owned(), over: "b".to_owned() };
         versions.pin(&name, Some(pin.clone())).unwrap();
-        assert_eq!(versions.pins(), BTreeMap::from([(name.clone(), pin)]));
+        assert_eq!(versions.pins().unwrap(), BTreeMap::from([(name.clone(), pin)]));
         versions.pin(&name, None).unwrap();
-        assert_eq!(versions.pins(), BTreeMap::new());
+        assert_eq!(versions.pins().unwrap(), BTreeMap::new());
     }
 
     #[test]
@@ -369,7 +390,7 @@ mod tests {
         for file in ["homes.json", "homes.json.copy"] {
             std::fs::write(folder.path().join(file), "{").unwrap();
         }
-        assert_eq!(versions.mend(), [(versions.homes_file(), Mended::Lost)]);
-        assert_eq!(versions.homes().get(&name).map(|home| home.hash.as_str()), Some(""));
+        assert_eq!(versions.mend().unwrap(), [(versions.homes_file(), Mended::Lost)]);
+        assert_eq!(versions.homes().unwrap().get(&name).map(|home| home.hash.as_str()), Some(""));
     }
 }

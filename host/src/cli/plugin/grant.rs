@@ -68,7 +68,12 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     approve(file, name, Some(&permissions)).map_err(anyhow::Error::msg)?;
     if let Some(home) = in_folder(&path, &config.registry.dir) {
         let versions = Versions::new(&config.registry.store);
-        let hash = versions.homes().remove(name).map(|home| home.hash).unwrap_or_default();
+        let hash = versions
+            .homes()
+            .context("where plugins come from can't be read")?
+            .remove(name)
+            .map(|home| home.hash)
+            .unwrap_or_default();
         let came = versions.come_from([(name.clone(), Home { file: home, hash })].into());
         came.with_context(|| format!("it is not recorded that `{name}` comes from `{}`", path.display()))?;
     }

@@ -40,7 +40,7 @@ pub(in crate::cli) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let name = &args.name;
     versions.known(name).map_err(anyhow::Error::msg)?;
     let kept = versions.list(name);
-    let serving = versions.serving().remove(name);
+    let serving = versions.serving().context("what serves can't be read")?.remove(name);
     let current = serving.as_ref().map(|serving| serving.hash.as_str());
     if args.list {
         for version in &kept {
