@@ -90,6 +90,8 @@ impl Report {
     }
 }
 
+pub use damage::COUNT as KINDS_OF_DAMAGE;
+
 /// Whether this machine can load what stands between a host and its disk.
 ///
 /// # Errors
