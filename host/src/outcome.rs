@@ -186,7 +186,7 @@ pub struct Effects {
     pub counted: u32,
     /// Bytes of log, as they count against its limit.
     pub logged: u64,
-    /// The code by which the host itself refused its last safe update.
+    /// The code by which the host itself refused its last safe update, or could not tell whether a write was done.
     pub refusal: Option<&'static str>,
     /// Whether its last call to the CRM brought no answer, or was still waiting for one.
     pub crm_unanswered: bool,

@@ -33,7 +33,8 @@ async fn doubted(crm: &StandIn, host: &Host, call: &str, body: &str) -> (String,
     crm.fault_on(Some(method), Some(action), 1, Fault::CloseAfterWrite);
     let id = host.accepted(body).await.unwrap();
     let delivery = host.settled(&id).await.unwrap()["deliveries"][0].clone();
-    assert_eq!((&delivery["state"], &delivery["writes"][0]["uncertain"]), (&json!("dead"), &json!(true)), "{delivery}");
+    let told = [&delivery["state"], &delivery["code"], &delivery["writes"][0]["uncertain"]];
+    assert_eq!(told, [&json!("dead"), &json!("uncertain"), &json!(true)], "{delivery}");
     let number = delivery["id"].to_string();
     (id, number)
 }

@@ -17,6 +17,7 @@ use crate::crm::stranger::Stranger;
 use crate::crm::target::Repeat;
 use crate::crm::{self, update};
 use crate::journal::Written;
+use crate::outcome::FaultKind;
 use crate::telemetry;
 
 /// Milliseconds of a day.
@@ -220,9 +221,10 @@ impl Attempt {
 
     fn uncertain(&mut self, asked: &Asked) -> Failure {
         let words = format!(
-            "`{}` was sent and its answer was lost; whether it was done can't be told: look into the CRM, then say `salesman-host dead done NUMBER` or `dead send NUMBER`, or give this delivery up",
+            "whether `{}` was done can't be told: it was sent and its answer was lost, or may have been sent after the copy that this store was restored from; look into the CRM, then say `salesman-host dead done NUMBER` or `dead send NUMBER`, or give this delivery up",
             asked.call
         );
+        self.effects.refusal = Some(FaultKind::Uncertain.code());
         self.record_again(&asked.call, &asked.all, Err(&words), "uncertain");
         telemetry::write_uncertain(self.reach.event, asked.write.delivery, &asked.call);
         Failure::Uncertain(words)
