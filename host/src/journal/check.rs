@@ -151,14 +151,22 @@ pub fn check(data_dir: &Path, most: Duration, least_free: u64) -> Result<Checked
     if std::fs::metadata(&file).map_err(|error| failed(&error))?.len() == 0 {
         return Err(failed(&"`journal.sqlite` is empty"));
     }
-    let connection = read::reader(&file).map_err(|error| failed(&error))?;
     let mut checked = Checked::default();
-    let began = connection.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema");
-    if let Err(error) = began {
-        let (meaning, remedy) = ("nothing of it can be read".to_owned(), BROUGHT_BACK.to_owned());
-        checked.findings.push(Fault { what: format!("the journal can't be read: {error}"), meaning, remedy });
-        return Ok(checked);
-    }
+    let opened = read::reader(&file).and_then(|connection| {
+        connection.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema")?;
+        Ok(connection)
+    });
+    let connection = match opened.map_err(|error| (Error::from(&error), error)) {
+        Ok(connection) => connection,
+        Err((Error::Damaged(_), error)) => {
+            let what =
+                format!("the first pages of `journal.sqlite`, from which all others are found, are damaged: {error}");
+            let (meaning, remedy) = ("nothing of it can be read".to_owned(), BROUGHT_BACK.to_owned());
+            checked.findings.push(Fault { what, meaning, remedy });
+            return Ok(checked);
+        }
+        Err((_, error)) => return Err(failed(&error)),
+    };
     let looked = damage::look(&connection, &bound);
     for damage in &looked.damaged {
         let what = format!("{} is damaged: {}", damage.what(), damage.words.join("; "));

@@ -2,7 +2,7 @@
 //!
 //! - The writer says after each commit whether it could store; readiness and alerts hear of it. While it could not, a small
 //!   change is tried again and again, so that nobody has to send an event to learn that the disk is back. While all is well,
-//!   nothing is written for it.
+//!   nothing is written for it. What is damaged stays so until the next start, unless an event shows otherwise.
 //! - Where something is damaged, it is looked for what: on a connection of its own, for a bounded time.
 //! - An alarm ends a while after the last failure: a store of which a part is damaged fails now and then.
 //!
@@ -141,11 +141,13 @@ impl Default for Condition {
 }
 
 impl Condition {
-    /// Something was stored.
-    pub(super) fn stored(&self) {
-        if self.failing.swap(false, Ordering::Relaxed) {
-            self.trouble.send_replace(None);
+    /// Something was stored: an event, or no more than a probe, which meets no page that events need.
+    pub(super) fn stored(&self, event: bool) {
+        if !self.failing.load(Ordering::Relaxed) || !event && *self.trouble.borrow() == Some(Trouble::Damaged) {
+            return;
         }
+        self.failing.store(false, Ordering::Relaxed);
+        self.trouble.send_replace(None);
     }
 
     /// Something could not be stored.
@@ -231,6 +233,15 @@ pub async fn watch_over(journal: Handle, told: impl Fn(&News)) {
             if alarmed.is_none() {
                 condition.alarm.send_modify(|alarm| alarm.trouble = Some(now));
                 told(&News::Failing(now));
+            }
+            if now == Trouble::Damaged {
+                // Only an event that is stored shows that events are stored.
+                tokio::select! {
+                    _ = trouble.changed() => {}
+                    () = condition.heard.notified() => {}
+                    () = journal.closed() => return,
+                }
+                continue;
             }
             tokio::time::sleep(pause).await;
             pause = pause.saturating_mul(2).min(LONGEST);

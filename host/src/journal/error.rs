@@ -59,7 +59,10 @@ pub enum Error {
     #[error("the disk with the data folder refuses: {0}: look at the disk and at the rights of the folder")]
     Disk(String),
     /// Pages of the store are not what they were.
-    #[error("the journal is damaged ({0}): `salesman-host journal check` says where, and what to do")]
+    #[error(
+        "the journal is damaged ({0}): `salesman-host journal check` says where, and whether `salesman-host journal compact` \
+         heals it or a copy has to be brought back with `salesman-host restore`"
+    )]
     Damaged(String),
     /// Another program writes.
     #[error("another program holds the journal's file for writing: end it")]

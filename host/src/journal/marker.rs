@@ -87,6 +87,9 @@ pub enum Strange {
     /// It has no byte.
     #[error("`journal.sqlite` is empty")]
     Empty,
+    /// Its pages can't be read.
+    #[error("`journal.sqlite` is damaged: its first pages can't be read")]
+    Damaged,
     /// Another id, or none.
     #[error("`journal.sqlite` is of another store, or no store, or cut off")]
     Foreign,
@@ -167,10 +170,36 @@ fn strange(file: &Path, marker: &Marker) -> std::io::Result<Option<Strange>> {
         Some(stamp) if stamp.id != marker.store => Some(Strange::Foreign),
         Some(stamp) if stamp.beat < marker.beat => Some(Strange::Older),
         // A copying that was cut short may have left half of a page, and the log has it whole.
+        None if log.unwrap_or(0) == 0 && is_damaged(file) => Some(Strange::Damaged),
         None if log.unwrap_or(0) == 0 => Some(Strange::Foreign),
         _ if marker.state == State::Open && log.is_none() => Some(Strange::LogLost),
         _ => None,
     })
+}
+
+/// A store as a file that nobody changes: its log may be another's, and would be taken for its own.
+fn unchanged(file: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut address = String::from("file:");
+    for byte in file.as_os_str().as_encoded_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
+            address.push(char::from(*byte));
+        } else {
+            address.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    address.push_str("?immutable=1");
+    Connection::open_with_flags(address, flags)
+}
+
+/// Whether SQLite can't read a file's first pages.
+fn is_damaged(file: &Path) -> bool {
+    let look = |store: Connection| store.query_row("SELECT count(*) FROM store", [], |_| Ok(()));
+    unchanged(file).and_then(look).is_err_and(|error| is_damage(&error))
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(Error::from(error), Error::Damaged(_))
 }
 
 /// The same, as the open store tells, with its log; before anything in it is changed.
@@ -179,6 +208,7 @@ pub(super) fn matches(connection: &Connection, data_dir: &Path, marker: Option<&
     match stamp(connection) {
         Ok(Some(stamp)) if stamp.id == marker.store => Ok(()),
         Err(error) if layout::is_passing(&error) => Err(error.into()),
+        Err(error) if is_damage(&error) => Err(Strange::Damaged.in_folder(data_dir)),
         _ => Err(Strange::Foreign.in_folder(data_dir)),
     }
 }
@@ -235,19 +265,8 @@ impl Accepting {
         };
         let file = layout::file(&self.data_dir);
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-        // As a file that nobody changes: its log may be another's, and would be taken for its own.
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut address = String::from("file:");
-        for byte in file.as_os_str().as_encoded_bytes() {
-            if byte.is_ascii_alphanumeric() || b"/._-".contains(byte) {
-                address.push(char::from(*byte));
-            } else {
-                address.push_str(&format!("%{byte:02x}"));
-            }
-        }
-        address.push_str("?immutable=1");
         let store = (size(&file) > 0).then(|| {
-            let store = Connection::open_with_flags(address, flags).ok()?;
+            let store = unchanged(&file).ok()?;
             let events = store.query_row("SELECT count(*), max(received_at) FROM event", [], |row| {
                 Ok((row.get::<_, i64>(0)?, row.get(1)?))
             });

@@ -183,8 +183,7 @@ impl Writer {
             }
             Ok(())
         });
-        let arrives = gathered.iter().chain(&next).any(Change::tells);
-        self.heed(arrives, &result);
+        self.heed(gathered.iter().chain(&next).filter_map(Change::tells).max(), &result);
         match result {
             Ok(()) => self.acknowledge(gathered),
             // It did not even begin: whoever asked is told why, and not that the journal is closed.
@@ -234,14 +233,14 @@ impl Writer {
         })
     }
 
-    /// Has readiness follow what became of events that came, and of probes. Of another change that fails it is asked by a probe.
-    fn heed(&self, arrives: bool, result: &Result<(), Failed>) {
-        match result {
-            Ok(()) if arrives => self.condition.stored(),
-            Ok(()) => {}
-            Err(failed) if arrives && failed.of_the_store => self.condition.refused(&failed.error),
-            Err(failed) if failed.of_the_store => self.condition.doubted(&failed.error),
-            Err(_) => {}
+    /// Has readiness follow what became of events that came (`true`), and of probes. Of another change that fails it is asked by a
+    /// probe.
+    fn heed(&self, event: Option<bool>, result: &Result<(), Failed>) {
+        match (result, event) {
+            (Ok(()), Some(event)) => self.condition.stored(event),
+            (Err(failed), Some(_)) if failed.of_the_store => self.condition.refused(&failed.error),
+            (Err(failed), None) if failed.of_the_store => self.condition.doubted(&failed.error),
+            _ => {}
         }
     }
 
@@ -375,9 +374,9 @@ impl Change {
         matches!(self, Self::Append(..) | Self::Polled { .. })
     }
 
-    /// Whether readiness follows what becomes of it.
-    fn tells(&self) -> bool {
-        self.arrives() || matches!(self, Self::Probe(..))
+    /// Whether readiness follows what becomes of it, as an event does or a probe.
+    fn tells(&self) -> Option<bool> {
+        self.arrives().then_some(true).or(matches!(self, Self::Probe(..)).then_some(false))
     }
 
     /// Whether it begins something, which must not be done where nobody would find its record.

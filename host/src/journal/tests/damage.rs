@@ -117,12 +117,18 @@ async fn a_damaged_index_refuses_those_who_need_it_and_nobody_beside_them() {
         let needs_it = n % 2 == 1;
         assert_eq!(matches!(one, Err(Error::Damaged(_))), needs_it, "{n}: {one:?}");
     }
+    // As the last event that was sent: the odd ones are refused.
     assert_eq!(handle.trouble(), Some(Trouble::Damaged));
     // Somebody looks what it is, and the alarm names it.
     let mut alarm = handle.alarm();
     let watching = tokio::spawn(watch_over(handle.clone(), |_| ()));
     let named = tokio::time::timeout(Duration::from_secs(30), alarm.wait_for(|alarm| !alarm.damaged.is_empty()));
     assert_eq!(named.await.unwrap().unwrap().damaged[0].index.as_deref(), Some("event_key"));
+    // What needs no event's page shows nothing.
+    handle.ask(Change::Probe).await.unwrap();
+    assert_eq!(handle.trouble(), Some(Trouble::Damaged));
+    handle.append(event("deal.edit", None)).await.unwrap();
+    assert_eq!(handle.trouble(), None);
     drop(alarm);
     watching.abort();
     assert!(watching.await.unwrap_err().is_cancelled());
@@ -137,6 +143,39 @@ async fn a_damaged_index_refuses_those_who_need_it_and_nobody_beside_them() {
     assert!(matches!(again, Appended::KeyReused(_)), "{again:?}");
     drop(handle);
     journal.close();
+}
+
+#[tokio::test]
+async fn a_store_whose_first_pages_are_damaged_is_called_so_at_the_start_and_by_a_check() {
+    for name in ["sqlite_schema", "store"] {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(1_000);
+        used(folder.path(), &clock).await;
+        let connection = store(folder.path());
+        let (size, root) = match name {
+            // Behind the file's own head, and what the page says of itself.
+            "sqlite_schema" => (3_000_u32, 100_u64),
+            _ => {
+                let root = "SELECT rootpage FROM sqlite_schema WHERE name = 'store'";
+                let root = connection.query_row(root, [], |row| row.get::<_, u32>(0)).unwrap();
+                (4_096, u64::from(root - 1) * 4_096)
+            }
+        };
+        drop(connection);
+        let file = std::fs::File::options().write(true).open(layout::file(folder.path())).unwrap();
+        file.write_all_at(&vec![0xaa; usize::try_from(size).unwrap()], root).unwrap();
+        // The first start and the second, and who compacts.
+        for _ in 0..2 {
+            let refused =
+                Journal::open(&Options::in_folder(folder.path()), clock.clone()).map(Journal::close).unwrap_err();
+            assert!(!refused.may_pass() && refused.to_string().contains("damaged"), "{name}: {refused}");
+            assert!(refused.to_string().contains("salesman-host restore"), "{name}: {refused}");
+        }
+        let refused = compact(folder.path(), |_| ()).unwrap_err().to_string();
+        assert!(refused.contains("damaged"), "{name}: {refused}");
+        let checked = check(folder.path(), Duration::from_secs(60), 0).unwrap();
+        assert!(checked.findings.iter().any(|fault| fault.remedy.contains("restore")), "{name}: {checked:?}");
+    }
 }
 
 #[tokio::test]
