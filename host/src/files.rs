@@ -181,23 +181,28 @@ impl Rights {
         Self { owner, mode: 0o600 | classes }
     }
 
-    /// Gives a file these rights.
+    /// Gives a file these rights. Where its group can't be kept, another gets no more than everybody: whoever may write the
+    /// folder is not kept from it by a group that is not theirs.
     fn give(&self, file: &File) -> Result<(), Error> {
+        let mut mode = self.mode;
         if let Some((owner, group)) = self.owner {
             let now = file.metadata()?;
             let is = (now.uid(), now.gid());
             if is != (owner.as_raw(), group.as_raw()) && rustix::fs::fchown(file, Some(owner), Some(group)).is_err() {
-                self.do_without(file, owner, group)?;
+                let group_kept = rustix::fs::fchown(file, None, Some(group)).is_ok();
+                self.do_without(now.uid(), owner, group_kept)?;
+                if !group_kept {
+                    mode = mode & !0o070 | (mode & 0o007) << 3;
+                }
             }
         }
-        file.set_permissions(std::fs::Permissions::from_mode(self.mode))
+        file.set_permissions(std::fs::Permissions::from_mode(mode))
     }
 
     /// Only root gives files away. Root reads everything, others read by the group or as everybody; else the file's owner
     /// would be locked out.
-    fn do_without(&self, file: &File, owner: Uid, group: Gid) -> Result<(), Error> {
-        let group_kept = rustix::fs::fchown(file, None, Some(group)).is_ok();
-        if owner.is_root() || self.mode & 0o004 != 0 || group_kept && self.mode & 0o040 != 0 {
+    fn do_without(&self, now: u32, owner: Uid, group_kept: bool) -> Result<(), Error> {
+        if now == owner.as_raw() || owner.is_root() || self.mode & 0o004 != 0 || group_kept && self.mode & 0o040 != 0 {
             return Ok(());
         }
         let words = format!(

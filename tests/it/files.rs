@@ -400,6 +400,41 @@ async fn a_file_that_takes_another_plugins_name_gets_nothing_of_it_before_an_app
     serves(&host, "notify", "2").await;
 }
 
+#[tokio::test]
+async fn a_group_that_can_not_be_kept_keeps_nobody_from_their_own_files() {
+    let folder = tempfile::tempdir().unwrap();
+    place(folder.path(), "a.wasm", &good("alpha", "1"));
+    let mut host = Setup::new().unwrap().plugins(folder.path()).start().await.unwrap();
+    serves(&host, "alpha", "1").await;
+    host.stop().await.unwrap();
+    let given = Command::new("chown").args(["-R", "65534"]).arg(host.folder()).status();
+    let program = Setup::new().unwrap().program;
+    let as_nobody = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        command
+    };
+    let possible = given.is_ok_and(|done| done.success())
+        && as_nobody().arg("--version").output().is_ok_and(|done| done.status.success());
+    if !possible {
+        eprintln!("SKIPPED: only root can be somebody else here");
+        return;
+    }
+    // `chown -R USER`, without the group: what is written over keeps its owner, and nobody new may read it.
+    let mut command = as_nobody();
+    command.args(["plugin", "grant", "alpha", "--revoke", "--yes", "--config"]).arg(host.folder().join("host.toml"));
+    let grants = host.folder().join("grants.toml");
+    std::fs::write(&grants, "[alpha]\nstate = true\n").unwrap();
+    std::fs::set_permissions(&grants, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    std::os::unix::fs::chown(&grants, Some(65_534), Some(0)).unwrap();
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(&grants).unwrap();
+    assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o777), (65_534, 65_534, 0o600));
+    assert!(!std::fs::read_to_string(&grants).unwrap().contains("alpha"));
+}
+
 /// A registry whose reading of the configuration panics so many times.
 fn failing(times: usize) -> (tempfile::TempDir, Registry, Parts) {
     let folder = tempfile::tempdir().unwrap();
