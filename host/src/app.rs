@@ -132,7 +132,10 @@ impl App {
         let (approvals_file, store) = (config.registry.approvals.clone(), config.registry.store.clone());
         let renewing = Arc::new(OnceLock::new());
         let reread = renew::reread(source, &approvals_file, Arc::clone(&renewing));
-        let registry = Registry::start(config.registry, Arc::clone(&sandbox), Some(reread), parts.clone());
+        let had_deliveries = journal.handle().queues().map_err(|error| passing(&error))?;
+        let had_deliveries = had_deliveries.into_iter().map(|queue| queue.plugin).collect();
+        let options = registry::Options { had_deliveries, ..config.registry };
+        let registry = Registry::start(options, Arc::clone(&sandbox), Some(reread), parts.clone());
         let registry = registry.map_err(|error| match &error {
             registry::Error::Thread(_) | registry::Error::File { .. } => passing(&error),
             registry::Error::Folder { cause, .. } if may_pass(cause) => passing(&error),

@@ -64,6 +64,8 @@ pub struct Options {
     pub plugins: BTreeMap<PluginName, PluginOptions>,
     /// The accounts that name their plugins: no others get their events.
     pub accounts: BTreeMap<String, BTreeSet<PluginName>>,
+    /// Plugins that the store has deliveries of: where the host's own records are lost, nothing else tells who served.
+    pub had_deliveries: BTreeSet<PluginName>,
 }
 
 /// What an administrator can say about one plugin.
@@ -217,6 +219,16 @@ pub enum Error {
         /// The plugin.
         name: PluginName,
     },
+    /// What had deliveries, and of which the host's own records are lost.
+    #[error(
+        "`{name}` had deliveries, and neither `{dir}` nor the host's own records, which are lost, know it: all events are kept for it, the first {MOST_MISSED} of each CRM, until a file with it is there; if the plugin is gone for good, say so with `salesman-host plugin drop {name}`"
+    )]
+    Unrecorded {
+        /// The plugin folder.
+        dir: PathBuf,
+        /// The plugin.
+        name: PluginName,
+    },
     /// A record of the host's own of which nothing was whole.
     #[error(
         "`{path}` and its copy were damaged, and what they said is lost: look at what serves, and choose versions with `plugin rollback` anew; what is left of it is in `{aside}`"
@@ -317,7 +329,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Load { cause, .. } => cause.code(),
-            Self::Missing { .. } => "registry.missing",
+            Self::Missing { .. } | Self::Unrecorded { .. } => "registry.missing",
             Self::RecordLost { .. } => "registry.record_lost",
             Self::Twice { .. } => "registry.twice",
             Self::Restless { .. } => "registry.restless",
@@ -458,7 +470,8 @@ impl Registry {
         let (line, bell) = std::sync::mpsc::sync_channel(1);
         let watched = reread.iter().flat_map(|reread| &reread.files).cloned();
         let watcher = folder::watcher(&options, watched, line.clone());
-        if Versions::new(&options.store).serving().is_ok_and(|serving| serving.is_empty()) {
+        let had_none = Versions::new(&options.store).serving().is_ok_and(|serving| serving.is_empty());
+        if had_none && options.had_deliveries.is_empty() {
             folder::scan(&options.dir, |_| false)?;
         }
         let (sender, current) = watch::channel(Arc::default());

@@ -98,6 +98,7 @@ fn granting_all(dir: PathBuf, folder: &std::path::Path) -> salesman_host::regist
         concurrency: 4,
         plugins: BTreeMap::new(),
         accounts: BTreeMap::new(),
+        had_deliveries: Default::default(),
     }
 }
 

@@ -306,6 +306,53 @@ async fn what_an_earlier_host_recorded_without_what_plugins_want_is_missed_all_t
     ran_in_order(&host, &ids).await;
 }
 
+#[tokio::test]
+async fn where_the_records_are_lost_as_well_the_store_knows_whose_events_are_kept() {
+    for lost in ["plugins", "plugins/live.json"] {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = version("alpha", "1", "");
+        place(folder.path(), "a.wasm", &bytes);
+        let mut host = start(&folder, true, "").await;
+        assert_eq!(ran_on(&host).await, "1");
+        host.stop().await.unwrap();
+        let path = host.data().join(lost);
+        if path.is_dir() {
+            std::fs::remove_dir_all(&path).unwrap();
+        } else {
+            for path in [&path, &path.with_extension("json.copy")] {
+                std::fs::write(path, "{").unwrap();
+            }
+        }
+        std::fs::remove_file(folder.path().join("a.wasm")).unwrap();
+        let mut ids = Vec::new();
+        for n in 0..2 {
+            host.start().await.unwrap();
+            wait_until("the notice", PATIENCE, async || {
+                Ok(host.api("notices").await?.to_string().contains("registry.missing").then_some(()))
+            })
+            .await
+            .unwrap();
+            assert!(remarks(&host).await.contains("missing"), "{lost}");
+            ids.extend(kept(&host, n..n + 1).await);
+            host.stop().await.unwrap();
+        }
+        host.start().await.unwrap();
+        // Under whichever name it comes back: nothing is known of where it was.
+        place(folder.path(), "b.wasm", &bytes);
+        ran_in_order(&host, &ids).await;
+    }
+    // Where the folder is as it was, nobody is asked anything.
+    let folder = tempfile::tempdir().unwrap();
+    place(folder.path(), "a.wasm", &version("alpha", "1", ""));
+    let mut host = start(&folder, false, "").await;
+    assert_eq!(ran_on(&host).await, "1");
+    host.stop().await.unwrap();
+    std::fs::remove_dir_all(host.data().join("plugins")).unwrap();
+    host.start().await.unwrap();
+    assert_eq!(ran_on(&host).await, "1");
+    assert_eq!((host.api("notices").await.unwrap(), remarks(&host).await), (json!([]), "[]".to_owned()));
+}
+
 #[test]
 fn a_record_that_can_not_be_read_at_the_start_stops_it_with_what_may_pass_and_stays_as_it_is() {
     let folder = tempfile::tempdir().unwrap();

@@ -64,6 +64,7 @@ pub(super) fn plugins(
         concurrency,
         plugins,
         accounts: BTreeMap::new(),
+        had_deliveries: std::collections::BTreeSet::new(),
     };
     (options, (instances, memory))
 }

@@ -47,6 +47,7 @@ impl Waiting {
 impl Loader {
     /// Which versions serve from now on.
     pub(super) fn decide(&mut self) {
+        self.forget_unrecorded();
         self.fall_back();
         // What can't be read now is as it was.
         if let Ok(pins) = self.versions.pins() {
@@ -159,6 +160,19 @@ impl Loader {
         }
     }
 
+    /// Of a plugin whose file is there the file says more than a store that only knows its name.
+    fn forget_unrecorded(&mut self) {
+        let seen = &self.seen;
+        let is_there = |name: &PluginName| {
+            seen.values().any(|seen| match (&seen.found, &seen.wish) {
+                (Some(Ok(compiled)), _) => compiled.manifest.name == *name,
+                (_, Some(wish)) => wish.name.as_ref() == Some(name),
+                _ => false,
+            })
+        };
+        self.serving.retain(|name, serving| serving.is_known() || !is_there(name));
+    }
+
     /// Tells what served and can't be had: its events are kept.
     fn tell_missed(&self, told: &mut Told) {
         for (name, serving) in self.serving.iter().filter(|(name, _)| !self.chosen.contains_key(*name)) {
@@ -175,7 +189,11 @@ impl Loader {
             told.waiting.add(name, &serving.events, most);
             let asks = told.problems.iter().any(|notice| notice.plugin.as_ref() == Some(name) && notice.asks.is_some());
             if !self.holds(&path, name) && !comes && !asks {
-                let error = Error::Missing { path: path.clone(), name: name.clone() };
+                let error = if serving.is_known() {
+                    Error::Missing { path: path.clone(), name: name.clone() }
+                } else {
+                    Error::Unrecorded { dir: self.options.dir.clone(), name: name.clone() }
+                };
                 told.problems.push(notice(Some(name), &path, &error));
             }
         }
@@ -188,8 +206,12 @@ impl Loader {
     /// Where each plugin is at home.
     fn places(&self) -> BTreeMap<PluginName, Home> {
         let home = |serving: &Serving| Home { file: serving.file.clone(), hash: serving.newest.clone() };
-        let mut homes: BTreeMap<PluginName, Home> =
-            self.serving.iter().map(|(name, serving)| (name.clone(), home(serving))).collect();
+        let mut homes: BTreeMap<PluginName, Home> = self
+            .serving
+            .iter()
+            .filter(|(_, serving)| serving.is_known())
+            .map(|(name, serving)| (name.clone(), home(serving)))
+            .collect();
         homes.extend(self.homes.clone());
         homes.values_mut().for_each(|home| home.file = self.options.dir.join(&home.file));
         homes
@@ -393,7 +415,8 @@ impl Loader {
         let mut all = self.serving.clone();
         all.extend(serving);
         let serving = all;
-        if serving == self.serving {
+        // An empty record says that nothing served, which no record does not.
+        if serving == self.serving && (self.start != Start::Over || self.versions.is_recorded()) {
             return;
         }
         let homes = self.chosen.keys().filter_map(|name| {

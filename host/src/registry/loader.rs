@@ -188,7 +188,7 @@ impl Loader {
     ) -> Result<Self, Error> {
         let versions = Versions::new(&options.store);
         let unreadable = |(path, cause)| Error::File { path, cause };
-        let mut lost = Vec::new();
+        let (mut lost, recorded) = (Vec::new(), versions.is_recorded());
         for (path, mended) in versions.mend().map_err(unreadable)? {
             telemetry::record_damaged(&path, mended == Mended::Restored);
             if mended == Mended::Lost {
@@ -200,8 +200,15 @@ impl Loader {
         let of = |cause| Error::File { path: options.store.clone(), cause };
         let (mut serving, pins, homes) =
             (versions.serving().map_err(of)?, versions.pins().map_err(of)?, versions.homes().map_err(of)?);
+        if !recorded
+            || lost.iter().any(|error| matches!(error, Error::RecordLost { path, .. } if versions.is_serving(path)))
+        {
+            let unknown = |name: &PluginName| (name.clone(), Serving::unknown());
+            serving = options.had_deliveries.iter().map(unknown).collect();
+        }
         // A host before this one did not record what they want.
-        for (name, serving) in serving.iter_mut().filter(|(_, serving)| serving.events.is_empty()) {
+        for (name, serving) in serving.iter_mut().filter(|(_, serving)| serving.events.is_empty() && serving.is_known())
+        {
             let bytes = crate::sandbox::read_file(&versions.path(name, &serving.hash)).ok();
             let whole = bytes.filter(|bytes| crate::sandbox::digest(bytes) == serving.hash);
             serving.events =

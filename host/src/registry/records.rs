@@ -63,6 +63,11 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Record<T>, Error>
     }
 }
 
+/// Whether a record, or its copy, is there.
+pub(super) fn is_there(path: &Path) -> bool {
+    [path.to_owned(), copy(path)].iter().any(|path| std::fs::symlink_metadata(path).is_ok())
+}
+
 /// Writes a record for good, its copy first.
 ///
 /// # Errors

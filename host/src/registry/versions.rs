@@ -42,6 +42,19 @@ pub struct Serving {
     pub events: Vec<Pattern>,
 }
 
+impl Serving {
+    /// What is recorded of a plugin that had deliveries, where all records are lost: it is missed, and may want any event.
+    pub(super) fn unknown() -> Self {
+        let events = Pattern::try_from("*".to_owned()).into_iter().collect();
+        Self { file: PathBuf::new(), hash: String::new(), newest: String::new(), events }
+    }
+
+    /// Whether it is known which file and version it was.
+    pub(super) fn is_known(&self) -> bool {
+        !self.file.as_os_str().is_empty()
+    }
+}
+
 /// Where a plugin comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Home {
@@ -99,6 +112,16 @@ impl Versions {
 
     fn serving_file(&self) -> PathBuf {
         self.folder.join("live.json")
+    }
+
+    /// Whether a host has recorded here what serves.
+    pub(super) fn is_recorded(&self) -> bool {
+        records::is_there(&self.serving_file())
+    }
+
+    /// Whether this is the record of what serves.
+    pub(super) fn is_serving(&self, path: &Path) -> bool {
+        path == self.serving_file()
     }
 
     /// Puts damaged records right; tells which those are, and whether what they said is lost.

@@ -182,6 +182,7 @@ fn options(config: Option<Config>) -> registry::Options {
         concurrency: 1,
         plugins: std::collections::BTreeMap::new(),
         accounts: std::collections::BTreeMap::new(),
+        had_deliveries: std::collections::BTreeSet::new(),
     };
     config.map_or_else(asked, |config| config.registry)
 }
