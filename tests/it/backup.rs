@@ -182,6 +182,9 @@ async fn what_was_written_after_the_copy_is_not_written_again() {
         json!([{ "plugin": "writer", "account": "main", "waiting": 11, "dead": 0 }])
     );
     assert_eq!(status["deliveries"].as_array().unwrap().len(), 11);
+    // Whoever has one run is told that it does not yet.
+    let number = status["deliveries"][0]["delivery"].to_string();
+    assert!(good(&host, &["delivery", "retry", &number]).await.contains("nothing runs before"));
     ask(&host, "plugins/writer/resume").await;
     good(&host, &["restore", "--go-on"]).await;
     let (mut found, mut uncertain) = (0, 0);

@@ -160,8 +160,10 @@ pub(super) fn delivery(command: DeliveryCommand) -> anyhow::Result<ExitCode> {
         DeliveryCommand::Retry(one) => (one, "retry", "runs again"),
         DeliveryCommand::Drop(one) => (one, "drop", "is given up"),
     };
-    one.at.remote()?.post(&format!("deliveries/{}/{word}", one.id), &json!({}))?;
+    let remote = one.at.remote()?;
+    remote.post(&format!("deliveries/{}/{word}", one.id), &json!({}))?;
     outln!("Delivery {} {told}.", one.id);
+    super::restore::remind(&remote);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -250,6 +252,7 @@ fn decide(args: &Decide, word: &str, yes: bool) -> anyhow::Result<ExitCode> {
         }
     }
     let decided = remote.post(&format!("dead/{word}"), &body)?;
+    super::restore::remind(&remote);
     if args.json {
         outln!("{decided:#}");
         return Ok(ExitCode::SUCCESS);

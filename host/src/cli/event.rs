@@ -265,7 +265,9 @@ fn send(args: &Send) -> anyhow::Result<ExitCode> {
         fields.insert(key.to_owned(), value.into());
     }
     let body = json!({ "account": args.account, "event": args.name, "fields": fields });
-    let sent = args.at.remote()?.post("events", &body)?;
+    let remote = args.at.remote()?;
+    let sent = remote.post("events", &body)?;
+    super::restore::remind(&remote);
     if args.json {
         outln!("{sent:#}");
     } else {
@@ -296,6 +298,7 @@ fn replay(args: &Replay) -> anyhow::Result<ExitCode> {
             remote.post("events/replay", &body)?
         }
     };
+    super::restore::remind(&remote);
     if args.json {
         outln!("{answer:#}");
     } else if answer.get("delivery").is_some() {

@@ -294,6 +294,13 @@ fn status(remote: &Remote, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whoever has something run is told where nothing runs.
+pub(super) fn remind(remote: &Remote) {
+    if remote.get("restore").is_ok_and(|told| told.get("waits") == Some(&Value::Bool(true))) {
+        errln!("The store was restored from a backup and waits: nothing runs before `salesman-host restore --go-on`.");
+    }
+}
+
 fn go_on(remote: &Remote, json: bool) -> anyhow::Result<ExitCode> {
     let done = remote.post("restore/go-on", &json!({}))?;
     ensure!(done.get("waits") == Some(&Value::Bool(false)), "the host still waits: look into its log");

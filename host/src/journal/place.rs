@@ -10,8 +10,8 @@
 //! - **The log** is no shorter than the last commit left it, unless all of it is in the store's file.
 //! - **What other programs commit** through SQLite (`data_version`) leaves the stamp and the newest event alone.
 //!
-//! The stamp's beat goes up with the first change after each copying. So a copy of the file that was made earlier has an older one,
-//! however short ago that was.
+//! The stamp's beat goes up with each commit that changes something. So a copy that was made earlier has an older one, however short
+//! ago that was and whatever has changed since; one that has the same holds the same.
 //!
 //! - While the store is **moved**, nothing new is taken in, claimed or intended: it would go into a file that nobody finds again. What
 //!   runs may settle, in case the file comes back.
@@ -76,8 +76,6 @@ pub(super) struct Place {
     log_bytes: AtomicU64,
     /// How often the host's own copying emptied the log.
     cuts: AtomicU64,
-    /// Whether the next change raises the beat.
-    due: AtomicBool,
     replaced: AtomicBool,
     /// Commits of other programs that left alone what is looked at.
     strangers: AtomicU64,
@@ -164,7 +162,6 @@ impl Place {
             committed: AtomicI64::new(beat),
             log_bytes: AtomicU64::new(0),
             cuts: AtomicU64::new(0),
-            due: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
             strangers: AtomicU64::new(0),
             marked: Mutex::new(Marked { marker: None, at: Instant::now(), synced }),
@@ -245,21 +242,16 @@ impl Place {
         same
     }
 
-    /// The writer's last statement before a commit: raises the beat where the log was copied since it was raised.
+    /// The writer's last statement before a commit that changes something: raises the beat.
     pub(super) fn sealed(&self, transaction: &Connection) {
         let mut own = locked(&self.own);
         // Who changes nothing need not wait for the disk.
         if transaction.total_changes() == own.changes {
             return;
         }
-        let mut beat = self.committed.load(Ordering::Acquire);
-        if self.due.swap(false, Ordering::AcqRel) {
-            match raise(transaction) {
-                Ok(raised) => beat = raised.map_or(beat, |(_, raised)| raised),
-                // A damaged page here keeps nothing from being stored.
-                Err(_) => self.due.store(true, Ordering::Release),
-            }
-        }
+        // A damaged page here keeps nothing from being stored.
+        let known = self.committed.load(Ordering::Acquire);
+        let beat = raise(transaction).ok().flatten().map_or(known, |(_, raised)| raised);
         own.pending = Some((beat, newest(transaction).unwrap_or(own.newest)));
     }
 
@@ -272,7 +264,6 @@ impl Place {
                 self.committed.store(beat, Ordering::Release);
                 own.newest = newest;
             }
-            _ if !well => self.due.store(true, Ordering::Release),
             _ => {}
         }
         own.head = self.log_head();
@@ -294,8 +285,6 @@ impl Place {
             return None;
         }
         let mut main = locked(&self.main);
-        // What is committed from here on may be in no copy that is made of the file before the next time.
-        self.due.store(true, Ordering::Release);
         let (done, extent) = copy();
         if extent == Extent::Cut {
             self.log_bytes.store(0, Ordering::Release);

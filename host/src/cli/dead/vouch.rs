@@ -95,14 +95,17 @@ pub(in crate::cli) fn show(args: &Show) -> anyhow::Result<ExitCode> {
 
 pub(in crate::cli) fn done(args: &Done) -> anyhow::Result<ExitCode> {
     let body = json!({ "record": args.record, "write": args.write });
-    told(args.id, &args.at.remote()?.post(&format!("deliveries/{}/done", args.id), &body)?)
+    say(args.id, &args.at, "done", &body)
 }
 
 pub(in crate::cli) fn send(args: &Send) -> anyhow::Result<ExitCode> {
-    told(args.id, &args.at.remote()?.post(&format!("deliveries/{}/send", args.id), &json!({ "write": args.write }))?)
+    say(args.id, &args.at, "send", &json!({ "write": args.write }))
 }
 
-fn told(id: i64, taken: &Value) -> anyhow::Result<ExitCode> {
+fn say(id: i64, at: &At, word: &str, body: &Value) -> anyhow::Result<ExitCode> {
+    let remote = at.remote()?;
+    let taken = &remote.post(&format!("deliveries/{id}/{word}"), body)?;
+    crate::cli::restore::remind(&remote);
     let number = |key: &str| taken.get(key).and_then(Value::as_u64).unwrap_or_default();
     match number("uncertain") {
         0 => outln!("Delivery {id} runs again."),

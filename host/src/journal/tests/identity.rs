@@ -180,6 +180,46 @@ async fn copied(own: &Folder, journal: &Journal, beat: i64) -> i64 {
     panic!("the log is never copied")
 }
 
+/// A copy as SQLite makes it, with what the log holds.
+fn copied_by_sqlite(from: &Path, to: &Path) {
+    let source = rusqlite::Connection::open(from).unwrap();
+    let mut target = rusqlite::Connection::open(to).unwrap();
+    let copying = rusqlite::backup::Backup::new(&source, &mut target).unwrap();
+    assert_eq!(copying.step(-1).unwrap(), rusqlite::backup::StepResult::Done);
+    drop(copying);
+    // Closing them would end the locks of this process: another program has its own.
+    std::mem::forget((source, target));
+}
+
+/// What was done since the copy would be done again: nobody would know of it, though no event came.
+#[tokio::test]
+async fn a_copy_that_sqlite_made_is_noticed_where_only_deliveries_moved_since() {
+    for running in [true, false] {
+        let own = Folder::new();
+        let journal = own.open().unwrap();
+        append(&journal, 3).await;
+        let claimed = journal.handle().take(subscriptions(), budgets(9)).await.unwrap().claimed;
+        copied_by_sqlite(&own.store(), &own.path("copy"));
+        for one in &claimed {
+            journal.handle().settle(settlement(one, Outcome::Done, Next::Done)).await.unwrap();
+        }
+        if running {
+            copied_by_sqlite(&own.path("copy"), &own.store());
+            let refused = journal.handle().take(subscriptions(), budgets(9)).await.map(drop);
+            assert!(matches!(refused, Err(Error::Replaced)), "{refused:?}");
+            closed(journal).await;
+            assert_eq!(own.strange(), Strange::Replaced);
+        } else {
+            closed(journal).await;
+            for name in ["journal.sqlite-wal", "journal.sqlite-shm"] {
+                std::fs::remove_file(own.path(name)).unwrap_or_default();
+            }
+            std::fs::copy(own.path("copy"), own.store()).unwrap();
+            assert_eq!(own.strange(), Strange::Older);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_is_overwritten_cut_or_changed_by_others_takes_nothing_more_in() {
     let swaps: [(&str, Mishap); 5] = [
