@@ -12,6 +12,8 @@ pub mod told;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -22,11 +24,19 @@ use uuid::Uuid;
 #[schema(value_type = String)]
 pub struct EventId(Uuid);
 
+/// An id of now; of the first moment that an id can name where the clock stands before it.
+fn fresh() -> Uuid {
+    if SystemTime::now() < UNIX_EPOCH {
+        return Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, 0, 0));
+    }
+    Uuid::now_v7()
+}
+
 impl EventId {
     /// A new id, later than all ids that this process gave or knew of before, whatever the clock did since.
     pub fn new() -> Self {
         let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Uuid::now_v7().as_u128().max(next(*last));
+        *last = fresh().as_u128().max(next(*last));
         Self(Uuid::from_u128(*last))
     }
 
@@ -64,7 +74,7 @@ fn next(id: u128) -> u128 {
     let bits = |from: u32, count: u32| (id >> from) & ((1 << count) - 1);
     // Milliseconds, then what is left of the version's and the variant's bits.
     let counter = (bits(80, 48) << 74) | (bits(64, 12) << 62) | bits(0, 62);
-    let step = 1 + (Uuid::now_v7().as_u128() & 0xffff_ffff);
+    let step = 1 + (fresh().as_u128() & 0xffff_ffff);
     let counter = counter.saturating_add(step) & ((1 << 122) - 1);
     let bits = |from: u32, count: u32| (counter >> from) & ((1 << count) - 1);
     (bits(74, 48) << 80) | (7 << 76) | (bits(62, 12) << 64) | (2 << 62) | bits(0, 62)

@@ -143,6 +143,8 @@ async fn connection<R>(
         // Between two requests too.
         .header_read_timeout(options.head_timeout)
         .max_buf_size(MOST_BUFFERED)
+        // A clock before 1970 has no date in HTTP, and the library panics.
+        .auto_date_header(std::time::SystemTime::now() >= std::time::UNIX_EPOCH)
         .serve_connection(TokioIo::new(Timed::new(stream, options.answer_timeout)), service);
     let mut serving = std::pin::pin!(serving);
     // Whoever breaks off has got no answer, and knows it.
