@@ -143,11 +143,12 @@ impl App {
         })?;
         let mut clients = BTreeMap::new();
         for (account, options) in config.crm {
-            clients.insert(account, crm::Client::new(options).map_err(|error| wrong(&error))?);
+            // Its certificates were read before, with the rest of the configuration.
+            clients.insert(account, crm::Client::new(options).map_err(|error| passing(&error))?);
         }
         let scripted = stand.is_some();
         let outside = match stand {
-            None => Outside::new().map_err(|error| wrong(&error))?,
+            None => Outside::new().map_err(|error| passing(&error))?,
             Some(Stand { crm, outside }) => {
                 clients = config.ingress.accounts.keys().map(|account| (account.clone(), crm.clone())).collect();
                 outside

@@ -38,12 +38,17 @@ pub fn problems(config: &Config) -> Vec<String> {
                 .to_owned(),
         );
     }
-    for (account, options) in &config.crm {
-        if let Err(error) = crm::Client::new(options.clone()) {
-            problems.push(format!("`[crm.{account}]` can't be used: {error}"));
-        }
-    }
+    problems.extend(crms(config).into_iter().map(|(problem, _)| problem));
     problems
+}
+
+/// CRMs whose client can't be set up; whether that may pass: with no certificates of its own it is the machine that refuses.
+pub(super) fn crms(config: &Config) -> Vec<(String, bool)> {
+    let wrong = |(account, options): (&String, &crm::Options)| {
+        let error = crm::Client::new(options.clone()).err()?;
+        Some((format!("`[crm.{account}]` can't be used: {error}"), options.authorities.is_empty()))
+    };
+    config.crm.iter().filter_map(wrong).collect()
 }
 
 /// Why a folder can't be the data folder, as far as it can be told without changing anything.

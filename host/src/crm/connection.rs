@@ -17,6 +17,11 @@ use super::{Error, Options, safe_words};
 pub struct Authorities(Vec<reqwest::Certificate>);
 
 impl Authorities {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Reads PEM text.
     ///
     /// # Errors

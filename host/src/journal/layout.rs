@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::marker::{self, Marker};
 use super::{Error, Options, restored};
 use crate::clock::Clock;
-use crate::files::private;
+use crate::files::{self, private};
 
 /// One step per format version, from 1.
 pub(super) const STEPS: &[&str] = &["
@@ -291,16 +291,32 @@ pub(super) fn lock(data_dir: &Path) -> Result<File, Error> {
     private::close(data_dir, &["journal.sqlite", "host.lock", "store.json"]).map_err(not_private(data_dir))?;
     let lock = private::open(&data_dir.join("host.lock")).map_err(not_private(data_dir))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => {
+            // Whoever writes one has the lock: these are of a host that was cut off.
+            files::remove_unfinished(data_dir, "store.json");
+            Ok(lock)
+        }
         Err(TryLockError::WouldBlock) => Err(Error::InUse(data_dir.to_owned())),
         Err(TryLockError::Error(error)) => Err(Error::of_file(data_dir, &error)),
     }
+}
+
+/// What can't be one of the store's files: SQLite would only say that it can't open it, for ever.
+fn foreign(data_dir: &Path) -> Option<Error> {
+    let names = ["journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "store.json"];
+    let is_none = |path: &PathBuf| std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file());
+    let found = names.map(|name| data_dir.join(name)).into_iter().find(is_none)?;
+    let cause = format!("`{}` is no regular file: move it away", found.display());
+    Some(Error::Open { path: data_dir.to_owned(), cause, passes: false })
 }
 
 /// Opens the store for writing and makes it ready for this program.
 pub(super) fn open(options: &Options, clock: &Clock) -> Result<Opened, Error> {
     let data_dir = &*options.data_dir;
     let lock = lock(data_dir)?;
+    if let Some(error) = foreign(data_dir) {
+        return Err(error);
+    }
     // Before SQLite makes a new file, or applies a log to one that is not its own.
     let marker = marker::judged(data_dir)?;
     if marker.is_none() {

@@ -65,6 +65,8 @@ pub enum Whereabouts {
 pub(super) struct Place {
     data_dir: PathBuf,
     files: Vec<(PathBuf, Identity)>,
+    /// The file by which this process holds the folder.
+    lock: Option<Identity>,
     store: Arc<File>,
     log: Option<File>,
     id: String,
@@ -112,6 +114,8 @@ struct Marked {
     at: Instant,
     /// The beat that is surely on the disk.
     synced: Option<i64>,
+    /// The file in this one's place of which the folder was told.
+    warned: Option<Identity>,
 }
 
 /// How far one copying of the log into the store came.
@@ -154,6 +158,7 @@ impl Place {
         let place = Self {
             data_dir: data_dir.to_owned(),
             files: files.filter_map(|path| identity(&path).map(|known| (path, known))).collect(),
+            lock: identity(&data_dir.join("host.lock")),
             store,
             log: File::open(&log).ok(),
             id,
@@ -164,7 +169,7 @@ impl Place {
             cuts: AtomicU64::new(0),
             replaced: AtomicBool::new(false),
             strangers: AtomicU64::new(0),
-            marked: Mutex::new(Marked { marker: None, at: Instant::now(), synced }),
+            marked: Mutex::new(Marked { marker: None, at: Instant::now(), synced, warned: None }),
         };
         match place.mark(State::Open) {
             // It is written later.
@@ -206,6 +211,9 @@ impl Place {
         }
         let is = self.whereabouts();
         let state = if is == Whereabouts::Replaced { State::Replaced } else { State::Open };
+        if is == Whereabouts::Moved {
+            self.warn_of_another();
+        }
         if is != Whereabouts::Moved && self.is_to_be_marked(state) {
             // A disk that refuses is asked again; what was written before is no less true.
             self.mark(state).unwrap_or_default();
@@ -309,6 +317,9 @@ impl Place {
     /// the same, is left alone.
     pub(super) fn close(&self, connection: &Connection) {
         let is = self.whereabouts();
+        if is == Whereabouts::Moved {
+            self.warn_of_another();
+        }
         let extent = match is {
             Whereabouts::Here => self.copying(|| {
                 let extent = copy(connection, "TRUNCATE");
@@ -397,6 +408,27 @@ impl Place {
             Some(marker) => {
                 marked.at.elapsed() >= MARKED_AGAIN && marked.synced.is_some_and(|synced| synced > marker.beat)
             }
+        }
+    }
+
+    /// Leaves a word where another store has taken this one's name: else the next start would take it without asking.
+    fn warn_of_another(&self) {
+        let Some((path, known)) = self.files.first() else { return };
+        let mut marked = locked(&self.marked);
+        let there = identity(path).filter(|found| found != known);
+        if there.is_none() || marked.warned == there {
+            return;
+        }
+        // Another host may be at work there already: it was told what it is.
+        let lock = self.data_dir.join("host.lock");
+        if identity(&lock) != self.lock && File::open(&lock).is_ok_and(|lock| lock.try_lock().is_err()) {
+            return;
+        }
+        let marker = Marker { store: self.id.clone(), beat: marked.synced.unwrap_or(0), state: State::Replaced };
+        // A folder that refuses is asked again each second.
+        if marker.write(&self.data_dir).is_ok() {
+            // The own one may come back to this name.
+            (marked.marker, marked.warned) = (Some(marker), there);
         }
     }
 

@@ -300,6 +300,49 @@ async fn a_disk_that_fails_in_the_midst_of_a_copying_leaves_no_replaced_store() 
     closed(journal).await;
 }
 
+#[tokio::test]
+async fn an_older_copy_that_took_the_stores_name_is_not_taken_at_the_next_start() {
+    let own = Folder::new();
+    let journal = own.open().unwrap();
+    append(&journal, 3).await;
+    copied(&own, &journal, 0).await;
+    std::fs::write(own.path("copy"), read_past(&journal)).unwrap();
+    append(&journal, 3).await;
+    // As `mv` puts one in place, and back again.
+    let swap = |from: &str, to: &str| std::fs::rename(own.path(from), own.path(to)).unwrap();
+    swap("journal.sqlite", "away");
+    swap("copy", "journal.sqlite");
+    assert_eq!(journal.handle().look_after().0, Whereabouts::Moved);
+    swap("journal.sqlite", "copy");
+    swap("away", "journal.sqlite");
+    assert_eq!(journal.handle().look_after().0, Whereabouts::Here);
+    append(&journal, 1).await;
+    closed(journal).await;
+    let journal = own.open().unwrap();
+    swap("journal.sqlite", "away");
+    swap("copy", "journal.sqlite");
+    // Nobody looked before it stops.
+    closed(journal).await;
+    assert_eq!(own.strange(), Strange::Replaced);
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_told_by_its_name_and_what_was_cut_off_is_removed() {
+    let own = Folder::new();
+    closed(own.open().unwrap()).await;
+    for name in ["journal.sqlite-wal", "journal.sqlite-shm"] {
+        drop(std::fs::remove_file(own.path(name)));
+        std::fs::create_dir(own.path(name)).unwrap();
+        let error = own.open().map(drop).unwrap_err();
+        assert!(!error.may_pass() && error.to_string().contains(name), "{error}");
+        std::fs::remove_dir(own.path(name)).unwrap();
+    }
+    let left = ["store.json.4711.new", "store.json.new", "store.json.x.new"].map(|name| own.path(name));
+    left.iter().for_each(|path| std::fs::write(path, "{").unwrap());
+    closed(own.open().unwrap()).await;
+    assert_eq!(left.map(|path| path.exists()), [false, true, true]);
+}
+
 /// The store's file, past SQLite and without opening it anew.
 fn read_past(journal: &Journal) -> Vec<u8> {
     use std::os::unix::fs::FileExt as _;
