@@ -1,11 +1,11 @@
-//! The wall clock goes back a year while deliveries wait, and comes back later.
+//! The wall clock goes back a year while deliveries wait, and comes back later; at last it stands before 1970.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
 use super::sender::Senders;
-use super::{Figures, Tools, look};
+use super::{Figures, Tools, last_words, look};
 use crate::host::Setup;
 
 const YEAR: i64 = 365 * 24 * 3_600;
@@ -42,14 +42,20 @@ pub(super) async fn round(tools: &Tools<'_>) -> anyhow::Result<Figures> {
             .with_context(|| format!("step {step}, of the clock to {offset} s from now"))?;
         longest = longest.max(began.elapsed());
     }
-    let id = host.accepted("event=test.sin&sin=none&n=last").await?;
-    host.settled(&id).await?;
+    // Before all time, as of a machine without a battery: libraries panic there.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    steering.step_clock(-i64::try_from(now.as_secs())? - 100_000)?;
+    let handled = async {
+        let id = host.accepted("event=test.sin&sin=none&n=last").await?;
+        host.settled(&id).await
+    };
+    handled.await.with_context(|| format!("with a clock before 1970\n{}", last_words(&host)))?;
     ensure!(host.stop().await? == Some(0), "it did not stop in order:\n{}", host.log());
     let (data, count) = (host.data(), acknowledged.len());
     tokio::task::spawn_blocking(move || look::over(&data.join("journal.sqlite"), &acknowledged)).await??;
     Ok(vec![
         ("acknowledged", u64::try_from(count)?),
-        ("steps", 3),
+        ("steps", 4),
         ("longest_ms_until_nothing_waits", u64::try_from(longest.as_millis())?),
     ])
 }

@@ -331,7 +331,8 @@ int clock_gettime(clockid_t which, struct timespec *now) {
     int failed = real_clock_gettime ? real_clock_gettime(which, now) : (int)syscall(SYS_clock_gettime, which, now);
     if (!failed && (which == CLOCK_REALTIME || which == CLOCK_REALTIME_COARSE) && control->clock_offset_ns) {
         int64_t all = now->tv_sec * 1000000000ll + now->tv_nsec + control->clock_offset_ns;
-        now->tv_sec = all / 1000000000ll, now->tv_nsec = all % 1000000000ll;
+        int64_t part = (all % 1000000000ll + 1000000000ll) % 1000000000ll;
+        now->tv_sec = (all - part) / 1000000000ll, now->tv_nsec = part;
     }
     return failed;
 }
