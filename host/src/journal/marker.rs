@@ -101,6 +101,9 @@ pub enum Strange {
         "the host was ended from outside, and `journal.sqlite-wal` is missing, with the last changes in it (unless another program, such as `sqlite3`, opened the store since: then they are in `journal.sqlite`)"
     )]
     LogLost,
+    /// A copy that has no log, and one beside it.
+    #[error("`journal.sqlite` is a copy that `backup` made, and `journal.sqlite-wal` beside it is another store's")]
+    LogOfAnother,
     /// Noticed while the host ran.
     #[error("`journal.sqlite` or its log was overwritten while the host ran")]
     Replaced,
@@ -134,10 +137,12 @@ pub(super) fn log_of(file: &Path) -> PathBuf {
 pub(super) fn judged(data_dir: &Path) -> Result<Option<Marker>, Error> {
     let Some(marker) = Marker::read(data_dir)? else { return Ok(None) };
     let file = layout::file(data_dir);
+    // A copy that somebody put here by hand waits for an operator, which says it all. It has no log: SQLite would make nonsense of
+    // it with one.
+    if backup::seal(&file).is_ok() {
+        return if is_empty(&log_of(&file)) { Ok(None) } else { Err(Strange::LogOfAnother.in_folder(data_dir)) };
+    }
     match strange(&file, &marker).map_err(failed(data_dir))? {
-        // A copy that somebody put here by hand waits for an operator, which says it all. With a log beside it, SQLite would make
-        // something else of it.
-        Some(_) if backup::seal(&file).is_ok() && is_empty(&log_of(&file)) => Ok(None),
         Some(strange) => Err(strange.in_folder(data_dir)),
         None => Ok(Some(marker)),
     }
@@ -169,6 +174,9 @@ fn strange(file: &Path, marker: &Marker) -> std::io::Result<Option<Strange>> {
     Ok(match stamp {
         Some(stamp) if stamp.id != marker.store => Some(Strange::Foreign),
         Some(stamp) if stamp.beat < marker.beat => Some(Strange::Older),
+        Some(_) if log.is_some() && !page::fits(&File::open(file)?, &File::open(log_of(file))?)? => {
+            Some(Strange::Older)
+        }
         // A copying that was cut short may have left half of a page, and the log has it whole.
         None if log.unwrap_or(0) == 0 && is_damaged(file) => Some(Strange::Damaged),
         None if log.unwrap_or(0) == 0 => Some(Strange::Foreign),

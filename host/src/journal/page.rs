@@ -57,6 +57,34 @@ impl Layout {
 
 /// The stamp of a store's file as it is on the disk, without what the log holds. None: it is of no store of the host's, or cut.
 pub(super) fn stamp(file: &File) -> io::Result<Option<Stamp>> {
+    Ok(found(file)?.map(|(stamp, ..)| stamp))
+}
+
+/// Whether a log begins no later than a store's file ends: between both there is no change that neither holds. What begins later
+/// belongs to a newer file, and would make nonsense of this one. `None` and a log that can't tell fit.
+pub(super) fn fits(file: &File, log: &File) -> io::Result<bool> {
+    let Some((stamp, root, layout)) = found(file)? else { return Ok(true) };
+    let mut head = [0; 32];
+    if log.metadata()?.len() < 32 {
+        return Ok(true);
+    }
+    log.read_exact_at(&mut head, 0)?;
+    let salts = head.get(16..24).unwrap_or_default().to_vec();
+    let (mut frame, mut at, mut page) = ([0; 24], 32, vec![0; layout.page]);
+    // Frames of an earlier round have other salts.
+    while log.read_exact_at(&mut frame, at).is_ok() && frame.get(8..16) == Some(&*salts) {
+        if page_number(&frame, 0) == root && log.read_exact_at(&mut page, at + 24).is_ok() {
+            match parsed(&page, root) {
+                Some(first) if first.id == stamp.id => return Ok(first.beat <= stamp.beat.saturating_add(1)),
+                _ => {}
+            }
+        }
+        at += 24 + layout.page as u64;
+    }
+    Ok(true)
+}
+
+fn found(file: &File) -> io::Result<Option<(Stamp, u32, Layout)>> {
     let Some(layout) = Layout::of(file)? else { return Ok(None) };
     if layout.said > layout.pages {
         return Ok(None);
@@ -79,7 +107,8 @@ pub(super) fn stamp(file: &File) -> io::Result<Option<Stamp>> {
                 }
             });
             if let Some(root) = root {
-                return row(file, &layout, root);
+                let stamp = row(file, &layout, root)?;
+                return Ok(stamp.map(|stamp| (stamp, root, layout)));
             }
         } else {
             left.extend(tree.cells().map(|cell| page_number(&page, cell)));
@@ -96,13 +125,17 @@ fn row(file: &File, layout: &Layout, root: u32) -> io::Result<Option<Stamp>> {
     }
     let mut page = vec![0; layout.page];
     file.read_exact_at(&mut page, place(layout, root))?;
-    let Some(tree) = Tree::of(&page, root).filter(|tree| tree.leaf) else { return Ok(None) };
-    Ok(tree.cells().next().and_then(|cell| match columns::<3>(&page, cell)? {
+    Ok(parsed(&page, root))
+}
+
+fn parsed(page: &[u8], root: u32) -> Option<Stamp> {
+    let tree = Tree::of(page, root).filter(|tree| tree.leaf)?;
+    match columns::<3>(page, tree.cells().next()?)? {
         [_, Value::Text(id), Value::Number(beat)] => {
             Some(Stamp { id: String::from_utf8(id.to_vec()).ok().filter(|id| !id.is_empty())?, beat })
         }
         _ => None,
-    }))
+    }
 }
 
 fn place(layout: &Layout, number: u32) -> u64 {

@@ -447,7 +447,7 @@ impl Place {
         self.log.as_ref().map_or(0, |log| log.metadata().map_or(u64::MAX, |metadata| metadata.len()))
     }
 
-    fn log_head(&self) -> Vec<u8> {
+    pub(super) fn log_head(&self) -> Vec<u8> {
         let mut head = vec![0; HEAD];
         let read = self.log.as_ref().is_some_and(|log| log.read_exact_at(&mut head, 0).is_ok());
         if read { head } else { Vec::new() }

@@ -447,3 +447,27 @@ async fn a_start_or_a_command_that_fails_takes_no_log_away_that_is_missed_later(
         closed(own.open().unwrap()).await;
     }
 }
+
+#[tokio::test]
+async fn a_copy_that_is_put_to_the_log_of_a_killed_host_is_refused_where_changes_lie_between() {
+    let own = Folder::new();
+    let journal = own.open().unwrap();
+    append(&journal, 3).await;
+    let beat = copied(&own, &journal, 0).await;
+    std::fs::write(own.path("copy"), read_past(&journal)).unwrap();
+    // The log begins anew, so that it no longer leads on from the copy.
+    let mut beat = beat;
+    let began = journal.handle.place.log_head();
+    while journal.handle.place.log_head() == began {
+        beat = copied(&own, &journal, beat).await;
+    }
+    append(&journal, 2).await;
+    let events = count(&journal);
+    let (killed, older) = (own.killed(&journal), own.killed(&journal));
+    closed(journal).await;
+    let journal = killed.open().unwrap();
+    assert_eq!(count(&journal), events, "its own log fits");
+    closed(journal).await;
+    std::fs::copy(own.path("copy"), older.store()).unwrap();
+    assert_eq!(older.strange(), Strange::Older);
+}
