@@ -334,7 +334,7 @@ async fn a_store_of_the_format_before_keeps_its_lists_and_writes_and_learns_what
                 VALUES (1, x'018f0000000070008000000000000001', 'main', 'deal.edit', 5, 'json', 1, 'deal', '7', '{}');
              UPDATE cursor SET seq = 1;
              INSERT INTO delivery (seq, event, queue, state, at) VALUES (1, 1, 1, 3, 5);
-             INSERT INTO write VALUES (1, x'09', 0, 'client.update', 'main', 'client', '8', 900, 950, '{}');
+             INSERT INTO write VALUES (1, x'09090909090909090909090909090909', 0, 'client.update', 'main', 'client', '8', 900, 950, '{}');
              INSERT INTO polled VALUES ('main', 'deals', '', 'known'), ('main', 'deals', '7', '{\"step\":\"20\"}');
              PRAGMA user_version = 4;",
         )

@@ -133,6 +133,8 @@ const NO_PERSONS: [&str; 30] = [
     "state_use account",
     "store id",
     "tally code",
+    "restored version",
+    "restored released_by",
     "write account",
     "write call",
     "write kind",
@@ -155,10 +157,12 @@ const PLANTED: &str = r#"
     INSERT INTO attempt SELECT seq, 1, '1', 5, 5, 'done', 'planted!', NULL, 0, 0, 0, '["planted!"]', 0 FROM delivery;
     INSERT INTO host_call SELECT seq, 1, 0, 5, 1, 'crm client.update', '{"id": 7700123, "phone": "planted!"}', '{"id":7700123,"phone":"planted!"}', 1
         FROM delivery;
-    INSERT INTO write SELECT seq, x'09', 0, 'client.update', 'main', 'client', '7700123', 900, 950, '{"data":"planted!"}' FROM delivery;
-    INSERT INTO write VALUES (4, x'10', 0, 'safe client.update', 'main', 'client', '7700123', 900, 950, '["phone"]');
+    INSERT INTO write (delivery, digest, occurrence, call, account, kind, record, sent_at, answered_at, answer)
+        SELECT seq, x'09090909090909090909090909090909', 0, 'client.update', 'main', 'client', '7700123', 900, 950, '{"data":"planted!"}' FROM delivery;
+    INSERT INTO write (delivery, digest, occurrence, call, account, kind, record, sent_at, answered_at, answer)
+        VALUES (4, x'10101010101010101010101010101010', 0, 'safe client.update', 'main', 'client', '7700123', 900, 950, '["phone"]');
     INSERT INTO effect (delivery, digest, occurrence, account, name, record, added, choice, content, armed_at, arrivals, findings)
-        SELECT seq, x'09', 0, 'main', 'client.edit', '7700123', 0, 0, 'planted!', 900, 1, 1 FROM delivery;
+        SELECT seq, x'09090909090909090909090909090909', 0, 'main', 'client.edit', '7700123', 0, 0, 'planted!', 900, 1, 1 FROM delivery;
     INSERT INTO state VALUES (1, 'main', 'planted!:client:7700123', 'planted!', 1), (1, 'main', 'index', '{"clid": 7700123, "was":"planted!"}', 1),
         (1, 'main', 'client:77001234', 'stays!', 1), (1, 'main', 'over', 'planted!planted!planted!', 1);
     INSERT INTO polled VALUES ('main', 'deals', '2', '{"clid":"7700123","title":"planted!"}'), ('main', 'deals', '3', '{"title":"stays!"}');
