@@ -105,7 +105,7 @@ async fn a_forgotten_record_is_nowhere_in_the_file() {
 
 /// Columns that hold names of the configuration, of the CRM's functions, of the host's own words, the proof itself, or a
 /// record's number that the watcher needs.
-const NO_PERSONS: [&str; 30] = [
+const NO_PERSONS: [&str; 32] = [
     "account name",
     "attempt code",
     "attempt outcome",
