@@ -48,6 +48,12 @@ pub(super) struct Marker {
     pub(super) store: String,
     /// What its file has reached at least.
     pub(super) beat: i64,
+    /// What it has reached at least with its log.
+    #[serde(default)]
+    pub(super) committed: i64,
+    /// What its file had reached when it was judged.
+    #[serde(skip)]
+    pub(super) found: i64,
     /// What became of it.
     pub(super) state: State,
 }
@@ -101,9 +107,14 @@ pub enum Strange {
         "the host was ended from outside, and `journal.sqlite-wal` is missing, with the last changes in it (unless another program, such as `sqlite3`, opened the store since: then they are in `journal.sqlite`)"
     )]
     LogLost,
-    /// A copy that has no log, and one beside it.
-    #[error("`journal.sqlite` is a copy that `backup` made, and `journal.sqlite-wal` beside it is another store's")]
+    /// A store that has no log, and one beside it.
+    #[error(
+        "`journal.sqlite` is whole without a log (a copy, or closed in order), and `journal.sqlite-wal` beside it is another's"
+    )]
     LogOfAnother,
+    /// It has been further.
+    #[error("`journal.sqlite-wal` is older than it was, or cut: what was acknowledged since is not in it")]
+    LogOlder,
     /// Noticed while the host ran.
     #[error("`journal.sqlite` or its log was overwritten while the host ran")]
     Replaced,
@@ -135,14 +146,14 @@ pub(super) fn log_of(file: &Path) -> PathBuf {
 /// # Errors
 /// [`Error::Strange`]: an administrator has to say what is meant. [`Error::Open`]: the files can't be looked at.
 pub(super) fn judged(data_dir: &Path) -> Result<Option<Marker>, Error> {
-    let Some(marker) = Marker::read(data_dir)? else { return Ok(None) };
+    let Some(mut marker) = Marker::read(data_dir)? else { return Ok(None) };
     let file = layout::file(data_dir);
     // A copy that somebody put here by hand waits for an operator, which says it all. It has no log: SQLite would make nonsense of
     // it with one.
     if backup::seal(&file).is_ok() {
         return if is_empty(&log_of(&file)) { Ok(None) } else { Err(Strange::LogOfAnother.in_folder(data_dir)) };
     }
-    match strange(&file, &marker).map_err(failed(data_dir))? {
+    match strange(&file, &mut marker).map_err(failed(data_dir))? {
         Some(strange) => Err(strange.in_folder(data_dir)),
         None => Ok(Some(marker)),
     }
@@ -152,7 +163,7 @@ fn is_empty(file: &Path) -> bool {
     std::fs::metadata(file).map_or(true, |metadata| metadata.len() == 0)
 }
 
-fn strange(file: &Path, marker: &Marker) -> std::io::Result<Option<Strange>> {
+fn strange(file: &Path, marker: &mut Marker) -> std::io::Result<Option<Strange>> {
     if marker.state == State::Replaced {
         return Ok(Some(Strange::Replaced));
     }
@@ -166,20 +177,28 @@ fn strange(file: &Path, marker: &Marker) -> std::io::Result<Option<Strange>> {
     }
     // Closed again before SQLite has a lock on it in this process.
     let stamp = page::stamp(&File::open(file)?)?;
+    marker.found = stamp.as_ref().map_or(0, |stamp| stamp.beat);
     let log = match std::fs::metadata(log_of(file)) {
         Ok(metadata) => Some(metadata.len()),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
+    let beats = match log {
+        Some(_) => page::beats(&File::open(file)?, &File::open(log_of(file))?)?,
+        None => None,
+    };
+    let (first, last) = beats.unzip();
     Ok(match stamp {
         Some(stamp) if stamp.id != marker.store => Some(Strange::Foreign),
         Some(stamp) if stamp.beat < marker.beat => Some(Strange::Older),
-        Some(_) if log.is_some() && !page::fits(&File::open(file)?, &File::open(log_of(file))?)? => {
-            Some(Strange::Older)
-        }
+        Some(_) if first.is_some_and(|first| first > marker.found.saturating_add(1)) => Some(Strange::Older),
+        Some(_) if last.is_some_and(|last| last < marker.found) => Some(Strange::LogOlder),
+        Some(_) if log.is_some() && last.unwrap_or(marker.found) < marker.committed => Some(Strange::LogOlder),
         // A copying that was cut short may have left half of a page, and the log has it whole.
         None if log.unwrap_or(0) == 0 && is_damaged(file) => Some(Strange::Damaged),
         None if log.unwrap_or(0) == 0 => Some(Strange::Foreign),
+        // All of it was in the file.
+        _ if marker.state == State::Closed && log.unwrap_or(0) > 0 => Some(Strange::LogOfAnother),
         _ if marker.state == State::Open && log.is_none() => Some(Strange::LogLost),
         _ => None,
     })
@@ -214,7 +233,11 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 pub(super) fn matches(connection: &Connection, data_dir: &Path, marker: Option<&Marker>) -> Result<(), Error> {
     let Some(marker) = marker else { return Ok(()) };
     match stamp(connection) {
-        Ok(Some(stamp)) if stamp.id == marker.store => Ok(()),
+        Ok(Some(stamp)) if stamp.id == marker.store => {
+            // A log that was cut or damaged inside takes it back.
+            let reached = stamp.beat >= marker.committed.max(marker.beat).max(marker.found);
+            if reached { Ok(()) } else { Err(Strange::LogOlder.in_folder(data_dir)) }
+        }
         Err(error) if layout::is_passing(&error) => Err(error.into()),
         Err(error) if is_damage(&error) => Err(Strange::Damaged.in_folder(data_dir)),
         _ => Err(Strange::Foreign.in_folder(data_dir)),

@@ -60,28 +60,28 @@ pub(super) fn stamp(file: &File) -> io::Result<Option<Stamp>> {
     Ok(found(file)?.map(|(stamp, ..)| stamp))
 }
 
-/// Whether a log begins no later than a store's file ends: between both there is no change that neither holds. What begins later
-/// belongs to a newer file, and would make nonsense of this one. `None` and a log that can't tell fit.
-pub(super) fn fits(file: &File, log: &File) -> io::Result<bool> {
-    let Some((stamp, root, layout)) = found(file)? else { return Ok(true) };
+/// The beats with which a log begins and ends, as far as it says anything of the store in a file. One that begins later than with the
+/// beat after the file's belongs to a newer file, one that ends before it to an older: with either, SQLite makes nonsense of the file.
+pub(super) fn beats(file: &File, log: &File) -> io::Result<Option<(i64, i64)>> {
+    let Some((stamp, root, layout)) = found(file)? else { return Ok(None) };
     let mut head = [0; 32];
     if log.metadata()?.len() < 32 {
-        return Ok(true);
+        return Ok(None);
     }
     log.read_exact_at(&mut head, 0)?;
     let salts = head.get(16..24).unwrap_or_default().to_vec();
-    let (mut frame, mut at, mut page) = ([0; 24], 32, vec![0; layout.page]);
+    let (mut frame, mut at, mut page, mut beats) = ([0; 24], 32, vec![0; layout.page], None);
     // Frames of an earlier round have other salts.
     while log.read_exact_at(&mut frame, at).is_ok() && frame.get(8..16) == Some(&*salts) {
-        if page_number(&frame, 0) == root && log.read_exact_at(&mut page, at + 24).is_ok() {
-            match parsed(&page, root) {
-                Some(first) if first.id == stamp.id => return Ok(first.beat <= stamp.beat.saturating_add(1)),
-                _ => {}
-            }
+        if page_number(&frame, 0) == root
+            && log.read_exact_at(&mut page, at + 24).is_ok()
+            && let Some(found) = parsed(&page, root).filter(|found| found.id == stamp.id)
+        {
+            beats = Some((beats.map_or(found.beat, |(first, _)| first), found.beat));
         }
         at += 24 + layout.page as u64;
     }
-    Ok(true)
+    Ok(beats)
 }
 
 fn found(file: &File) -> io::Result<Option<(Stamp, u32, Layout)>> {

@@ -34,7 +34,7 @@ use super::marker::{self, Marker, State};
 use super::{Error, layout, page};
 
 /// How often the marker follows the store.
-const MARKED_AGAIN: Duration = Duration::from_secs(10);
+const MARKED_AGAIN: Duration = Duration::from_secs(5);
 /// A page may be read while it is written: it is read again.
 const READ_AGAIN: Duration = Duration::from_millis(20);
 /// So often.
@@ -406,7 +406,9 @@ impl Place {
             None => true,
             Some(marker) if marker.state != state => true,
             Some(marker) => {
-                marked.at.elapsed() >= MARKED_AGAIN && marked.synced.is_some_and(|synced| synced > marker.beat)
+                marked.at.elapsed() >= MARKED_AGAIN
+                    && (marked.synced.is_some_and(|synced| synced > marker.beat)
+                        || self.committed.load(Ordering::Acquire) > marker.committed)
             }
         }
     }
@@ -424,7 +426,13 @@ impl Place {
         if identity(&lock) != self.lock && File::open(&lock).is_ok_and(|lock| lock.try_lock().is_err()) {
             return;
         }
-        let marker = Marker { store: self.id.clone(), beat: marked.synced.unwrap_or(0), state: State::Replaced };
+        let marker = Marker {
+            store: self.id.clone(),
+            beat: marked.synced.unwrap_or(0),
+            committed: self.committed.load(Ordering::Acquire),
+            found: 0,
+            state: State::Replaced,
+        };
         // A folder that refuses is asked again each second.
         if marker.write(&self.data_dir).is_ok() {
             // The own one may come back to this name.
@@ -432,11 +440,12 @@ impl Place {
         }
     }
 
-    fn mark(&self, state: State) -> std::io::Result<()> {
+    pub(super) fn mark(&self, state: State) -> std::io::Result<()> {
         let mut marked = locked(&self.marked);
         // A store whose file does not bear its stamp yet has no marker yet.
         let Some(beat) = marked.synced.or((state == State::Replaced).then_some(0)) else { return Ok(()) };
-        let marker = Marker { store: self.id.clone(), beat, state };
+        let committed = self.committed.load(Ordering::Acquire);
+        let marker = Marker { store: self.id.clone(), beat, committed, found: 0, state };
         marker.write(&self.data_dir)?;
         (marked.marker, marked.at) = (Some(marker), Instant::now());
         Ok(())

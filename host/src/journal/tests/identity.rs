@@ -42,6 +42,18 @@ impl Folder {
         }
     }
 
+    /// The same, where only the open store tells; none where it is taken.
+    fn strange_inside(&self) -> Option<Strange> {
+        match self.open() {
+            Err(Error::Strange { what, .. }) => Some(what),
+            Err(error) => panic!("{error}"),
+            Ok(journal) => {
+                journal.close();
+                None
+            }
+        }
+    }
+
     /// What a kill leaves behind: the files as they are.
     fn killed(&self, journal: &Journal) -> Self {
         let copy = Self::new();
@@ -290,7 +302,6 @@ async fn a_disk_that_fails_in_the_midst_of_a_copying_leaves_no_replaced_store() 
     for torn in [longer, half] {
         place.copying(|| (lay(&torn), place::Extent::Part)).unwrap();
         assert_eq!(journal.handle().look_after().0, Whereabouts::Here);
-        append(&journal, 1).await;
         place.copying(|| (lay(&whole), place::Extent::Part)).unwrap();
         assert_eq!(journal.handle().look_after().0, Whereabouts::Here);
     }
@@ -470,4 +481,43 @@ async fn a_copy_that_is_put_to_the_log_of_a_killed_host_is_refused_where_changes
     closed(journal).await;
     std::fs::copy(own.path("copy"), older.store()).unwrap();
     assert_eq!(older.strange(), Strange::Older);
+}
+
+#[tokio::test]
+async fn a_log_that_is_older_cut_or_anothers_takes_nothing_back() {
+    let own = Folder::new();
+    let journal = own.open().unwrap();
+    append(&journal, 3).await;
+    let (old, began) = (std::fs::read(own.path("journal.sqlite-wal")).unwrap(), journal.handle.place.log_head());
+    let mut beat = copied(&own, &journal, 0).await;
+    while journal.handle.place.log_head() == began {
+        beat = copied(&own, &journal, beat).await;
+    }
+    append(&journal, 20).await;
+    let events = count(&journal);
+    journal.handle.place.mark(marker::State::Open).unwrap();
+    let older = own.killed(&journal);
+    let cut = [own.killed(&journal), own.killed(&journal), own.killed(&journal)];
+    closed(journal).await;
+
+    std::fs::write(older.path("journal.sqlite-wal"), &old).unwrap();
+    assert_eq!(older.strange(), Strange::LogOlder);
+    let whole = std::fs::read(cut[0].path("journal.sqlite-wal")).unwrap();
+    let zeroed = [&[0; 32][..], &whole[32..]].concat();
+    for (own, log) in cut.iter().zip([&whole[..0], &whole[..whole.len() / 2], &zeroed]) {
+        std::fs::write(own.path("journal.sqlite-wal"), log).unwrap();
+        // What was in the store's file already is not missed.
+        if own.strange_inside().is_none() {
+            let journal = own.open().unwrap();
+            assert_eq!(count(&journal), events);
+            closed(journal).await;
+        }
+    }
+    // A store that was closed in order has none.
+    std::fs::write(own.path("journal.sqlite-wal"), &old).unwrap();
+    assert_eq!(own.strange(), Strange::LogOlder);
+    Accepting::new(own.folder.path()).unwrap().accept(false).unwrap();
+    let journal = own.open().unwrap();
+    assert_eq!(count(&journal), events);
+    closed(journal).await;
 }
