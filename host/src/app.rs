@@ -244,7 +244,7 @@ impl App {
                 metrics,
                 stopping: stopped.clone(),
                 scrubber: scrubber.clone(),
-                versions: Versions::new(&store),
+                versions: Versions::held(&store),
                 approve: Arc::new(move |name, permissions| crate::config::approve(&approvals, name, permissions)),
                 make_event: Arc::new(|account, body, now| {
                     ingress::event_of(account, body, now).map_err(|problem| problem.to_string())

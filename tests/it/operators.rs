@@ -364,7 +364,10 @@ async fn readiness_tells_why_not() {
         let status = answer.status().as_u16();
         (status, serde_json::from_str::<Value>(&answer.text().await.unwrap()).unwrap())
     };
-    assert_eq!(ready(&host).await, (200, json!({ "ready": true, "reasons": [], "remarks": [] })));
+    assert_eq!(
+        ready(&host).await,
+        (200, json!({ "ready": true, "reasons": [], "remarks": [], "oldest_unrouted_s": null }))
+    );
     let mut full = Setup::new().unwrap();
     full.server = "min_free_mib = 900000000".to_owned();
     let host = full.start().await.unwrap();

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::marker::{self, Marker};
-use super::{Error, Options, restored};
+use super::marker::{self, Marker, State};
+use super::{Error, Options, backup, restored};
 use crate::clock::Clock;
 use crate::files::{self, private};
 
@@ -322,6 +322,12 @@ pub(super) fn open(options: &Options, clock: &Clock) -> Result<Opened, Error> {
     if marker.is_none() {
         // Whatever is there is taken, also where this start is cut short.
         marker::remove(data_dir).map_err(|error| Error::of_file(data_dir, &error))?;
+        // A copy that was put here by hand is a store from now on: with its seal and a log it would be taken for one that was just put
+        // here.
+        if let Ok((bytes, _)) = backup::seal(&file(data_dir)) {
+            let store = private::open(&file(data_dir)).map_err(not_private(data_dir))?;
+            store.set_len(bytes).map_err(|error| Error::of_file(data_dir, &error))?;
+        }
     }
     super::compact::clear(data_dir);
     // Made here, because SQLite gives a log the rights of its store. Closed before SQLite opens it: afterwards that would end
@@ -331,6 +337,11 @@ pub(super) fn open(options: &Options, clock: &Clock) -> Result<Opened, Error> {
     keep_log(&connection, true)?;
     configure(&connection)?;
     marker::matches(&connection, data_dir, marker.as_ref())?;
+    // The log is there from here on, and what is changed goes into it: a start that is cut short leaves it.
+    if let Some(marker) = marker.as_ref().filter(|marker| marker.state != State::Open) {
+        let open = Marker { state: State::Open, ..marker.clone() };
+        open.write(data_dir).map_err(|error| Error::of_file(data_dir, &error))?;
+    }
     migrate(&mut connection, data_dir, options.told)?;
     restored::adopt(&mut connection, clock.now())?;
     recover(&mut connection, clock)?;

@@ -6,7 +6,7 @@
 //!
 //! - the store's id, and a beat that its file has reached at least ([`place`](super::place) counts it);
 //! - whether the host has it open: then a log lies beside it (SQLite makes it with the first look, and removes it with the last
-//!   connection), or what it held is lost;
+//!   connection), or what it held is lost; said before the first change goes into the log;
 //! - whether it was found replaced while the host ran.
 //!
 //! - **A folder without a marker is believed**: an older version's, or a new one. Who accepts what is there removes the marker.
@@ -37,6 +37,8 @@ pub(super) enum State {
     Open,
     /// The host closed it, with its log in the file.
     Closed,
+    /// The host closed it, and somebody who still read it kept the log beside it: its last connection may bring that into the file.
+    Left,
     /// It was replaced, or changed by another program, while the host ran.
     Replaced,
 }
@@ -200,6 +202,7 @@ fn strange(file: &Path, marker: &mut Marker) -> std::io::Result<Option<Strange>>
         // All of it was in the file.
         _ if marker.state == State::Closed && log.unwrap_or(0) > 0 => Some(Strange::LogOfAnother),
         _ if marker.state == State::Open && log.is_none() => Some(Strange::LogLost),
+        _ if marker.state == State::Left && log.is_none() && marker.found < marker.committed => Some(Strange::LogLost),
         _ => None,
     })
 }

@@ -55,6 +55,13 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// Whether the file has fewer pages than it says.
+    pub(super) fn is_short(&self) -> bool {
+        self.said > self.pages
+    }
+}
+
 /// The stamp of a store's file as it is on the disk, without what the log holds. None: it is of no store of the host's, or cut.
 pub(super) fn stamp(file: &File) -> io::Result<Option<Stamp>> {
     Ok(found(file)?.map(|(stamp, ..)| stamp))
@@ -86,7 +93,7 @@ pub(super) fn beats(file: &File, log: &File) -> io::Result<Option<(i64, i64)>> {
 
 fn found(file: &File) -> io::Result<Option<(Stamp, u32, Layout)>> {
     let Some(layout) = Layout::of(file)? else { return Ok(None) };
-    if layout.said > layout.pages {
+    if layout.is_short() {
         return Ok(None);
     }
     let mut page = vec![0; layout.page];

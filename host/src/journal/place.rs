@@ -39,6 +39,8 @@ const MARKED_AGAIN: Duration = Duration::from_secs(5);
 const READ_AGAIN: Duration = Duration::from_millis(20);
 /// So often.
 const READS: u32 = 3;
+/// How long a file that says more of itself than it holds is taken for one that is being written.
+const QUIET: Duration = Duration::from_secs(2);
 /// The system's own clock for files moves on in steps: what is written within one of them has the same time.
 const STEP: Duration = Duration::from_millis(20);
 /// The bytes with which a log begins: they change when it begins anew.
@@ -329,8 +331,14 @@ impl Place {
         };
         // With a marker that still says `open`, and a log that is gone, the next start would ask: it goes only after the word is on
         // the disk.
-        if extent == Some(Extent::Cut) && !self.replaced.load(Ordering::Acquire) && self.mark(State::Closed).is_ok() {
-            drop(layout::keep_log(connection, false));
+        if self.replaced.load(Ordering::Acquire) {
+            return;
+        }
+        match extent {
+            Some(Extent::Cut) if self.mark(State::Closed).is_ok() => drop(layout::keep_log(connection, false)),
+            // Where that can't be written, the marker says `open`, which holds as well.
+            Some(_) => self.mark(State::Left).unwrap_or_default(),
+            None => {}
         }
     }
 
@@ -377,6 +385,9 @@ impl Place {
                 }
                 None => main.copied.is_none() || main.torn,
             };
+            if stamp.is_none() && !is && self.is_growing(main, written) {
+                return true;
+            }
             if is {
                 let copied = stamp.map_or(main.copied, |stamp| Some(stamp.beat));
                 *main = Main { written, settled: is_past(written), copied, torn: main.torn };
@@ -384,6 +395,13 @@ impl Place {
             }
         }
         false
+    }
+
+    /// Whether another program's SQLite may be in the midst of copying the log into the file: its first page says already how many
+    /// there will be. It is looked at again until it is quiet.
+    fn is_growing(&self, main: &Main, written: Written) -> bool {
+        let growing = || page::Layout::of(&self.store).ok().flatten().is_some_and(|layout| layout.is_short());
+        written.0 >= main.written.0 && is_within(written, QUIET) && growing()
     }
 
     fn is_unreadable(&self) -> bool {
@@ -418,7 +436,10 @@ impl Place {
         let Some((path, known)) = self.files.first() else { return };
         let mut marked = locked(&self.marked);
         let there = identity(path).filter(|found| found != known);
-        if there.is_none() || marked.warned == there {
+        // A folder without a store and a marker: an empty place to mount, which the next start would take for a new one's.
+        let bare = || !path.exists() && self.data_dir.is_dir() && matches!(Marker::read(&self.data_dir), Ok(None));
+        let known = there.map_or_else(|| !bare(), |found| marked.warned == Some(found));
+        if known {
             return;
         }
         // Another host may be at work there already: it was told what it is.
@@ -512,10 +533,18 @@ fn written(file: &File) -> std::io::Result<Written> {
     file.metadata().map(|metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
-fn is_past((_, seconds, nanoseconds): Written) -> bool {
+fn is_past(written: Written) -> bool {
+    age(written).is_some_and(|age| age > STEP)
+}
+
+fn is_within(written: Written, time: Duration) -> bool {
+    age(written).is_some_and(|age| age <= time)
+}
+
+fn age((_, seconds, nanoseconds): Written) -> Option<Duration> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let written = (u64::try_from(seconds).ok()).zip(u32::try_from(nanoseconds).ok());
-    written.is_some_and(|(seconds, nanoseconds)| since.saturating_sub(Duration::new(seconds, nanoseconds)) > STEP)
+    let written = u64::try_from(seconds).ok().zip(u32::try_from(nanoseconds).ok());
+    written.map(|(seconds, nanoseconds)| since.saturating_sub(Duration::new(seconds, nanoseconds)))
 }
 
 fn is_full(error: &std::io::Error) -> bool {

@@ -186,7 +186,7 @@ impl Loader {
         (sender, passes): (watch::Sender<Arc<Snapshot>>, watch::Sender<u64>),
         bell: Bell,
     ) -> Result<Self, Error> {
-        let versions = Versions::new(&options.store);
+        let versions = Versions::held(&options.store);
         let unreadable = |(path, cause)| Error::File { path, cause };
         let (mut lost, recorded) = (Vec::new(), versions.is_recorded());
         for (path, mended) in versions.mend().map_err(unreadable)? {

@@ -24,7 +24,7 @@ const MOST: u64 = 16 << 20;
 /// The key of the digest.
 const SUM: &str = "#sha256#";
 
-type Record<T> = BTreeMap<PluginName, T>;
+pub(super) type Record<T> = BTreeMap<PluginName, T>;
 
 /// What was done about a damaged record.
 #[derive(Debug, Clone, PartialEq, Eq)]

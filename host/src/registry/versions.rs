@@ -15,6 +15,7 @@
 //! Not here: deciding what serves (`loader`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -89,12 +90,39 @@ pub struct Version {
 #[derive(Debug, Clone)]
 pub struct Versions {
     folder: PathBuf,
+    /// The folder that it is in, by device and number: elsewhere nothing is written.
+    home: Option<(u64, u64)>,
 }
 
 impl Versions {
     /// The versions in a folder, which need not be there.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self { folder: folder.into(), home: None }
+    }
+
+    /// The same for a running host: where the data folder is moved away, it is not made anew under its name, which the next start
+    /// would take for that of a new host.
+    pub fn held(folder: impl Into<PathBuf>) -> Self {
+        let new = Self::new(folder);
+        Self { home: new.home(), ..new }
+    }
+
+    fn home(&self) -> Option<(u64, u64)> {
+        let metadata = std::fs::metadata(self.folder.parent()?).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    }
+
+    fn in_place(&self) -> Result<(), std::io::Error> {
+        if self.home.is_none() || self.home == self.home() {
+            return Ok(());
+        }
+        let words = "the data folder was moved or replaced under the running host: put it back, or restart the host";
+        Err(std::io::Error::new(std::io::ErrorKind::NotFound, words))
+    }
+
+    fn record<T: Serialize>(&self, path: &Path, record: &records::Record<T>) -> Result<(), std::io::Error> {
+        self.in_place()?;
+        records::write(path, record)
     }
 
     /// The file with the operator's choices.
@@ -166,7 +194,7 @@ impl Versions {
     /// # Errors
     /// When the folder can't be written to.
     pub fn serve(&self, serving: &BTreeMap<PluginName, Serving>) -> Result<(), std::io::Error> {
-        records::write(&self.serving_file(), serving)
+        self.record(&self.serving_file(), serving)
     }
 
     /// The record of where plugins come from.
@@ -190,7 +218,7 @@ impl Versions {
         let before = self.homes()?;
         let mut homes = before.clone();
         homes.extend(files);
-        if homes == before { Ok(()) } else { records::write(&self.homes_file(), &homes) }
+        if homes == before { Ok(()) } else { self.record(&self.homes_file(), &homes) }
     }
 
     /// The operator's choices.
@@ -211,7 +239,7 @@ impl Versions {
             Some(pin) => pins.insert(name.clone(), pin),
             None => pins.remove(name),
         };
-        records::write(&self.pins_file(), &pins)
+        self.record(&self.pins_file(), &pins)
     }
 
     /// Finds an earlier version: the one whose hash begins with `to`, or the one before the one that serves. Nothing is
@@ -322,6 +350,7 @@ impl Versions {
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), std::io::Error> {
+        self.in_place()?;
         if let Some(folder) = path.parent() {
             files::make_folder(folder, files::Readers::Owner)?;
         }
