@@ -157,6 +157,58 @@ async fn a_used_folder_without_its_store_or_its_log_is_refused_until_somebody_sa
 }
 
 #[tokio::test]
+async fn a_reader_that_outlives_the_host_and_closes_last_keeps_no_host_from_starting() {
+    let mut host = Setup::new().unwrap().plugins(crate::guests()).start().await.unwrap();
+    let id = host.accepted("event=test.sin&sin=none").await.unwrap();
+    host.settled(&id).await.unwrap();
+    let reader = rusqlite::Connection::open(host.data().join("journal.sqlite")).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    reader.query_row("SELECT count(*) FROM event", [], |_| Ok(())).unwrap();
+    assert_eq!(host.stop().await.unwrap(), Some(0));
+    let log = host.data().join("journal.sqlite-wal");
+    assert!(log.exists(), "the reader keeps it");
+    // SQLite brings the log into the file with the last connection, and removes it.
+    drop(reader);
+    assert!(!log.exists());
+    host.start().await.unwrap();
+    assert!(host.path_is_there(&id).await);
+}
+
+#[tokio::test]
+async fn a_data_folder_that_was_moved_is_not_made_anew_and_serves_again_when_it_is_back() {
+    let mut host = Setup::new().unwrap().plugins(crate::guests()).start().await.unwrap();
+    let id = host.accepted("event=test.sin&sin=none").await.unwrap();
+    host.settled(&id).await.unwrap();
+    shell(host.folder(), "mv data away");
+    refused(&host, "a refusal after the move").await;
+    // The plugins' loader has seen it by now, and has nowhere to record anything.
+    wait_until("a look of the loader", PATIENCE, async || Ok(host.log().contains("moved").then_some(())))
+        .await
+        .unwrap();
+    assert!(!host.data().exists());
+    shell(host.folder(), "mv away data");
+    wait_until("events that are taken again", PATIENCE, async || {
+        Ok((host.post("event=test.sin&sin=none&n=2").await?.0 == 202).then_some(()))
+    })
+    .await
+    .unwrap();
+    // In its place a folder without anything: a volume that was taken away.
+    shell(host.folder(), "mv data away; mkdir -m 700 data");
+    refused(&host, "a refusal after the second move").await;
+    wait_until("a word in the empty folder", PATIENCE, async || {
+        Ok(host.data().join("store.json").exists().then_some(()))
+    })
+    .await
+    .unwrap();
+    host.kill().unwrap();
+    let served = command(&host, &["serve"]);
+    assert_eq!(served.status.code(), Some(2), "{}", said(&served));
+    shell(host.folder(), "rm -r data; mv away data");
+    host.start().await.unwrap();
+    assert!(host.path_is_there(&id).await);
+}
+
+#[tokio::test]
 async fn a_copy_that_is_put_in_place_by_hand_waits_for_an_operator_also_in_a_used_folder() {
     let mut host = Setup::new().unwrap().plugins(crate::guests()).start().await.unwrap();
     let id = host.accepted("event=test.sin&sin=none").await.unwrap();
