@@ -242,10 +242,10 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// A name that no other process uses, and that is none of a plugin's or a configuration's.
 /// Removes what was being written beside a file when its writer was cut off. Only whoever knows that nobody writes it now may.
-pub fn remove_unfinished(folder: &Path, name: &str) {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+pub fn remove_unfinished(path: &Path) {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return };
+    let entries = std::fs::read_dir(folder_of(path)).into_iter().flatten().flatten();
     for entry in entries {
         let found = entry.file_name();
         let number = found.to_str().and_then(|found| found.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".new"));
@@ -256,6 +256,7 @@ pub fn remove_unfinished(folder: &Path, name: &str) {
     }
 }
 
+/// A name that no other process uses, and that is none of a plugin's or a configuration's.
 fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     folder_of(path).join(format!("{name}.{}.new", std::process::id()))

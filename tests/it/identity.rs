@@ -115,9 +115,15 @@ async fn events_that_another_program_takes_out_of_the_running_hosts_store_are_mi
 #[tokio::test]
 async fn a_used_folder_without_its_store_or_its_log_is_refused_until_somebody_says_that_it_is_meant() {
     let mut host = Setup::new().unwrap().plugins(crate::guests()).start().await.unwrap();
+    // Copied into the file a moment after it came: without the log nothing would be missing.
+    let reader = rusqlite::Connection::open(host.data().join("journal.sqlite")).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM event").unwrap();
     let id = host.accepted("event=test.sin&sin=none").await.unwrap();
     host.settled(&id).await.unwrap();
     host.kill().unwrap();
+    // It closes last, and leaves the log.
+    reader.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    drop(reader);
     // After a kill the log is there, and the host goes on.
     assert!(host.data().join("journal.sqlite-wal").exists());
     shell(host.folder(), "cp -a data whole");
@@ -159,19 +165,26 @@ async fn a_used_folder_without_its_store_or_its_log_is_refused_until_somebody_sa
 #[tokio::test]
 async fn a_reader_that_outlives_the_host_and_closes_last_keeps_no_host_from_starting() {
     let mut host = Setup::new().unwrap().plugins(crate::guests()).start().await.unwrap();
-    let id = host.accepted("event=test.sin&sin=none").await.unwrap();
-    host.settled(&id).await.unwrap();
-    let reader = rusqlite::Connection::open(host.data().join("journal.sqlite")).unwrap();
-    reader.execute_batch("BEGIN").unwrap();
-    reader.query_row("SELECT count(*) FROM event", [], |_| Ok(())).unwrap();
-    assert_eq!(host.stop().await.unwrap(), Some(0));
-    let log = host.data().join("journal.sqlite-wal");
-    assert!(log.exists(), "the reader keeps it");
-    // SQLite brings the log into the file with the last connection, and removes it.
-    drop(reader);
-    assert!(!log.exists());
-    host.start().await.unwrap();
-    assert!(host.path_is_there(&id).await);
+    for killed in [false, true] {
+        let id = host.accepted("event=test.sin&sin=none").await.unwrap();
+        host.settled(&id).await.unwrap();
+        let reader = rusqlite::Connection::open(host.data().join("journal.sqlite")).unwrap();
+        reader.execute_batch("BEGIN").unwrap();
+        reader.query_row("SELECT count(*) FROM event", [], |_| Ok(())).unwrap();
+        let last = host.accepted("event=test.sin&sin=none&n=last").await.unwrap();
+        if killed {
+            host.kill().unwrap();
+        } else {
+            assert_eq!(host.stop().await.unwrap(), Some(0));
+        }
+        let log = host.data().join("journal.sqlite-wal");
+        assert!(log.exists(), "the reader keeps it");
+        // SQLite brings the log into the file with the last connection, and removes it.
+        drop(reader);
+        assert!(!log.exists());
+        host.start().await.unwrap();
+        assert!(host.path_is_there(&last).await);
+    }
 }
 
 #[tokio::test]

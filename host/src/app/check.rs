@@ -23,9 +23,9 @@ pub fn problems(config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
     problems.extend(data_folder(&config.journal.data_dir));
     // Where plugins served before, the folder may come: its events wait for it.
-    if !config.registry.dir.is_dir()
-        && Versions::new(&config.registry.store).serving().is_ok_and(|serving| serving.is_empty())
-    {
+    let served = Versions::new(&config.registry.store).serving();
+    let served = served.map_or_else(|_| config.journal.data_dir.is_dir(), |serving| !serving.is_empty());
+    if !config.registry.dir.is_dir() && !served {
         problems.push(format!(
             "the plugin folder `{}` is not there: make it, or set `plugins.dir`",
             config.registry.dir.display()

@@ -203,6 +203,8 @@ impl Access {
         if let Some(file) = &options.token_file {
             let token = Secret::new(random());
             let write = |file: &Path, text: &str| {
+                // The data folder is this host's: nobody else writes them.
+                files::remove_unfinished(file);
                 files::replace(file, text.as_bytes(), files::Readers::Owner)
                     .map_err(|error| format!("`{}` can't be written: {error}", file.display()))
             };

@@ -293,7 +293,7 @@ pub(super) fn lock(data_dir: &Path) -> Result<File, Error> {
     match lock.try_lock() {
         Ok(()) => {
             // Whoever writes one has the lock: these are of a host that was cut off.
-            files::remove_unfinished(data_dir, "store.json");
+            files::remove_unfinished(&data_dir.join("store.json"));
             Ok(lock)
         }
         Err(TryLockError::WouldBlock) => Err(Error::InUse(data_dir.to_owned())),

@@ -37,8 +37,6 @@ pub(super) enum State {
     Open,
     /// The host closed it, with its log in the file.
     Closed,
-    /// The host closed it, and somebody who still read it kept the log beside it: its last connection may bring that into the file.
-    Left,
     /// It was replaced, or changed by another program, while the host ran.
     Replaced,
 }
@@ -56,6 +54,9 @@ pub(super) struct Marker {
     /// What its file had reached when it was judged.
     #[serde(skip)]
     pub(super) found: i64,
+    /// Whether `committed` is that of the very last commit.
+    #[serde(skip)]
+    pub(super) noted: bool,
     /// What became of it.
     pub(super) state: State,
 }
@@ -149,6 +150,9 @@ pub(super) fn log_of(file: &Path) -> PathBuf {
 /// [`Error::Strange`]: an administrator has to say what is meant. [`Error::Open`]: the files can't be looked at.
 pub(super) fn judged(data_dir: &Path) -> Result<Option<Marker>, Error> {
     let Some(mut marker) = Marker::read(data_dir)? else { return Ok(None) };
+    if let Some(beat) = noted(data_dir, &marker.store) {
+        (marker.noted, marker.committed) = (true, marker.committed.max(beat));
+    }
     let file = layout::file(data_dir);
     // A copy that somebody put here by hand waits for an operator, which says it all. It has no log: SQLite would make nonsense of
     // it with one.
@@ -159,6 +163,18 @@ pub(super) fn judged(data_dir: &Path) -> Result<Option<Marker>, Error> {
         Some(strange) => Err(strange.in_folder(data_dir)),
         None => Ok(Some(marker)),
     }
+}
+
+/// What the host noted with each commit in the file by which it holds the folder. It is not synced: the marker follows for what a loss
+/// of power takes of it.
+pub(super) fn note(store: &str, beat: i64) -> String {
+    format!("{store} {beat:020}\n")
+}
+
+fn noted(data_dir: &Path, store: &str) -> Option<i64> {
+    let bytes = files::read(&data_dir.join("host.lock"), MOST).ok()?;
+    let (id, beat) = std::str::from_utf8(&bytes).ok()?.strip_suffix('\n')?.split_once(' ')?;
+    (id == store).then(|| beat.parse().ok()).flatten()
 }
 
 fn is_empty(file: &Path) -> bool {
@@ -201,8 +217,10 @@ fn strange(file: &Path, marker: &mut Marker) -> std::io::Result<Option<Strange>>
         None if log.unwrap_or(0) == 0 => Some(Strange::Foreign),
         // All of it was in the file.
         _ if marker.state == State::Closed && log.unwrap_or(0) > 0 => Some(Strange::LogOfAnother),
-        _ if marker.state == State::Open && log.is_none() => Some(Strange::LogLost),
-        _ if marker.state == State::Left && log.is_none() && marker.found < marker.committed => Some(Strange::LogLost),
+        // Another program's connection may have been the last, and brought all of it into the file.
+        _ if marker.state == State::Open && log.is_none() && !(marker.noted && marker.found >= marker.committed) => {
+            Some(Strange::LogLost)
+        }
         _ => None,
     })
 }

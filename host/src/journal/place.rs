@@ -69,6 +69,8 @@ pub(super) struct Place {
     files: Vec<(PathBuf, Identity)>,
     /// The file by which this process holds the folder.
     lock: Option<Identity>,
+    /// The same, for a note with each commit: a killed process leaves it in the system's memory.
+    note: Option<File>,
     store: Arc<File>,
     log: Option<File>,
     id: String,
@@ -161,6 +163,7 @@ impl Place {
             data_dir: data_dir.to_owned(),
             files: files.filter_map(|path| identity(&path).map(|known| (path, known))).collect(),
             lock: identity(&data_dir.join("host.lock")),
+            note: File::options().write(true).open(data_dir.join("host.lock")).ok(),
             store,
             log: File::open(&log).ok(),
             id,
@@ -173,6 +176,8 @@ impl Place {
             strangers: AtomicU64::new(0),
             marked: Mutex::new(Marked { marker: None, at: Instant::now(), synced, warned: None }),
         };
+        // Before the marker, which is judged by it: this store may be behind the one of which it was.
+        place.noted(beat);
         match place.mark(State::Open) {
             // It is written later.
             Err(error) if !is_full(&error) => Err(failed(error)),
@@ -272,6 +277,7 @@ impl Place {
         match pending {
             Some((beat, newest)) if well => {
                 self.committed.store(beat, Ordering::Release);
+                self.noted(beat);
                 own.newest = newest;
             }
             _ => {}
@@ -334,11 +340,15 @@ impl Place {
         if self.replaced.load(Ordering::Acquire) {
             return;
         }
-        match extent {
-            Some(Extent::Cut) if self.mark(State::Closed).is_ok() => drop(layout::keep_log(connection, false)),
-            // Where that can't be written, the marker says `open`, which holds as well.
-            Some(_) => self.mark(State::Left).unwrap_or_default(),
-            None => {}
+        if extent == Some(Extent::Cut) && self.mark(State::Closed).is_ok() {
+            drop(layout::keep_log(connection, false));
+        }
+    }
+
+    fn noted(&self, beat: i64) {
+        if let Some(file) = &self.note {
+            // What can't be written is behind, as after a loss of power.
+            file.write_all_at(marker::note(&self.id, beat).as_bytes(), 0).unwrap_or_default();
         }
     }
 
@@ -452,6 +462,7 @@ impl Place {
             beat: marked.synced.unwrap_or(0),
             committed: self.committed.load(Ordering::Acquire),
             found: 0,
+            noted: false,
             state: State::Replaced,
         };
         // A folder that refuses is asked again each second.
@@ -466,7 +477,7 @@ impl Place {
         // A store whose file does not bear its stamp yet has no marker yet.
         let Some(beat) = marked.synced.or((state == State::Replaced).then_some(0)) else { return Ok(()) };
         let committed = self.committed.load(Ordering::Acquire);
-        let marker = Marker { store: self.id.clone(), beat, committed, found: 0, state };
+        let marker = Marker { store: self.id.clone(), beat, committed, found: 0, noted: false, state };
         marker.write(&self.data_dir)?;
         (marked.marker, marked.at) = (Some(marker), Instant::now());
         Ok(())
