@@ -1,12 +1,14 @@
 //! What is answered before the host is ready: it listens at once, because whoever can't connect at all does not know why, and whoever
 //! connects must not wait for a store that is brought up to a new format.
 //!
-//! - **An event is refused with a code** (`ingress.starting`) that says so: a sender that keeps its events sends it again. One that
-//!   tries only once is held for a moment first, within bounds: most starts take less.
+//! - **Whatever comes while a start takes no longer than usual is held until it is over**, as if nobody had listened yet: many senders
+//!   try only once. They are as many as there may be connections.
+//! - **An event is refused with a code** (`ingress.starting`) where it takes longer: a sender that keeps its events sends it again.
+//!   It is held for a moment first, within bounds.
 //! - Alive is said, ready is not.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -19,7 +21,9 @@ use tower::ServiceExt as _;
 
 use crate::ingress;
 
-/// How long an event is held for the host to be ready.
+/// How long after the beginning of the start whatever comes is held: nearly every start is over by then.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long an event that comes later is held.
 const HELD: Duration = Duration::from_secs(1);
 /// So many at once: each has a connection, and what the system has received of it.
 const MOST_HELD: usize = 128;
@@ -41,6 +45,7 @@ struct Waiting {
     real: Arc<OnceLock<Router>>,
     open: watch::Receiver<bool>,
     held: Arc<Semaphore>,
+    began: Instant,
 }
 
 impl Door {
@@ -54,6 +59,7 @@ impl Door {
             real: Arc::clone(&self.real),
             open: self.open.subscribe(),
             held: Arc::new(Semaphore::new(MOST_HELD)),
+            began: Instant::now(),
         };
         let (real, starting) = (Arc::clone(&self.real), starting(waiting));
         move || real.get().unwrap_or(&starting).clone()
@@ -82,8 +88,11 @@ fn starting(waiting: Waiting) -> Router {
 
 async fn other(State(mut waiting): State<Waiting>, request: Request) -> Response {
     let is_event = request.uri().path().split('/').find(|segment| !segment.is_empty()) == Some("events");
-    if is_event && let Ok(_place) = waiting.held.try_acquire() {
-        // Its end means that the host does not start.
+    let grace = GRACE.saturating_sub(waiting.began.elapsed());
+    // The end of either wait without a word means that the host does not start.
+    if !grace.is_zero() {
+        drop(tokio::time::timeout(grace, waiting.open.wait_for(|open| *open)).await);
+    } else if is_event && let Ok(_place) = waiting.held.try_acquire() {
         drop(tokio::time::timeout(HELD, waiting.open.wait_for(|open| *open)).await);
     }
     if let Some(real) = waiting.real.get() {
@@ -108,4 +117,31 @@ async fn other(State(mut waiting): State<Waiting>, request: Request) -> Response
 fn late(mut answer: Response) -> Response {
     answer.headers_mut().insert(header::RETRY_AFTER, AGAIN);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_start_that_takes_long_refuses_events_with_the_hosts_own_word_and_does_not_keep_them_waiting() {
+        let door = Door::new();
+        let waiting = Waiting {
+            real: Arc::clone(&door.real),
+            open: door.open.subscribe(),
+            held: Arc::new(Semaphore::new(1)),
+            began: Instant::now().checked_sub(GRACE).unwrap(),
+        };
+        let request = |path: &str| Request::builder().uri(path).body(axum::body::Body::empty()).unwrap();
+        let asked = async |path: &str| other(State(waiting.clone()), request(path)).await;
+        let began = Instant::now();
+        let (event, page) = tokio::join!(asked("/events/x?event=a.b"), asked("/console"));
+        assert!(began.elapsed() < 5 * HELD, "{:?}", began.elapsed());
+        for answer in [&event, &page] {
+            assert_eq!((answer.status(), &answer.headers()["retry-after"]), (StatusCode::SERVICE_UNAVAILABLE, &AGAIN));
+        }
+        assert!(event.headers().contains_key("x-salesman-host"));
+        door.opens(Router::new().fallback(async || "real"));
+        assert_eq!(asked("/console").await.status(), StatusCode::OK);
+    }
 }
