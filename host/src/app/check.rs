@@ -20,6 +20,11 @@ const MOST_TOLD: usize = 10;
 
 /// What would keep the host from starting, as far as it can be told without changing anything. `config check` says the same.
 pub fn problems(config: &Config) -> Vec<String> {
+    found(config).into_iter().map(|(problem, _)| problem).collect()
+}
+
+/// The same, each with whether it may pass.
+pub(super) fn found(config: &Config) -> Vec<(String, bool)> {
     let mut problems = Vec::new();
     problems.extend(data_folder(&config.journal.data_dir));
     // Where plugins served before, the folder may come: its events wait for it.
@@ -38,12 +43,12 @@ pub fn problems(config: &Config) -> Vec<String> {
                 .to_owned(),
         );
     }
-    problems.extend(crms(config).into_iter().map(|(problem, _)| problem));
-    problems
+    let lasting = problems.into_iter().map(|problem| (problem, false));
+    lasting.chain(crms(config)).collect()
 }
 
 /// CRMs whose client can't be set up; whether that may pass: with no certificates of its own it is the machine that refuses.
-pub(super) fn crms(config: &Config) -> Vec<(String, bool)> {
+fn crms(config: &Config) -> Vec<(String, bool)> {
     let wrong = |(account, options): (&String, &crm::Options)| {
         let error = crm::Client::new(options.clone()).err()?;
         Some((format!("`[crm.{account}]` can't be used: {error}"), options.authorities.is_empty()))
@@ -52,7 +57,7 @@ pub(super) fn crms(config: &Config) -> Vec<(String, bool)> {
 }
 
 /// Why a folder can't be the data folder, as far as it can be told without changing anything.
-pub(super) fn data_folder(data: &Path) -> Option<String> {
+pub(crate) fn data_folder(data: &Path) -> Option<String> {
     if data.exists() && !data.is_dir() {
         return Some(format!("the data folder `{}` is a file: set `server.data_dir`", data.display()));
     }
@@ -134,7 +139,8 @@ pub fn changeable(config: &registry::Options, owner: u32) -> Vec<(bool, String)>
     open
 }
 
-fn files_in(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+/// The plugins' files of a folder.
+pub(crate) fn files_in(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.filter(|path| path.extension().is_some_and(|extension| extension == "wasm"))
 }

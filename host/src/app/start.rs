@@ -35,10 +35,7 @@ pub(super) async fn checked(config: &Config) -> Result<Doorsteps, NotStarted> {
     if check::data_folder(data).is_none() {
         found.closed(data);
     }
-    let passing: Vec<String> =
-        check::crms(config).into_iter().filter(|(_, passes)| *passes).map(|(problem, _)| problem).collect();
-    for problem in check::problems(config) {
-        let passes = passing.contains(&problem);
+    for (problem, passes) in check::found(config) {
         found.add(problem, passes);
     }
     // Whoever has to change something anyway need not wait.

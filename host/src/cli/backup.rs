@@ -11,6 +11,7 @@ use std::time::Instant;
 use anyhow::{Context as _, ensure};
 
 use super::{asked_to_stop, spared, told};
+use crate::app::check::files_in;
 use crate::clock::Clock;
 use crate::config::{Config, Source};
 use crate::journal::{BackupWanted, Copied, Kind, Part, back_up};
@@ -113,22 +114,17 @@ fn parts(source: &Source, config: &Config) -> (Vec<Part>, Vec<PathBuf>) {
             add(Kind::Record, Some(record.0.to_owned()), record.1);
         }
     }
-    for file in wasm_in(&registry.dir) {
+    for file in files_in(&registry.dir) {
         add(Kind::Plugin, name_of(&file), file);
     }
     for folder in std::fs::read_dir(registry.store.join("versions")).into_iter().flatten().flatten() {
         let plugin = folder.file_name().into_string().ok();
-        for file in wasm_in(&folder.path()) {
+        for file in files_in(&folder.path()) {
             let name = plugin.as_ref().zip(name_of(&file)).map(|(plugin, file)| format!("{plugin}/{file}"));
             add(Kind::Version, name, file);
         }
     }
     (parts, left_out)
-}
-
-fn wasm_in(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.filter(|path| path.extension().is_some_and(|extension| extension == "wasm")).collect()
 }
 
 fn name_of(file: &Path) -> Option<String> {

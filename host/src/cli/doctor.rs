@@ -139,10 +139,9 @@ fn folders(findings: &mut Findings, config: &Config) {
     match medium::of(data) {
         Medium::Local => {}
         // In full, as `serve` says it.
-        Medium::Network(_) => check::problems(config)
-            .into_iter()
-            .filter(|problem| problem.contains("network file system"))
-            .for_each(|problem| findings.add("data folder", State::Bad, problem)),
+        Medium::Network(_) => {
+            check::data_folder(data).into_iter().for_each(|problem| findings.add("data folder", State::Bad, problem));
+        }
         Medium::Unclear(_) => {
             check::medium(data).into_iter().for_each(|words| findings.add("data folder", State::Remark, words));
         }

@@ -30,7 +30,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::statistics::Table;
-use super::{damage, layout, marker};
+use super::{damage, layout};
 use crate::clock::Clock;
 use crate::files;
 use beside::{Beside, Room};
@@ -38,7 +38,7 @@ pub use error::BackupError;
 pub(super) use error::system;
 use read::told;
 pub use read::verified;
-pub(super) use read::{hashed, look, parts, seal};
+pub(super) use read::{hashed, is_copy, look, parts, seal};
 
 /// The format of what surrounds the store in a copy.
 const FORMAT: i64 = 1;
@@ -213,7 +213,7 @@ fn opened(data_dir: &Path) -> Result<Source, BackupError> {
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     // The last connection to a store brings its log back into it and removes it. A host that was killed is known by that log: it stays.
-    let had_log = marker::log_of(&file).exists();
+    let had_log = layout::log_of(&file).exists();
     let source = Source { connection: Connection::open_with_flags(&file, flags)? };
     layout::keep_log(&source.connection, had_log)?;
     let connection = &source.connection;

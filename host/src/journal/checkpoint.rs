@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::place::{Extent, Place};
+use super::place::Place;
 use super::space::Room;
 
 /// Commits from one copying to the next.
@@ -142,14 +142,6 @@ impl Drop for Checkpointer {
     }
 }
 
-/// How far one copying came.
-struct Copied {
-    /// Pages of the log.
-    log: i64,
-    /// How many of them are in the store.
-    copied: i64,
-}
-
 struct Copying {
     connection: Connection,
     room: Arc<Room>,
@@ -183,8 +175,8 @@ impl Copying {
 
     fn copy(&mut self) {
         // A disk that refuses shows in the writer's own commits; the copying is tried again.
-        let Some(Copied { log, copied }) = self.checkpoint("PASSIVE") else { return self.in_the_way() };
-        let (left, bytes) = (log.saturating_sub(copied), self.room.log_bytes());
+        let Some(left) = self.checkpoint("PASSIVE") else { return self.in_the_way() };
+        let bytes = self.room.log_bytes();
         // Where all of it is in the store, the writer begins it anew by itself: its room is there for it.
         self.room.reusable(if left == 0 { bytes } else { 0 });
         if bytes <= self.room.most_log() {
@@ -204,20 +196,10 @@ impl Copying {
         (self.left, self.refused) = (true, self.refused.saturating_add(1));
     }
 
-    /// One copying; none where somebody was in the way of it, or the store is no longer the one that the log belongs to.
-    fn checkpoint(&self, how: &str) -> Option<Copied> {
-        self.place.copying(|| {
-            let row = self.connection.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| {
-                Ok((row.get::<_, i64>(0)?, Copied { log: row.get(1)?, copied: row.get(2)? }))
-            });
-            let copied = row.ok().filter(|(refused, _)| *refused == 0).map(|(_, copied)| copied);
-            let extent = match &copied {
-                Some(_) if how == "TRUNCATE" => Extent::Cut,
-                Some(Copied { log, copied }) if log == copied => Extent::Whole,
-                _ => Extent::Part,
-            };
-            (copied, extent)
-        })?
+    /// One copying, and the pages that it left; none where somebody was in the way of it, or the store is no longer the one that the
+    /// log belongs to.
+    fn checkpoint(&self, how: &str) -> Option<i64> {
+        self.place.copied(&self.connection, how)?.left
     }
 }
 

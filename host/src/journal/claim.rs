@@ -105,15 +105,15 @@ fn claim(
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
+    // Fields that stay where they are are not even loaded.
+    let columns = EVENT_COLUMNS.replace("fields", "iif(octet_length(fields) <= ?2, fields, '')");
+    let question = format!("SELECT {columns}, known, octet_length(fields) FROM event WHERE seq = ?1");
     for (seq, event, attempts, failures, interruptions, crashes) in due {
         connection
             .prepare_cached("UPDATE delivery SET state = 2, attempts = ?2, at = ?3 WHERE seq = ?1")?
             .execute(params![seq, attempts + 1, now])?;
-        // Fields that stay where they are are not even loaded.
-        let columns = EVENT_COLUMNS.replace("fields", "iif(octet_length(fields) <= ?2, fields, '')");
-        let (event, unread) = connection
-            .prepare_cached(&format!("SELECT {columns}, known, octet_length(fields) FROM event WHERE seq = ?1"))?
-            .query_row([event, MOST_CARRIED.min(*room)], |row| {
+        let (event, unread) =
+            connection.prepare_cached(&question)?.query_row([event, MOST_CARRIED.min(*room)], |row| {
                 let (mut event, bytes) = (event_from_row(row)?, row.get::<_, i64>(10)?);
                 if event.fields.is_empty() {
                     return Ok((event, bytes));

@@ -83,9 +83,7 @@ pub(super) fn beside(data_dir: &Path) -> PathBuf {
 /// Removes what a compaction that was broken off has left.
 pub(super) fn clear(data_dir: &Path) {
     for end in ["", "-journal", "-wal", "-shm"] {
-        let mut path = beside(data_dir).into_os_string();
-        path.push(end);
-        drop(std::fs::remove_file(path));
+        drop(std::fs::remove_file(layout::beside(&beside(data_dir), end)));
     }
 }
 
@@ -111,7 +109,7 @@ pub fn compact(data_dir: &Path, begins: impl FnOnce(&Plan)) -> Result<u64, NotCo
     }
     // Nobody else writes from here on.
     let held = old.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if std::fs::metadata(log(&file)).is_ok_and(|log| log.len() > 0) {
+    if std::fs::metadata(layout::log_of(&file)).is_ok_and(|log| log.len() > 0) {
         return Err(NotCompacted::Read(file));
     }
     // All of it is in the file: where the host was killed, its log is not missed any more, whatever happens from here on.
@@ -137,7 +135,7 @@ pub fn compact(data_dir: &Path, begins: impl FnOnce(&Plan)) -> Result<u64, NotCo
     made?;
     let folder = File::open(data_dir)?;
     // Emptied above, and not there any more before another store has its name.
-    for name in [log(&file), shared(&file)] {
+    for name in ["-wal", "-shm"].map(|end| layout::beside(&file, end)) {
         match std::fs::remove_file(name) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
@@ -153,27 +151,9 @@ pub fn compact(data_dir: &Path, begins: impl FnOnce(&Plan)) -> Result<u64, NotCo
     Ok(size)
 }
 
-fn log(file: &Path) -> PathBuf {
-    with(file, "-wal")
-}
-
-fn shared(file: &Path) -> PathBuf {
-    with(file, "-shm")
-}
-
-fn with(file: &Path, end: &str) -> PathBuf {
-    let mut path = file.as_os_str().to_owned();
-    path.push(end);
-    path.into()
-}
-
 /// Makes the copy, looks at it, and brings it onto the disk.
 fn make(from: &Path, to: &Path) -> Result<(), NotCompacted> {
-    drop(private::open(to).map_err(|error| Error::Open {
-        path: to.to_owned(),
-        cause: error.to_string(),
-        passes: error.may_pass(),
-    })?);
+    drop(private::open(to).map_err(layout::not_private(to))?);
     let new = Connection::open(to)?;
     new.execute("ATTACH DATABASE ?1 AS old", [from.to_string_lossy()])?;
     let ask = |pragma: &str| new.query_row(&format!("PRAGMA old.{pragma}"), [], |row| row.get::<_, i64>(0));

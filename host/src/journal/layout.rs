@@ -273,6 +273,18 @@ pub(super) fn file(data_dir: &Path) -> PathBuf {
     data_dir.join("journal.sqlite")
 }
 
+/// A file that SQLite keeps beside a store's.
+pub(super) fn beside(file: &Path, end: &str) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push(end);
+    path.into()
+}
+
+/// The log of changes that belongs to a store's file.
+pub(super) fn log_of(file: &Path) -> PathBuf {
+    beside(file, "-wal")
+}
+
 /// A store that is open for writing, and ready for this program.
 pub(super) struct Opened {
     /// Holds the data folder.
@@ -282,7 +294,7 @@ pub(super) struct Opened {
     pub(super) marker: Option<Marker>,
 }
 
-fn not_private(data_dir: &Path) -> impl FnOnce(private::Error) -> Error {
+pub(super) fn not_private(data_dir: &Path) -> impl FnOnce(private::Error) -> Error {
     |error| Error::Open { path: data_dir.to_owned(), cause: error.to_string(), passes: error.may_pass() }
 }
 
@@ -355,9 +367,14 @@ pub(super) fn is_passing(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code().is_some_and(|code| passing.contains(&code))
 }
 
-/// The format of a store that this program knows.
+/// The newest format that this program knows.
+pub(super) fn newest() -> i64 {
+    i64::try_from(STEPS.len()).unwrap_or(i64::MAX)
+}
+
+/// The format of a store, which this program knows.
 pub(super) fn known(connection: &Connection, data_dir: &Path) -> Result<i64, Error> {
-    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    let known = newest();
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if found > known { Err(Error::Newer { path: data_dir.to_owned(), found, known }) } else { Ok(found) }
 }
@@ -402,8 +419,7 @@ pub enum Migration {
 }
 
 fn migrate(connection: &mut Connection, data_dir: &Path, told: fn(&Migration)) -> Result<(), Error> {
-    let found = known(connection, data_dir)?;
-    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    let (found, known) = (known(connection, data_dir)?, newest());
     // A new one is made at once.
     let old = (1..known).contains(&found);
     if old {

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde::{Deserialize, Serialize};
 
+use super::layout::log_of;
 use super::{Error, backup, layout, page};
 use crate::files::{self, Readers};
 
@@ -54,9 +55,6 @@ pub(super) struct Marker {
     /// What its file had reached when it was judged.
     #[serde(skip)]
     pub(super) found: i64,
-    /// Whether `committed` is that of the very last commit.
-    #[serde(skip)]
-    pub(super) noted: bool,
     /// What became of it.
     pub(super) state: State,
 }
@@ -84,7 +82,7 @@ pub(super) fn remove(data_dir: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    File::open(data_dir)?.sync_all()
+    files::keep_names(data_dir)
 }
 
 /// Why a folder's store is not the one that it was used with.
@@ -136,13 +134,6 @@ fn failed(data_dir: &Path) -> impl FnOnce(std::io::Error) -> Error {
     |error| Error::of_file(data_dir, &error)
 }
 
-/// The log of changes that belongs to a store's file.
-pub(super) fn log_of(file: &Path) -> PathBuf {
-    let mut log = file.as_os_str().to_owned();
-    log.push("-wal");
-    PathBuf::from(log)
-}
-
 /// Whether a folder's store is the one that it was used with, as far as its files tell; nothing is changed, and SQLite is not
 /// asked. To be called while no host runs, before the store is opened.
 ///
@@ -150,16 +141,15 @@ pub(super) fn log_of(file: &Path) -> PathBuf {
 /// [`Error::Strange`]: an administrator has to say what is meant. [`Error::Open`]: the files can't be looked at.
 pub(super) fn judged(data_dir: &Path) -> Result<Option<Marker>, Error> {
     let Some(mut marker) = Marker::read(data_dir)? else { return Ok(None) };
-    if let Some(beat) = noted(data_dir, &marker.store) {
-        (marker.noted, marker.committed) = (true, marker.committed.max(beat));
-    }
+    let noted = noted(data_dir, &marker.store);
+    marker.committed = marker.committed.max(noted.unwrap_or(marker.committed));
     let file = layout::file(data_dir);
     // A copy that somebody put here by hand waits for an operator, which says it all. It has no log: SQLite would make nonsense of
     // it with one.
     if backup::seal(&file).is_ok() {
         return if is_empty(&log_of(&file)) { Ok(None) } else { Err(Strange::LogOfAnother.in_folder(data_dir)) };
     }
-    match strange(&file, &mut marker).map_err(failed(data_dir))? {
+    match strange(&file, &mut marker, noted.is_some()).map_err(failed(data_dir))? {
         Some(strange) => Err(strange.in_folder(data_dir)),
         None => Ok(Some(marker)),
     }
@@ -181,7 +171,8 @@ fn is_empty(file: &Path) -> bool {
     std::fs::metadata(file).map_or(true, |metadata| metadata.len() == 0)
 }
 
-fn strange(file: &Path, marker: &mut Marker) -> std::io::Result<Option<Strange>> {
+/// `noted`: what was committed is known to the last commit.
+fn strange(file: &Path, marker: &mut Marker, noted: bool) -> std::io::Result<Option<Strange>> {
     if marker.state == State::Replaced {
         return Ok(Some(Strange::Replaced));
     }
@@ -218,7 +209,7 @@ fn strange(file: &Path, marker: &mut Marker) -> std::io::Result<Option<Strange>>
         // All of it was in the file.
         _ if marker.state == State::Closed && log.unwrap_or(0) > 0 => Some(Strange::LogOfAnother),
         // Another program's connection may have been the last, and brought all of it into the file.
-        _ if marker.state == State::Open && log.is_none() && !(marker.noted && marker.found >= marker.committed) => {
+        _ if marker.state == State::Open && log.is_none() && !(noted && marker.found >= marker.committed) => {
             Some(Strange::LogLost)
         }
         _ => None,

@@ -20,7 +20,7 @@ const MOST_PAGES: usize = 1_000;
 pub(super) struct Stamp {
     /// The store's own id.
     pub(super) id: String,
-    /// Goes up with each copying of the log into the file.
+    /// Goes up with each commit that changes something.
     pub(super) beat: i64,
 }
 
@@ -53,9 +53,7 @@ impl Layout {
         let said = page_number(&head, 28);
         Ok(head.starts_with(b"SQLite format 3\0").then_some(Self { page, usable: page - reserved, pages, said }))
     }
-}
 
-impl Layout {
     /// Whether the file has fewer pages than it says.
     pub(super) fn is_short(&self) -> bool {
         self.said > self.pages

@@ -133,6 +133,14 @@ pub(super) enum Extent {
     Cut,
 }
 
+/// What one copying came to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Copied {
+    pub(super) extent: Extent,
+    /// Pages of the log that are not in the store yet; none where somebody was in the way of the copying.
+    pub(super) left: Option<i64>,
+}
+
 impl Place {
     /// The place of a store that was just opened, and is changed by nobody else of this process yet. The marker says from now on
     /// that it is open.
@@ -142,18 +150,20 @@ impl Place {
     pub(super) fn of(data_dir: &Path, connection: &Connection, marker: Option<Marker>) -> Result<Self, Error> {
         let failed = |error: std::io::Error| Error::of_file(data_dir, &error);
         let file = layout::file(data_dir);
-        let log = marker::log_of(&file);
+        let log = layout::log_of(&file);
         let store = Arc::new(File::options().read(true).write(true).open(&file).map_err(failed)?);
-        let raised = raise(connection).or_else(|error| match layout::is_passing(&error) {
-            // Such as a full disk: what is stored is worked on all the same.
-            true => marker::stamp(connection).map(|stamp| stamp.map(|stamp| (stamp.id, stamp.beat))),
-            false => Err(error),
-        })?;
-        let (id, beat) = raised.ok_or_else(|| Error::Store("it has no id".to_owned()))?;
+        // Such as a full disk: what is stored is worked on all the same.
+        if let Err(error) = raise(connection)
+            && !layout::is_passing(&error)
+        {
+            return Err(error.into());
+        }
+        let stamp = marker::stamp(connection)?;
+        let page::Stamp { id, beat } = stamp.ok_or_else(|| Error::Store("it has no id".to_owned()))?;
         let mut synced = marker.as_ref().map(|marker| marker.beat);
         let mut copied = page::stamp(&store).map_err(failed)?;
         // The marker must not say what the file does not.
-        if (synced.is_none() || copied.is_none()) && copy(connection, "PASSIVE") != Extent::Part {
+        if (synced.is_none() || copied.is_none()) && copy(connection, "PASSIVE").extent != Extent::Part {
             copied = page::stamp(&store).map_err(failed)?;
             synced = copied.as_ref().map(|stamp| stamp.beat);
         }
@@ -266,7 +276,7 @@ impl Place {
         }
         // A damaged page here keeps nothing from being stored.
         let known = self.committed.load(Ordering::Acquire);
-        let beat = raise(transaction).ok().flatten().map_or(known, |(_, raised)| raised);
+        let beat = raise(transaction).ok().flatten().unwrap_or(known);
         own.pending = Some((beat, newest(transaction).unwrap_or(own.newest)));
     }
 
@@ -321,6 +331,14 @@ impl Place {
         Some(done)
     }
 
+    /// The same by SQLite alone.
+    pub(super) fn copied(&self, connection: &Connection, how: &str) -> Option<Copied> {
+        self.copying(|| {
+            let copied = copy(connection, how);
+            (copied, copied.extent)
+        })
+    }
+
     /// The writer's end: leaves one whole file behind, for whoever copies it, and says so. A store that is not where it was, or not
     /// the same, is left alone.
     pub(super) fn close(&self, connection: &Connection) {
@@ -328,19 +346,14 @@ impl Place {
         if is == Whereabouts::Moved {
             self.warn_of_another();
         }
-        let extent = match is {
-            Whereabouts::Here => self.copying(|| {
-                let extent = copy(connection, "TRUNCATE");
-                (extent, extent)
-            }),
-            _ => None,
-        };
+        let copied = if is == Whereabouts::Here { self.copied(connection, "TRUNCATE") } else { None };
+        let cut = copied.is_some_and(|copied| copied.extent == Extent::Cut);
         // With a marker that still says `open`, and a log that is gone, the next start would ask: it goes only after the word is on
         // the disk.
         if self.replaced.load(Ordering::Acquire) {
             return;
         }
-        if extent == Some(Extent::Cut) && self.mark(State::Closed).is_ok() {
+        if cut && self.mark(State::Closed).is_ok() {
             drop(layout::keep_log(connection, false));
         }
     }
@@ -457,14 +470,7 @@ impl Place {
         if identity(&lock) != self.lock && File::open(&lock).is_ok_and(|lock| lock.try_lock().is_err()) {
             return;
         }
-        let marker = Marker {
-            store: self.id.clone(),
-            beat: marked.synced.unwrap_or(0),
-            committed: self.committed.load(Ordering::Acquire),
-            found: 0,
-            noted: false,
-            state: State::Replaced,
-        };
+        let marker = self.marker(marked.synced.unwrap_or(0), State::Replaced);
         // A folder that refuses is asked again each second.
         if marker.write(&self.data_dir).is_ok() {
             // The own one may come back to this name.
@@ -476,11 +482,15 @@ impl Place {
         let mut marked = locked(&self.marked);
         // A store whose file does not bear its stamp yet has no marker yet.
         let Some(beat) = marked.synced.or((state == State::Replaced).then_some(0)) else { return Ok(()) };
-        let committed = self.committed.load(Ordering::Acquire);
-        let marker = Marker { store: self.id.clone(), beat, committed, found: 0, noted: false, state };
+        let marker = self.marker(beat, state);
         marker.write(&self.data_dir)?;
         (marked.marker, marked.at) = (Some(marker), Instant::now());
         Ok(())
+    }
+
+    fn marker(&self, beat: i64, state: State) -> Marker {
+        let committed = self.committed.load(Ordering::Acquire);
+        Marker { store: self.id.clone(), beat, committed, found: 0, state }
     }
 
     fn log_length(&self) -> u64 {
@@ -509,22 +519,24 @@ impl super::Handle {
 }
 
 /// Has SQLite copy the log into the store.
-pub(super) fn copy(connection: &Connection, how: &str) -> Extent {
+pub(super) fn copy(connection: &Connection, how: &str) -> Copied {
     let row = connection.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?.saturating_sub(row.get(2)?)))
     });
-    match row {
-        Ok((0, _, _)) if how == "TRUNCATE" => Extent::Cut,
-        Ok((0, log, copied)) if log == copied => Extent::Whole,
+    let left = row.ok().filter(|(refused, _)| *refused == 0).map(|(_, left)| left);
+    let extent = match left {
+        Some(_) if how == "TRUNCATE" => Extent::Cut,
+        Some(0) => Extent::Whole,
         _ => Extent::Part,
-    }
+    };
+    Copied { extent, left }
 }
 
-fn raise(connection: &Connection) -> rusqlite::Result<Option<(String, i64)>> {
+fn raise(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     use rusqlite::OptionalExtension as _;
     connection
-        .prepare_cached("UPDATE store SET beat = beat + 1 RETURNING id, beat")?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .prepare_cached("UPDATE store SET beat = beat + 1 RETURNING beat")?
+        .query_row([], |row| row.get(0))
         .optional()
 }
 

@@ -21,7 +21,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::Serialize;
 
 use super::read::DeliveryState;
-use super::{Error, Handle};
+use super::{Error, Handle, backup};
 use crate::event::EventId;
 
 /// What is known of a list, as a whole, while its first pass after a restore is not over.
@@ -204,10 +204,7 @@ fn doubted(connection: &Connection, after: i64, limit: usize) -> rusqlite::Resul
 
 /// Recognises a copy, whichever way it came here: from now on it is a store that waits.
 pub(super) fn adopt(connection: &mut Connection, now: i64) -> rusqlite::Result<()> {
-    let is_copy: bool =
-        connection
-            .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'backup')", [], |row| row.get(0))?;
-    if !is_copy {
+    if !backup::is_copy(connection)? {
         return Ok(());
     }
     let transaction = connection.transaction()?;

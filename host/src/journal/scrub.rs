@@ -60,7 +60,7 @@ fn scrubbed(connection: &mut Connection, file: &File, room: &Room, from: u32) ->
     connection.busy_timeout(Duration::ZERO)?;
     let cut = place::copy(connection, "TRUNCATE");
     connection.busy_timeout(LONGEST_WAIT)?;
-    if cut == Extent::Part {
+    if cut.extent == Extent::Part {
         return Ok(Scrubbed::InTheWay);
     }
     room.reusable(0);

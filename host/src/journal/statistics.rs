@@ -147,6 +147,12 @@ impl Statistics {
         self.off(table).get_or_insert(Off { damaged: true, tries: 0, next: Instant::now() });
     }
 
+    /// Whether something that is left alone is due.
+    pub(super) fn is_due(&self) -> bool {
+        let all = [&self.minutes.off, &self.tally.off, &self.uses];
+        all.into_iter().flatten().any(|off| off.next <= Instant::now())
+    }
+
     /// Makes anew what is left alone and due.
     pub(super) fn mend(&mut self, connection: &mut Connection) {
         for table in Table::ALL {

@@ -138,7 +138,7 @@ impl Writer {
                 }
                 first => self.commit(first, &mut changes, most),
             };
-            if self.place.refusal().is_none() {
+            if self.kept.statistics.is_due() && self.place.refusal().is_none() {
                 self.kept.statistics.mend(&mut self.connection);
                 // Whatever else is committed on this connection has to be known there.
                 self.place.committed(true);

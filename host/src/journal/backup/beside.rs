@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{BackupError, SEAL, SEAL_PAGE, Wanted, hashed, system};
 use crate::files;
-use crate::journal::space;
+use crate::journal::{layout, space};
 
 /// The copy, before it has its name; removed where it does not get it.
 pub(super) struct Beside {
@@ -52,9 +52,7 @@ impl Beside {
     /// What SQLite kept beside it, and what an end of the process left behind.
     fn without_logs(&self) {
         for log in ["-journal", "-wal", "-shm"] {
-            let mut path = self.path.clone().into_os_string();
-            path.push(log);
-            std::fs::remove_file(path).ok();
+            std::fs::remove_file(layout::beside(&self.path, log)).ok();
         }
     }
 

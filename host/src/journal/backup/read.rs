@@ -13,12 +13,14 @@ use crate::journal::layout;
 /// Bytes that are read at once.
 const CHUNK: usize = 1 << 20;
 
+/// Whether a store is a copy.
+pub(in crate::journal) fn is_copy(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'backup')", [], |row| row.get(0))
+}
+
 /// What a copy says of itself; none where it is no copy.
 pub(super) fn told(connection: &Connection) -> rusqlite::Result<Option<Copied>> {
-    let is_copy: bool =
-        connection
-            .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'backup')", [], |row| row.get(0))?;
-    if !is_copy {
+    if !is_copy(connection)? {
         return Ok(None);
     }
     connection
@@ -71,7 +73,7 @@ pub(in crate::journal) fn look(file: &Path) -> Result<Copied, BackupError> {
         Ok(row) => row,
     };
     let steps: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if format > FORMAT || steps > i64::try_from(layout::STEPS.len()).unwrap_or(i64::MAX) {
+    if format > FORMAT || steps > layout::newest() {
         return Err(BackupError::Newer { path: file.to_owned(), version });
     }
     let damaged = |_| BackupError::Broken(file.to_owned());
